@@ -1,0 +1,3 @@
+//! Client library of portbroker.
+
+pub mod wire;

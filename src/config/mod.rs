@@ -1,0 +1,114 @@
+//! Configuration: text in, a valid [`Config`] or all its faults out. No I/O: `sources` reads the files.
+
+use crate::model::{Endpoint, ListenerName, PortSet, UnitName};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything that was configured, merged from all sources, checked as a whole.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Config {
+    /// By name.
+    pub listeners: BTreeMap<ListenerName, ListenerConfig>,
+    /// `[protect]`
+    pub protect: Protect,
+}
+
+/// Ports to keep out of ephemeral allocation without holding them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Protect {
+    /// `ports`
+    pub ports: PortSet,
+}
+
+/// One listener.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListenerConfig {
+    /// Its sockets, in the order of the configuration. Empty: an inherited listener's options only.
+    pub endpoints: Vec<Endpoint>,
+    /// Who may take it, besides root.
+    pub allow: Vec<Grant>,
+    /// What its sockets do while nobody holds it.
+    pub idle: Idle,
+    /// How its sockets are made.
+    pub options: SocketOptions,
+    /// Where it is written.
+    pub origin: Origin,
+}
+
+/// What a listener does while nobody holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Idle {
+    /// Listens; connections wait in the accept queue.
+    #[default]
+    Queue,
+    /// Bound, clients are refused.
+    Refuse,
+    /// Queues for this long after the holder went, then refuses.
+    QueueFor(Duration),
+    /// Datagrams are thrown away.
+    Drop,
+}
+
+/// How the sockets of a listener are made; the names are those of systemd.socket(5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// `Backlog=`, listen(2); the kernel caps it at net.core.somaxconn.
+    pub backlog: u32,
+    /// `FreeBind=`, `IP_FREEBIND`: bind addresses that are not there (yet).
+    pub free_bind: bool,
+    /// `SocketMode=` of a path.
+    pub socket_mode: u32,
+    /// `SocketUser=` of a path.
+    pub socket_user: Option<Account>,
+    /// `SocketGroup=` of a path.
+    pub socket_group: Option<Account>,
+    /// `DirectoryMode=` of missing parent directories.
+    pub directory_mode: u32,
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self {
+            backlog: 4096,
+            free_bind: true,
+            socket_mode: 0o666,
+            socket_user: None,
+            socket_group: None,
+            directory_mode: 0o755,
+        }
+    }
+}
+
+/// A user or group as it was written, and its id where /etc/passwd or /etc/group (or the text itself) tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// As written.
+    pub name: String,
+    /// `None`: unknown so far.
+    pub id: Option<u32>,
+}
+
+/// A rule of `allow`: all that is given must hold. `unit:x.service+user:y`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Grant {
+    /// `unit:`, a system unit.
+    pub unit: Option<UnitName>,
+    /// `user:`
+    pub user: Option<Account>,
+    /// `group:`
+    pub group: Option<Account>,
+}
+
+/// Where a value was written.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Origin {
+    /// The file; empty for a socket that was inherited.
+    pub file: PathBuf,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column, from 1.
+    pub column: usize,
+    /// The unit whose section it is.
+    pub unit: Option<UnitName>,
+}

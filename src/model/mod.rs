@@ -1,0 +1,16 @@
+//! The words of the system as types: listener names, endpoints, port sets, units.
+//!
+//! Every value is checked when it is made, so whoever holds one need not check again.
+//! This room imports nothing of ours and does no I/O.
+
+mod endpoint;
+mod name;
+mod ports;
+mod unit;
+
+pub use endpoint::{
+    DeviceName, Endpoint, EndpointError, InetEndpoint, SocketKind, UnixAddress, UnixEndpoint,
+};
+pub use name::{ListenerName, NameError};
+pub use ports::{PortRange, PortSet, PortSetError};
+pub use unit::{UnitName, UnitNameError};

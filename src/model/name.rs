@@ -1,0 +1,87 @@
+//! Names of listeners: what systemd accepts as a file descriptor name.
+
+use std::fmt;
+
+/// The name of a listener, valid as an `FDNAME=` and in `LISTEN_FDNAMES`:
+/// 1 to 255 printable ASCII characters without `:` (`fdname_is_valid()` of systemd).
+///
+/// Names that begin with `portbroker` are the broker's own in the descriptor store.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenerName(String);
+
+/// Why a text is no listener name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Nothing was given.
+    #[error("a listener's name must not be empty")]
+    Empty,
+    /// More than 255 bytes.
+    #[error("a listener's name has at most 255 characters, this one has {0}")]
+    TooLong(usize),
+    /// A character that systemd does not take in a file descriptor name.
+    #[error("a listener's name is printable ASCII without ':', and this one contains {0:?}")]
+    Character(char),
+    /// A name of the broker's own.
+    #[error("names that begin with \"portbroker\" are the broker's own")]
+    Reserved,
+}
+
+impl ListenerName {
+    /// The longest name that systemd takes.
+    pub const MAX: usize = 255;
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<&str> for ListenerName {
+    type Error = NameError;
+
+    fn try_from(text: &str) -> Result<Self, NameError> {
+        if text.is_empty() {
+            return Err(NameError::Empty);
+        }
+        if let Some(c) = text.chars().find(|&c| !(' '..='~').contains(&c) || c == ':') {
+            return Err(NameError::Character(c));
+        }
+        if text.len() > Self::MAX {
+            return Err(NameError::TooLong(text.len()));
+        }
+        if text.starts_with("portbroker") {
+            return Err(NameError::Reserved);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for ListenerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ListenerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_what_systemd_takes() {
+        assert!(ListenerName::try_from("web").is_ok());
+        assert!(ListenerName::try_from("a b/c@d").is_ok());
+        assert_eq!(ListenerName::try_from(""), Err(NameError::Empty));
+        assert_eq!(ListenerName::try_from("a:b"), Err(NameError::Character(':')));
+        assert_eq!(ListenerName::try_from("a\n"), Err(NameError::Character('\n')));
+        assert_eq!(ListenerName::try_from("ü"), Err(NameError::Character('ü')));
+        assert_eq!(ListenerName::try_from("x".repeat(256).as_str()), Err(NameError::TooLong(256)));
+        assert_eq!(ListenerName::try_from("portbroker.1"), Err(NameError::Reserved));
+    }
+}
