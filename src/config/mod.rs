@@ -1,5 +1,10 @@
 //! Configuration: text in, a valid [`Config`] or all its faults out. No I/O: `sources` reads the files.
 
+mod fault;
+pub mod units;
+
+pub use fault::{Fault, Severity};
+
 use crate::model::{Endpoint, ListenerName, PortSet, UnitName};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
