@@ -15,6 +15,8 @@ use crate::model::UnitName;
 pub struct Unit {
     /// Its full name; of a template's instance, the instance's.
     pub name: UnitName,
+    /// Whether systemd starts it by itself: a `.wants` or `.requires` directory has a link to it.
+    pub enabled: bool,
     /// Every assignment, empty ones too.
     pub settings: Vec<Setting>,
 }

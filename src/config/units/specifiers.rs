@@ -46,7 +46,7 @@ mod tests {
     use crate::model::UnitName;
 
     fn unit(name: &str) -> Unit {
-        Unit { name: UnitName::try_from(name).unwrap(), settings: Vec::new() }
+        Unit { name: UnitName::try_from(name).unwrap(), enabled: false, settings: Vec::new() }
     }
 
     #[test]
