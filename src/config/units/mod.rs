@@ -73,7 +73,11 @@ mod tests {
             value: value.into(),
             origin: Origin::default(),
         };
-        Unit { name: UnitName::try_from("a.service").unwrap(), settings: lines.iter().map(setting).collect() }
+        Unit {
+            name: UnitName::try_from("a.service").unwrap(),
+            enabled: false,
+            settings: lines.iter().map(setting).collect(),
+        }
     }
 
     #[test]
