@@ -8,6 +8,7 @@
 //! - [`kernel`]: the only room with system calls and unsafe code.
 
 pub mod config;
+pub mod generator;
 pub mod kernel;
 pub mod listeners;
 pub mod model;
