@@ -3,12 +3,17 @@
 //! A [`Unit`] is what is left once files were found, drop-ins merged and lines joined; what a setting
 //! means is not known here. No I/O: `sources::units` reads the files.
 
+mod parse;
 mod specifiers;
 
+pub use parse::{MAX_LINE, parse};
 pub use specifiers::SpecifierError;
 
 use super::Origin;
 use crate::model::UnitName;
+
+/// The section of a unit that says what it listens on; systemd ignores sections that begin with `X-`.
+pub const SECTION: &str = "X-PortBroker";
 
 /// A unit: its fragment and its drop-ins, in the order in which systemd applies them.
 #[derive(Debug, Clone, PartialEq, Eq)]
