@@ -22,7 +22,7 @@ pub struct Fault {
     pub severity: Severity,
     /// Where it is. Line 0: the file as a whole.
     pub origin: Origin,
-    /// How many bytes from there on are underlined; 0: to the end of the line.
+    /// How many characters from there on are underlined; 0: to the end of the line.
     pub width: usize,
     /// What is wrong with what.
     pub message: String,
@@ -30,6 +30,34 @@ pub struct Fault {
     pub help: Option<String>,
     /// Other places that have to do with it, each with what is there.
     pub related: Vec<(Origin, String)>,
+}
+
+/// What a fault is about: where it begins and how many characters it has, 0 for the rest of the line.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Place {
+    pub(super) origin: Origin,
+    pub(super) width: usize,
+}
+
+impl Place {
+    /// An error about it.
+    pub(super) fn error(&self, message: impl Into<String>) -> Fault {
+        Fault::error(self.origin.clone(), message).width(self.width)
+    }
+
+    /// A warning about it.
+    pub(super) fn warning(&self, message: impl Into<String>) -> Fault {
+        Fault::warning(self.origin.clone(), message).width(self.width)
+    }
+}
+
+/// A text as it is written in a file, cut to a length that can be shown.
+pub(super) fn quoted(text: &str) -> String {
+    const SHOWN: usize = 80;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{:?}…", text.get(..end).unwrap_or_default()),
+        None => format!("{text:?}"),
+    }
 }
 
 impl Fault {
@@ -59,7 +87,7 @@ impl Fault {
         self
     }
 
-    /// The same, underlining so many bytes.
+    /// The same, underlining so many characters.
     #[must_use]
     pub fn width(mut self, width: usize) -> Self {
         self.width = width;
