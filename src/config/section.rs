@@ -12,8 +12,7 @@ use super::units::{Setting, Unit};
 use super::{Grant, Origin};
 use crate::model::{ListenerName, UnitName};
 
-/// The name of the section; systemd itself ignores sections that begin with `X-`.
-pub const SECTION: &str = "X-PortBroker";
+pub use super::units::SECTION;
 
 /// Keys of systemd.socket(5) and of the contract that a later version may have.
 const NOT_YET: [&str; 4] = ["Activate", "ListenSequentialPacket", "ReusePort", "KeepAlive"];
