@@ -82,13 +82,19 @@ fn systemd_sees_the_same_files_of_the_same_units() {
     let (found, _) = units::read(&lab.root());
     let services: Vec<_> = found.iter().filter(|unit| unit.name.as_str().ends_with(".service")).collect();
 
-    for unit in &services {
+    let names: Vec<_> = services.iter().map(|unit| format!("'{}'", unit.name)).collect();
+    let show = "systemctl show -p Id,LoadState,FragmentPath,DropInPaths";
+    let shown = lab.ok(&format!("{show} {}", names.join(" ")));
+    let shown: Vec<_> = shown.split("\n\n").collect();
+    assert_eq!(shown.len(), services.len());
+    for (unit, shown) in services.iter().zip(shown) {
         let name = unit.name.as_str();
         lab.step(name);
-        assert_eq!(lab.show(name, "Id"), name);
-        assert_eq!(lab.show(name, "LoadState"), "loaded");
-        let mut expected = vec![lab.show(name, "FragmentPath")];
-        expected.extend(lab.show(name, "DropInPaths").split_whitespace().map(str::to_owned));
+        let property = |key: &str| shown.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
+        assert_eq!(property("Id="), name);
+        assert_eq!(property("LoadState="), "loaded");
+        let mut expected = vec![property("FragmentPath=").to_owned()];
+        expected.extend(property("DropInPaths=").split_whitespace().map(str::to_owned));
         // It shows what masks too, and /lib, which is /usr/lib.
         expected.retain(|path| !masks(&lab.root().join(path.trim_start_matches('/'))));
         for path in expected.iter_mut().filter(|path| path.starts_with("/lib/")) {
