@@ -1,5 +1,7 @@
 //! The client against peers that answer as they should, as they should not, and not at all.
 
+#![cfg(test)]
+
 mod peer;
 
 use peer::{Call, Peer, Reply};
@@ -213,7 +215,7 @@ fn sockets_of_other_names_than_asked_for_are_not_taken() {
 fn a_socket_that_may_not_be_opened_is_no_reason_to_bind() {
     use std::os::unix::fs::PermissionsExt;
     let peer = Peer::start(|_| Reply::Done);
-    std::fs::set_permissions(peer.path(), std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(peer.path(), std::fs::Permissions::from_mode(0o000)).unwrap();
     std::fs::set_permissions(peer.path().parent().unwrap(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let path = peer.path().to_owned();
     // A thread of another user: root may open everything.

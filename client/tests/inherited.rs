@@ -1,5 +1,7 @@
 //! Sockets that a process is started with, found by name. The test starts itself again as that process.
 
+#![cfg(test)]
+
 use portbroker_client::{Source, listen};
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
