@@ -8,12 +8,14 @@
 //! - [`kernel`]: the only room with system calls and unsafe code.
 //! - [`broker`]: the one task that owns all state.
 //! - [`bus`]: the D-Bus interface on both transports.
+//! - [`generator`]: what systemd has to know, as drop-ins: pure.
 //! - [`daemon`]: wiring.
 
 pub mod broker;
 pub mod bus;
 pub mod config;
 pub mod daemon;
+pub mod generator;
 pub mod kernel;
 pub mod listeners;
 pub mod model;
