@@ -11,7 +11,7 @@ use super::key::Key;
 use super::section::{self, UnitSection};
 use super::sockets::SocketUnit;
 use super::toml::{self, TomlFile};
-use super::units::Unit;
+use super::units::{self, Unit};
 use super::{Accounts, Config, Origin, Protect};
 use crate::model::{Endpoint, ListenerName, PortRange};
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ const MAX_TOTAL: usize = 65_536;
 const MAX_FAULTS: usize = 200;
 
 /// Everything that a configuration is made of, read and not yet understood.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sources {
     /// In the order in which they apply.
     pub files: Vec<TomlFile>,
@@ -129,7 +129,7 @@ fn listener_of_socket_unit(socket: &SocketUnit) -> Option<Definition> {
 
 fn units(sources: &Sources, definitions: &mut Vec<Definition>, faults: &mut Vec<Fault>) -> Vec<UnitSection> {
     let mut sections = Vec::new();
-    for unit in sources.units.iter().filter(|unit| unit.has_section(section::SECTION)) {
+    for unit in sources.units.iter().filter(|unit| unit.has_section(units::SECTION)) {
         let section = section::read(unit, &sources.accounts, faults);
         check::service(unit, &section.listeners, faults);
         definitions.extend(section.listeners.iter().cloned());
@@ -177,8 +177,8 @@ fn options(mut options: Definition, known: bool, definitions: &mut Vec<Definitio
         options.config.endpoints = std::mem::take(&mut definition.config.endpoints);
         options.addresses = std::mem::take(&mut definition.addresses);
         options.address_of = std::mem::take(&mut definition.address_of);
-        // Still the inherited one where it is named again: that is a name defined twice.
-        options.source = Source::Toml;
+        // So that options given a second time are a name defined twice.
+        options.source = Source::InheritedWithOptions;
         *definition = options;
         return;
     }

@@ -10,6 +10,7 @@ mod listen;
 mod merge;
 mod render;
 pub mod section;
+pub mod show;
 mod sockets;
 mod toml;
 pub mod units;

@@ -8,12 +8,9 @@ use super::definition::{Assignment, Definition, Draft, Source, boolean};
 use super::fault::{Fault, Place, quoted};
 use super::key::{self, Key};
 use super::listen::MAX_ENDPOINTS;
-use super::units::{Setting, Unit};
+use super::units::{SECTION, Setting, Unit};
 use super::{Grant, Origin};
 use crate::model::{ListenerName, UnitName};
-
-/// The name of the section; systemd itself ignores sections that begin with `X-`.
-pub const SECTION: &str = "X-PortBroker";
 
 /// Keys of systemd.socket(5) and of the contract that a later version may have.
 const NOT_YET: [&str; 4] = ["Activate", "ListenSequentialPacket", "ReusePort", "KeepAlive"];
