@@ -1,1 +1,9 @@
-//! TODO
+//! The only room with system calls and unsafe code.
+//!
+//! What the kernel says is the truth: nothing here remembers a fact that it could ask for. The room knows
+//! [`crate::model`] and the plain types of [`crate::config`], and decides nothing: who may have a socket, and
+//! when it refuses, is said by the rooms that call it.
+
+pub mod reserved_ports;
+pub mod socket;
+mod sockopt;
