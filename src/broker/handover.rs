@@ -6,7 +6,6 @@ use crate::listeners::{SocketId, Target};
 use crate::model::ListenerName;
 use crate::policy::{Caller, Decision, may_acquire};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::time::Instant;
 
 impl Broker {
     /// All or nothing: either every socket asked for, each listening, or a refusal and nothing changed hands.

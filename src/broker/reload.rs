@@ -37,9 +37,9 @@ impl Loader {
 /// The errors among the faults, a line each; `None` where there are only warnings, which are logged.
 pub(super) fn errors_of(checked: &Checked) -> Option<Vec<String>> {
     for warning in checked.faults.iter().filter(|fault| !fault.is_error()) {
-        tracing::warn!(event = "configuration", "{}", warning.line());
+        tracing::warn!(event = "configuration", "{warning}");
     }
-    let errors: Vec<String> = checked.faults.iter().filter(|f| f.is_error()).map(|f| f.line()).collect();
+    let errors: Vec<String> = checked.faults.iter().filter(|f| f.is_error()).map(ToString::to_string).collect();
     if errors.is_empty() { None } else { Some(errors) }
 }
 

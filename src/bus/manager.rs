@@ -65,11 +65,10 @@ impl Manager {
         let reply = match self.call(message, &header, who).await {
             Ok(reply) => reply,
             Err(failure) => {
-                let error = Message::error(&header, failure.name.as_str())?;
-                with_sender(error, connection).build(&failure.message)?
+                Message::error(&header, failure.name.as_str()).build(&failure.message)?
             }
         };
-        if header.primary().flags().contains(Flags::NoReplyExpected) {
+        if header.primary().flags().contains(Flags::NO_REPLY_EXPECTED) {
             return Ok(());
         }
         connection.send(&reply).await
@@ -219,15 +218,6 @@ async fn changed(connection: &Connection, view: &ListenerView) -> zbus::Result<(
     let body = (LISTENER_INTERFACE, properties::of_listener(view), Vec::<String>::new());
     let path = properties::path_of(&view.name);
     connection.emit_signal(None::<&str>, path, PROPERTIES, "PropertiesChanged", &body).await
-}
-
-fn with_sender<'a>(builder: zbus::message::Builder<'a>, connection: &'a Connection) -> zbus::message::Builder<'a> {
-    match connection.unique_name() {
-        Some(name) => match builder.sender(name) {
-            Ok(builder) => builder,
-        },
-        None => builder,
-    }
 }
 
 /// The body of a call. A body of another type is the caller's fault.

@@ -131,7 +131,7 @@ fn root_mount(mountinfo: &str) -> Option<u64> {
 fn peer_groups(stream: &impl AsFd) -> io::Result<Vec<u32>> {
     let mut groups: Vec<libc::gid_t> = vec![0; 64];
     loop {
-        let mut size = libc::socklen_t::try_from(std::mem::size_of_val(groups.as_slice())).map_err(io::Error::other)?;
+        let mut size = libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(io::Error::other)?;
         // SAFETY: `groups` is a live buffer of `size` bytes, and the kernel writes no more than `size` says.
         let result = unsafe {
             libc::getsockopt(
