@@ -26,6 +26,8 @@ pub(super) enum Source {
     Unit,
     Toml,
     Inherited,
+    /// Inherited, and a TOML file has options for it.
+    InheritedWithOptions,
 }
 
 /// What a source says about a listener, before it is looked at.

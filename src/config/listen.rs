@@ -81,10 +81,9 @@ impl ListenError {
     pub(crate) fn help(&self) -> Option<String> {
         match self {
             Self::NoPort(text) => Some(format!("write the port too, as in \"{text}:80\"")),
-            Self::NoBrackets(text) => match text.rsplit_once(':') {
-                Some((ip, port)) => Some(format!("write \"[{ip}]:{port}\" or \"[{text}]:PORT\"")),
-                None => None,
-            },
+            Self::NoBrackets(text) => text
+                .rsplit_once(':')
+                .map(|(ip, port)| format!("write \"[{ip}]:{port}\" or \"[{text}]:PORT\"")),
             Self::NoAddress(_) => Some(
                 "write PORT, ADDRESS:PORT, [IPV6-ADDRESS]:PORT, /PATH or @NAME; host names are not looked up"
                     .into(),

@@ -8,11 +8,9 @@ use super::definition::{Assignment, Definition, Draft, Source, boolean};
 use super::fault::{Fault, Place, quoted};
 use super::key::{self, Key};
 use super::listen::MAX_ENDPOINTS;
-use super::units::{Setting, Unit};
+use super::units::{SECTION, Setting, Unit};
 use super::{Grant, Origin};
 use crate::model::{ListenerName, UnitName};
-
-pub use super::units::SECTION;
 
 /// Keys of systemd.socket(5) and of the contract that a later version may have.
 const NOT_YET: [&str; 4] = ["Activate", "ListenSequentialPacket", "ReusePort", "KeepAlive"];

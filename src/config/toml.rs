@@ -198,6 +198,8 @@ impl<'a> Reader<'a> {
                 }
             }
         }
+        // The sockets are handed over in the order of the file; the table is in that of the alphabet.
+        assignments.sort_by_key(|a| (a.place.origin.line, a.place.origin.column));
         let Some((name, place)) = self.name(name, header) else { return };
         let has_addresses = assignments.iter().any(|a| matches!(a.key, Key::Stream | Key::Datagram));
         if has_addresses || !self.broken {

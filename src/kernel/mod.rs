@@ -1,1 +1,17 @@
-//! TODO
+//! The only room with system calls and unsafe code.
+//!
+//! What the kernel says is the truth: nothing here remembers a fact that it could ask for. The room knows
+//! [`crate::model`] and the plain types of [`crate::config`], and decides nothing: who may have a socket, and
+//! when it refuses, is said by the rooms that call it.
+
+mod async_fd;
+pub mod exec;
+pub mod hangups;
+pub mod holder;
+pub mod inotify;
+pub mod peer;
+mod process;
+pub mod reserved_ports;
+pub mod socket;
+mod sockopt;
+pub mod store;

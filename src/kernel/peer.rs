@@ -1,0 +1,249 @@
+//! Who is at the other end: credentials that the kernel vouches for, and what /proc says of that process.
+//!
+//! What is read below /proc/PID counts only if the pidfd shows afterwards that the process is still there:
+//! else the pid may be another's by now. The daemon has no ptrace rights, and so may not read
+//! /proc/PID/ns/*; what it reads instead is open to everybody.
+
+use super::process::{self, open_pidfd};
+use crate::model::UnitName;
+use nix::libc;
+use nix::sys::socket::{getsockopt, sockopt};
+use std::fs;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::sync::Arc;
+
+/// A process that calls.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Effective uid when it connected.
+    pub uid: u32,
+    /// Effective gid and supplementary groups then.
+    pub groups: Vec<u32>,
+    /// Its pid: for the log, and for paths below /proc that the pidfd vouches for.
+    pub pid: i32,
+    /// `None` where it is gone already, or cannot be told from another.
+    pub pidfd: Option<Arc<OwnedFd>>,
+}
+
+impl Peer {
+    /// The peer of a connected unix stream.
+    pub fn of_stream(stream: &impl AsFd) -> io::Result<Self> {
+        let credentials = getsockopt(stream, sockopt::PeerCredentials)?;
+        let mut groups = peer_groups(stream)?;
+        groups.push(credentials.gid());
+        let pid = credentials.pid();
+        let pidfd = match peer_pidfd(stream) {
+            Ok(pidfd) => Some(pidfd),
+            // Kernels before 6.5. A process of that pid that belongs to another user is another process; one
+            // that started after this very moment cannot have connected.
+            Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
+                open_pidfd(pid).ok().filter(|pidfd| process::owner(pid, pidfd) == Some(credentials.uid()))
+            }
+            // The peer is gone (ESRCH, or EINVAL for one that is reaped).
+            Err(_) => None,
+        };
+        Ok(Self { uid: credentials.uid(), groups, pid, pidfd: pidfd.map(Arc::new) })
+    }
+
+    /// A process that somebody trustworthy named. The caller must make sure *afterwards* that this pid was
+    /// still the one that was meant.
+    #[must_use]
+    pub fn of_process(pid: i32, uid: u32, groups: Vec<u32>) -> Self {
+        Self { uid, groups, pid, pidfd: open_pidfd(pid).ok().map(Arc::new) }
+    }
+
+    /// What `read` finds below /proc, if the process was there before and after.
+    fn while_alive<T>(&self, read: impl FnOnce(i32) -> Option<T>) -> Option<T> {
+        let pidfd = self.pidfd.as_ref()?;
+        let found = read(self.pid)?;
+        process::is_alive(pidfd).then_some(found)
+    }
+
+    /// The path of its cgroup in systemd's hierarchy.
+    #[must_use]
+    pub fn cgroup(&self) -> Option<String> {
+        self.while_alive(|pid| systemd_cgroup(&fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?))
+    }
+
+    /// The system unit that it runs in.
+    #[must_use]
+    pub fn unit(&self) -> Option<UnitName> {
+        UnitName::of_cgroup(&self.cgroup()?)
+    }
+
+    /// Whether it is in the initial user, pid and mount namespaces: those of PID 1, as far as /proc shows it.
+    /// The root of a container without a user namespace is uid 0 too, and not in these.
+    #[must_use]
+    pub fn in_initial_namespaces(&self) -> bool {
+        let initial = |pid: i32| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let uid_map = fs::read_to_string(format!("/proc/{pid}/uid_map")).ok()?;
+            let root = root_mount(&read_limited(&format!("/proc/{pid}/mountinfo"))?)?;
+            let of_init = root_mount(&read_limited("/proc/1/mountinfo")?)?;
+            Some(has_one_pid(&status) && maps_everything(&uid_map) && root == of_init)
+        };
+        self.while_alive(initial).unwrap_or(false)
+    }
+}
+
+/// A mount table may be large, and only its beginning matters here.
+fn read_limited(path: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    fs::File::open(path).ok()?.take(1 << 20).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The path in systemd's own hierarchy: `name=systemd` where there is one (legacy, hybrid), else the unified.
+fn systemd_cgroup(text: &str) -> Option<String> {
+    let path_of = |controller: &str| {
+        text.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':');
+            let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+            (controllers == controller).then(|| path.to_owned())
+        })
+    };
+    path_of("name=systemd").or_else(|| path_of(""))
+}
+
+/// `NSpid:` has a pid for each pid namespace down from ours: one only where it is in ours.
+fn has_one_pid(status: &str) -> bool {
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    line.is_some_and(|pids| pids.split_whitespace().count() == 1)
+}
+
+/// The initial user namespace maps every id to itself.
+fn maps_everything(uid_map: &str) -> bool {
+    uid_map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// The mount id of `/`: mount ids are unique on the host, so this one tells mount namespaces (and chroots) apart.
+fn root_mount(mountinfo: &str) -> Option<u64> {
+    let of_root = |line: &str| {
+        let mut fields = line.split(' ');
+        let id = fields.next()?.parse().ok()?;
+        (fields.nth(3)? == "/").then_some(id)
+    };
+    mountinfo.lines().find_map(of_root)
+}
+
+#[expect(unsafe_code, reason = "nix has no SO_PEERGROUPS")]
+fn peer_groups(stream: &impl AsFd) -> io::Result<Vec<u32>> {
+    let mut groups: Vec<libc::gid_t> = vec![0; 64];
+    loop {
+        let mut size = libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(io::Error::other)?;
+        // SAFETY: `groups` is a live buffer of `size` bytes, and the kernel writes no more than `size` says.
+        let result = unsafe {
+            libc::getsockopt(
+                stream.as_fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut size,
+            )
+        };
+        let count = size as usize / size_of::<libc::gid_t>();
+        if result == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        let error = io::Error::last_os_error();
+        // NGROUPS_MAX is 65,536.
+        if error.raw_os_error() == Some(libc::ERANGE) && count > groups.len() && count <= 1 << 16 {
+            groups.resize(count, 0);
+        } else {
+            return Err(error);
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "nix has no SO_PEERPIDFD")]
+fn peer_pidfd(stream: &impl AsFd) -> io::Result<OwnedFd> {
+    const SO_PEERPIDFD: libc::c_int = 77;
+    let mut raw: libc::c_int = -1;
+    let mut size: libc::socklen_t = 4;
+    // SAFETY: `raw` is a live int, and `size` says so.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            (&raw mut raw).cast(),
+            &raw mut size,
+        )
+    };
+    if result != 0 || raw < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just made this descriptor (close-on-exec) for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+    use std::process::Command;
+
+    #[test]
+    fn the_kernel_says_who_is_there() {
+        let (here, _there) = UnixStream::pair().unwrap();
+        let peer = Peer::of_stream(&here).unwrap();
+        assert_eq!((peer.uid, peer.pid), (nix::unistd::geteuid().as_raw(), std::process::id().cast_signed()));
+        assert!(peer.groups.contains(&nix::unistd::getegid().as_raw()));
+        assert!(peer.pidfd.is_some());
+    }
+
+    #[test]
+    fn what_proc_says_of_a_pid_counts_only_while_its_process_lives() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = child.id().cast_signed();
+        let peer = Peer::of_process(pid, 0, Vec::new());
+        assert!(peer.cgroup().is_some());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(peer.cgroup(), None);
+        assert!(!peer.in_initial_namespaces());
+        // As if the pid had been given to a living process while the call was under way.
+        let reused = Peer { pid: std::process::id().cast_signed(), ..peer };
+        assert_eq!(reused.cgroup(), None);
+        assert!(!reused.in_initial_namespaces());
+    }
+
+    #[test]
+    fn the_line_of_systemds_hierarchy_is_found() {
+        let hybrid = "9:name=systemd:/system.slice/a.service\n2:cpu,cpuacct:/x\n0::/b\n";
+        assert_eq!(systemd_cgroup(hybrid).as_deref(), Some("/system.slice/a.service"));
+        assert_eq!(
+            systemd_cgroup("0::/system.slice/a:b.service\n").as_deref(),
+            Some("/system.slice/a:b.service")
+        );
+        assert_eq!(systemd_cgroup("2:cpu:/x\n"), None);
+    }
+
+    #[test]
+    fn the_root_of_other_namespaces_is_not_root() {
+        for flags in [&["-m"][..], &["-p", "-f"], &["-U", "-r"]] {
+            let mut child = Command::new("unshare")
+                .args(flags)
+                .args(["sh", "-c", "echo; exec sleep 60"])
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut line = [0];
+            child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+            // With -f the shell is the child of unshare.
+            let own = child.id();
+            let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap();
+            let pid = children.trim().parse().unwrap_or(own).cast_signed();
+            let peer = Peer::of_process(pid, 0, Vec::new());
+            assert!(!peer.in_initial_namespaces(), "unshare {flags:?}");
+            assert!(peer.pidfd.is_some());
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
+                .unwrap();
+            child.wait().unwrap();
+        }
+        let own = Peer::of_process(std::process::id().cast_signed(), 0, Vec::new());
+        assert!(own.in_initial_namespaces());
+    }
+}

@@ -1,0 +1,63 @@
+//! Processes: pidfds, start times, names.
+
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, FromRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+
+/// pidfd_open(2).
+#[expect(unsafe_code, reason = "nix has no pidfd_open")]
+pub(super) fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes two integers and touches no memory of ours.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let raw = i32::try_from(result).map_err(io::Error::other)?;
+    if raw < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just made this descriptor (close-on-exec) for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Whether the process has not exited. A pidfd is readable from the exit on, zombies included.
+pub(super) fn is_alive(pidfd: &impl AsFd) -> bool {
+    let mut descriptors = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    matches!(poll(&mut descriptors, PollTimeout::ZERO), Ok(0))
+}
+
+/// The uid that a process runs as.
+pub(super) fn owner(pid: i32, pidfd: &OwnedFd) -> Option<u32> {
+    let uid = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
+    is_alive(pidfd).then_some(uid)
+}
+
+/// When a process started, in clock ticks since boot: with the pid, this names a process for good.
+pub(super) fn start_time(pid: i32) -> Option<u64> {
+    start_time_in(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The command name may contain blanks and parentheses: what counts comes after the last `)`.
+fn start_time_in(stat: &str) -> Option<u64> {
+    let (_, after) = stat.rsplit_once(')')?;
+    after.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// The name of a process, as ps(1) shows it, made fit to print.
+pub(super) fn name(pid: i32) -> String {
+    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    comm.trim_end().escape_default().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_of_a_strange_name_has_a_start_time() {
+        let fields = (4..=21).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
+        assert_eq!(start_time_in(&format!("7 (a) S (b)) S {fields} 4711 23\n")), Some(4711));
+        assert_eq!(start_time_in("7 (a"), None);
+        assert!(start_time(std::process::id().cast_signed()).is_some_and(|ticks| ticks > 0));
+    }
+}

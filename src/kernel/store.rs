@@ -1,0 +1,74 @@
+//! systemd's side of the daemon: sockets at the start, READY, and the descriptor store.
+
+use sd_notify::NotifyState;
+use std::os::fd::{BorrowedFd, FromRawFd as _, OwnedFd};
+
+/// The sockets that came with LISTEN_FDS, by name, close-on-exec. The variables are taken out of the
+/// environment.
+///
+/// To be called once, before any other thread runs.
+#[expect(unsafe_code, reason = "the environment is changed, and the numbers of LISTEN_FDS become owners")]
+#[must_use]
+pub fn take_listen_fds() -> Vec<(String, OwnedFd)> {
+    // SAFETY: the daemon calls this first of all, before its runtime and any thread.
+    let taken = unsafe { sd_notify::listen_fds_with_names_and_unset_env() };
+    match taken {
+        Ok(sockets) => sockets
+            // SAFETY: LISTEN_PID says that these descriptors were passed to this process, and nobody has
+            // taken them before: the variables that tell of them are gone now.
+            .map(|(raw, name)| (name, unsafe { OwnedFd::from_raw_fd(raw) }))
+            .collect(),
+        Err(error) => {
+            tracing::warn!(%error, "LISTEN_FDS is set and cannot be understood; starting without sockets");
+            Vec::new()
+        }
+    }
+}
+
+/// Tells systemd that all ports are held.
+pub fn notify_ready() {
+    notify(&[NotifyState::Ready]);
+}
+
+/// Tells systemd that the daemon ends.
+pub fn notify_stopping() {
+    notify(&[NotifyState::Stopping]);
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, ?state, "cannot tell systemd");
+    }
+}
+
+/// systemd's descriptor store: what is in it comes back with LISTEN_FDS after a crash or a restart.
+#[derive(Debug)]
+pub struct Store {
+    active: bool,
+}
+
+impl Store {
+    /// The store of the service that this process is; without NOTIFY_SOCKET nothing is stored.
+    #[must_use]
+    pub fn from_env() -> Self {
+        Self { active: std::env::var_os("NOTIFY_SOCKET").is_some() }
+    }
+
+    /// Puts a socket into the store. systemd must not poll it: a socket that is bound and does not listen
+    /// reports EPOLLHUP at once, and would be dropped.
+    pub fn put(&self, name: &str, socket: BorrowedFd<'_>) {
+        if self.active {
+            let state = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
+            if let Err(error) = sd_notify::notify_with_fds(&state, &[socket]) {
+                tracing::error!(%error, name, "cannot store a socket with systemd: a crash would lose it");
+            }
+        }
+    }
+
+    /// Takes a socket out of the store.
+    pub fn remove(&self, name: &str) {
+        if self.active {
+            notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+        }
+    }
+}
