@@ -4,6 +4,14 @@
 //! [`crate::model`] and the plain types of [`crate::config`], and decides nothing: who may have a socket, and
 //! when it refuses, is said by the rooms that call it.
 
+mod async_fd;
+mod epoll;
+pub mod hangups;
+pub mod holder;
+pub mod peer;
+pub mod process;
 pub mod reserved_ports;
 pub mod socket;
 mod sockopt;
+pub mod store;
+pub mod watch;
