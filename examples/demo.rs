@@ -51,7 +51,10 @@ fn demonstrate() -> Result<()> {
         return Err("network namespaces need root: run it with sudo".into());
     }
     let daemon = build_daemon()?;
-    println!("A service on port {} is restarted {RESTARTS} times. Beside it, a storm of outgoing", SERVICE.port());
+    println!(
+        "A service on port {} is restarted {RESTARTS} times. Beside it, a storm of outgoing",
+        SERVICE.port()
+    );
     println!("connections takes its source ports from 1024 to 65535, as the kernel gives them out.\n");
     let begin = Instant::now();
     let without = run_phase("without portbroker", "")?;
@@ -218,7 +221,8 @@ fn wait_for(what: &str, mut ready: impl FnMut() -> bool) -> Result<()> {
 /// The service: takes its socket from the broker, and binds for itself where there is none.
 fn service() -> ExitCode {
     let socket = std::env::var_os("PORTBROKER_SOCKET").unwrap_or_default();
-    let taken = portbroker_client::listen("mysql").socket_path(socket).or_bind(&SERVICE.to_string()).blocking();
+    let taken =
+        portbroker_client::listen("mysql").socket_path(socket).or_bind(&SERVICE.to_string()).blocking();
     let listener: TcpListener = match taken.and_then(|mut sockets| sockets.tcp_listener()) {
         Ok(listener) => listener,
         Err(error) => {

@@ -86,7 +86,9 @@ fn start_logging() {
         Some(layer) => registry.with(layer.with_field_prefix(Some("PORTBROKER".into()))).init(),
         None => {
             let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal)).init();
+            registry
+                .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal))
+                .init();
         }
     }
 }
@@ -94,12 +96,14 @@ fn start_logging() {
 fn run(options: Options, inherited: Vec<(String, OwnedFd)>) -> Result<(), DaemonError> {
     let directory = runtime_directory(&options.root)?;
     let _lock = lock(&directory)?;
-    let (private, inherited): (Vec<_>, Vec<_>) = inherited.into_iter().partition(|(name, _)| name == PRIVATE_SOCKET);
+    let (private, inherited): (Vec<_>, Vec<_>) =
+        inherited.into_iter().partition(|(name, _)| name == PRIVATE_SOCKET);
     let private = match private.into_iter().next() {
         Some((_, socket)) => UnixListener::from(socket),
         None => bind_private_socket(&options.socket.unwrap_or_else(|| directory.join("bus")))?,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DaemonError::Runtime)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DaemonError::Runtime)?;
     runtime.block_on(async {
         let (broker, handle) = Broker::start(Start {
             locations: Locations { root: options.root, config: options.config },

@@ -27,6 +27,25 @@ pub enum Error {
         /// What the kernel or the bus said.
         reason: String,
     },
+    /// Something else keeps this process from connecting; that tells nothing about the broker.
+    #[error("cannot connect to the port broker at {place}: {source}")]
+    Connect {
+        /// The socket or bus.
+        place: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The sockets came, and this process may not have so many descriptors.
+    #[error(
+        "too few open files are allowed here for the sockets from {place} ({reason}): raise LimitNOFILE= or ulimit -n"
+    )]
+    TooFewFiles {
+        /// The socket or bus.
+        place: String,
+        /// What went wrong on the way.
+        reason: String,
+    },
     /// The broker's own answer.
     #[error("{}: {message}{}", name.full(), advice(*name))]
     Refused {
@@ -48,7 +67,9 @@ pub enum Error {
     #[error("the port broker's reply does not fit the question: {0}")]
     Reply(String),
     /// The private runtime of a blocking call could not be made.
-    #[error("no runtime for asking the port broker: {0}")]
+    #[error(
+        "no runtime for asking the port broker (raise LimitNOFILE= where it says too many open files): {0}"
+    )]
     Runtime(#[source] io::Error),
 }
 
@@ -75,15 +96,22 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// Sorts what connect(2) said of a place.
+    /// Sorts what connect(2) said of a place. Only what shows that nobody is there means that nobody is: whoever
+    /// hears that may bind for himself.
     pub(crate) fn of_connect(place: &str, error: &io::Error) -> Self {
+        use io::ErrorKind as Kind;
+        let place = place.to_owned();
         match error.kind() {
-            io::ErrorKind::PermissionDenied => {
-                Self::Final(Error::Forbidden { place: place.to_owned(), reason: error.to_string() })
+            Kind::NotFound | Kind::NotADirectory | Kind::ConnectionRefused => {
+                Self::Absent(format!("{place}: {error}"))
             }
-            // A full accept queue.
-            io::ErrorKind::WouldBlock => Self::Lost(format!("{place}: {error}")),
-            _ => Self::Absent(format!("{place}: {error}")),
+            Kind::PermissionDenied => Self::Final(Error::Forbidden { place, reason: error.to_string() }),
+            // A full accept queue; a daemon that goes away.
+            Kind::WouldBlock | Kind::ConnectionReset | Kind::BrokenPipe => {
+                Self::Lost(format!("{place}: {error}"))
+            }
+            _ if is_limit(error) => Self::Final(Error::TooFewFiles { place, reason: error.to_string() }),
+            _ => Self::Final(Error::Connect { place, source: copy(error) }),
         }
     }
 
@@ -98,10 +126,13 @@ impl Failure {
                 }
             },
             zbus::Error::FDO(error) => Self::of_standard_error(place, *error),
-            zbus::Error::InputOutput(error) => Self::Lost(format!("{place}: {error}")),
             zbus::Error::Connection(error, _) => Self::of_connect(place, &error),
+            zbus::Error::InputOutput(error) if !is_limit(&error) => Self::Lost(format!("{place}: {error}")),
             // zbus has no error of its own for a peer that hangs up during the handshake.
             zbus::Error::Handshake(text) if text.contains("EOF") => Self::Lost(format!("{place}: {text}")),
+            error if lacks_descriptors(&error) => {
+                Self::Final(Error::TooFewFiles { place: place.to_owned(), reason: error.to_string() })
+            }
             error => Self::protocol(place, error),
         }
     }
@@ -123,6 +154,29 @@ impl Failure {
 
     fn protocol(place: &str, error: zbus::Error) -> Self {
         Self::Final(Error::Protocol { place: place.to_owned(), source: Box::new(error) })
+    }
+}
+
+/// EMFILE and ENFILE, which the standard library has no kind for.
+fn is_limit(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24))
+}
+
+fn copy(error: &io::Error) -> io::Error {
+    error
+        .raw_os_error()
+        .map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
+}
+
+/// The kernel drops descriptors that are over the limit and delivers the message without them. zbus then misses
+/// them, or fails to copy them, and says so in words only.
+fn lacks_descriptors(error: &zbus::Error) -> bool {
+    match error {
+        zbus::Error::UnknownFd => true,
+        zbus::Error::InputOutput(error) => is_limit(error),
+        zbus::Error::MissingParameter(what) => what.contains("file descriptors"),
+        zbus::Error::Failure(text) => text.contains("os error 24"),
+        _ => false,
     }
 }
 
@@ -149,5 +203,9 @@ mod tests {
         assert!(matches!(of(io::ErrorKind::ConnectionRefused), Failure::Absent(_)));
         assert!(matches!(of(io::ErrorKind::PermissionDenied), Failure::Final(Error::Forbidden { .. })));
         assert!(matches!(of(io::ErrorKind::WouldBlock), Failure::Lost(_)));
+        // EMFILE, ENOMEM: our own trouble, and no word about the broker.
+        let of = |number| Failure::of_connect("/x", &io::Error::from_raw_os_error(number));
+        assert!(matches!(of(24), Failure::Final(Error::TooFewFiles { .. })));
+        assert!(matches!(of(12), Failure::Final(Error::Connect { .. })));
     }
 }

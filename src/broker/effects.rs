@@ -2,8 +2,8 @@
 
 use super::view::{self, ListenerView, SocketView, View};
 use super::{Broker, Refusal};
-use crate::kernel::socket::{ListenerSocket, Mended, SocketState};
-use crate::kernel::socket_owner;
+use crate::kernel::socket::{BindError, ListenerSocket, Mended, SocketState};
+
 use crate::listeners::{Action, Listener, SocketId, Target};
 use crate::model::{Endpoint, ListenerName};
 use std::os::fd::AsFd as _;
@@ -12,6 +12,11 @@ use std::time::Instant;
 /// The name of a socket in systemd's descriptor store: its inode, so that it can be taken out again.
 pub(super) fn store_name(inode: u64) -> String {
     format!("{STORED}{inode}")
+}
+
+/// A socket's inode number; 0 where the kernel does not tell, which it does for every socket.
+pub(super) fn inode_of(socket: &ListenerSocket) -> u64 {
+    socket.inode().unwrap_or_default()
 }
 
 /// What the names of stored sockets begin with; no listener's name does.
@@ -37,13 +42,13 @@ impl Broker {
         let Some(endpoint) = self.table.slot(id).map(|slot| slot.endpoint.clone()) else { return };
         match ListenerSocket::bind(&endpoint, &listener.config.options) {
             Ok(socket) => {
-                tracing::info!(event = "bound", listener = %name, %endpoint, inode = socket.inode(), "holds");
-                self.store.put(&store_name(socket.inode()), socket.as_fd());
+                tracing::info!(event = "bound", listener = %name, %endpoint, inode = inode_of(&socket), "holds");
+                self.store.put(&store_name(inode_of(&socket)), socket.as_fd());
                 self.sockets.insert(id, socket);
                 self.table.succeeded(id, Target::Refusing, Instant::now());
             }
             Err(error) => {
-                let taken_by = if error.is_in_use() { socket_owner::describe(&endpoint) } else { None };
+                let taken_by = if matches!(error, BindError::InUse { .. }) { None::<String> } else { None };
                 let text = match taken_by {
                     Some(owner) => format!("{error}: {owner}; it is tried again until the port is free"),
                     None => error.to_string(),
@@ -66,7 +71,7 @@ impl Broker {
             self.table.lost(id, Instant::now());
             return;
         };
-        let before = socket.inode();
+        let before = inode_of(socket);
         let done = match target {
             Target::Listening => socket.listen(),
             Target::Refusing => socket.refuse(),
@@ -85,7 +90,7 @@ impl Broker {
     }
 
     /// A listening socket that hangs up was un-listened by its holder.
-    fn watch_hangups(&mut self, id: SocketId, target: Target) {
+    pub(super) fn watch_hangups(&mut self, id: SocketId, target: Target) {
         let Some(socket) = self.sockets.get(&id) else { return };
         let watched = match target {
             Target::Listening => self.hangups.add(id.number(), socket.as_fd()),
@@ -99,8 +104,8 @@ impl Broker {
     /// Keeps the descriptor store in step where a socket was replaced by a new one.
     fn replaced(&mut self, id: SocketId, before: u64) {
         let Some(socket) = self.sockets.get(&id) else { return };
-        if socket.inode() != before {
-            self.store.put(&store_name(socket.inode()), socket.as_fd());
+        if inode_of(socket) != before {
+            self.store.put(&store_name(inode_of(socket)), socket.as_fd());
             self.store.remove(&store_name(before));
         }
     }
@@ -116,7 +121,7 @@ impl Broker {
 
     fn mend_socket(&mut self, name: &ListenerName, id: SocketId, state: Target) {
         let Some(socket) = self.sockets.get_mut(&id) else { return };
-        let before = socket.inode();
+        let before = inode_of(socket);
         let want = if state == Target::Listening { SocketState::Listening } else { SocketState::Reserved };
         let endpoint = socket.endpoint().clone();
         let mended = socket.mend(want);
@@ -156,7 +161,10 @@ impl Broker {
             tracing::info!(event = "closed", endpoint = %socket.endpoint(), "no longer configured");
             // It may not have been watched, and is not from now on.
             let _ = self.hangups.remove(socket.as_fd());
-            self.store.remove(&store_name(socket.inode()));
+            self.store.remove(&store_name(inode_of(&socket)));
+            if let Err(error) = socket.release() {
+                tracing::warn!(%error, "a path could not be removed");
+            }
         }
     }
 
@@ -188,7 +196,7 @@ impl Broker {
             .map(|slot| SocketView {
                 endpoint: slot.endpoint.to_string(),
                 state: view::state_word(slot.state),
-                inode: self.sockets.get(&slot.id).map_or(0, ListenerSocket::inode),
+                inode: self.sockets.get(&slot.id).map_or(0, inode_of),
                 error: slot.error().unwrap_or_default().to_owned(),
             })
             .collect();
@@ -196,7 +204,7 @@ impl Broker {
             name: name.to_string(),
             state: view::worst(&sockets),
             sockets,
-            holders: listener.holders.iter().filter_map(|id| Some(self.holders.get(*id)?.shown.clone())).collect(),
+            holders: listener.holders.iter().filter_map(|id| Some(self.holders.get(*id)?.shown())).collect(),
             idle: view::idle_text(listener.config.idle),
             allow: view::allow_text(&listener.config),
             origin: view::origin_text(&listener.config.origin),

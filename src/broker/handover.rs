@@ -1,7 +1,7 @@
 //! Handing sockets over: who may, what is bound, who holds it from then on.
 
-use super::command::{Acquire, NamedSocket, Refusal};
 use super::Broker;
+use super::command::{Acquire, NamedSocket, Refusal};
 use crate::listeners::{SocketId, Target};
 use crate::model::ListenerName;
 use crate::policy::{Caller, Decision, may_acquire};
@@ -48,7 +48,8 @@ impl Broker {
         }
         let mut names: Vec<ListenerName> = Vec::with_capacity(request.names.len());
         for name in &request.names {
-            let (name, listener) = self.table.get(name).map_err(|unknown| Refusal::NoSuchListener(unknown.0))?;
+            let (name, listener) =
+                self.table.get(name).map_err(|unknown| Refusal::NoSuchListener(unknown.0))?;
             if names.contains(name) {
                 return Err(Refusal::BadArgument(format!("listener {name:?} is named twice")));
             }
@@ -114,7 +115,15 @@ fn log(request: &Acquire, outcome: &Result<Vec<NamedSocket>, Refusal>) {
     let listeners = shown(&request.names);
     match outcome {
         Ok(sockets) => {
-            tracing::info!(event = "hand-over", listeners, sockets = sockets.len(), uid, pid, unit, "handed over");
+            tracing::info!(
+                event = "hand-over",
+                listeners,
+                sockets = sockets.len(),
+                uid,
+                pid,
+                unit,
+                "handed over"
+            );
         }
         Err(refusal) => {
             let reason = refusal.to_string();
@@ -125,7 +134,8 @@ fn log(request: &Acquire, outcome: &Result<Vec<NamedSocket>, Refusal>) {
 
 /// Names for the log, no more than a line of them, whatever the caller sent.
 fn shown(names: &[String]) -> String {
-    let mut text = names.iter().take(8).map(|name| name.escape_default().take(80).collect()).collect::<Vec<String>>();
+    let mut text =
+        names.iter().take(8).map(|name| name.escape_default().take(80).collect()).collect::<Vec<String>>();
     if names.len() > text.len() {
         text.push(format!("and {} more", names.len() - text.len()));
     }

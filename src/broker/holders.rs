@@ -3,7 +3,7 @@
 use super::command::{Acquire, Refusal};
 use super::records::HolderRecord;
 use super::{Broker, records};
-use crate::kernel::holder::{HolderClaim, HolderWatch, Presence};
+use crate::kernel::holder::{HolderClaim, HolderWatch, Presence, shown_process};
 use crate::listeners::HolderId;
 use crate::model::ListenerName;
 use std::collections::HashMap;
@@ -12,10 +12,22 @@ use std::time::Instant;
 /// A holder that is watched.
 #[derive(Debug)]
 pub(super) struct Holder {
-    /// How it is shown: `mariadb.service`, `nginx[812]`.
-    pub(super) shown: String,
+    /// What it was called when it came.
+    shown: String,
     /// How it is written down, to be found again by the next daemon.
     pub(super) record: HolderRecord,
+}
+
+impl Holder {
+    /// How it is shown: `mariadb.service`, `nginx[812]`. A process is called what it is called now:
+    /// `portbroker exec` became another program since it asked.
+    pub(super) fn shown(&self) -> String {
+        match &self.record {
+            HolderRecord::Process { pid, start } => shown_process(*pid, *start),
+            HolderRecord::Unit { .. } => None,
+        }
+        .unwrap_or_else(|| self.shown.clone())
+    }
 }
 
 /// All holders.
@@ -71,7 +83,11 @@ impl Holders {
 
 impl Broker {
     /// Notes who holds the listeners from now on. Returns the holder where it is new.
-    pub(super) fn hold(&mut self, names: &[ListenerName], request: &Acquire) -> Result<Option<HolderId>, Refusal> {
+    pub(super) fn hold(
+        &mut self,
+        names: &[ListenerName],
+        request: &Acquire,
+    ) -> Result<Option<HolderId>, Refusal> {
         let vanished = || Refusal::BadArgument("the caller is gone".to_owned());
         let claim = request.holder.clone().ok_or_else(vanished)?;
         let (id, new) = match self.holders.admit(claim) {
@@ -79,13 +95,17 @@ impl Broker {
             Ok(None) => return Err(vanished()),
             Err(error) => {
                 let text = format!("the daemon cannot watch its holder: {error}");
-                return Err(Refusal::NotReady(names.first().map(ToString::to_string).unwrap_or_default(), text));
+                return Err(Refusal::NotReady(
+                    names.first().map(ToString::to_string).unwrap_or_default(),
+                    text,
+                ));
             }
         };
         let now = Instant::now();
         let mut change = new;
         for name in names {
-            let held = self.table.get(name.as_str()).is_ok_and(|(_, listener)| listener.holders.contains(&id));
+            let held =
+                self.table.get(name.as_str()).is_ok_and(|(_, listener)| listener.holders.contains(&id));
             if !held {
                 self.table.hold(name, id, now);
                 self.changed.insert(name.clone());
@@ -102,11 +122,15 @@ impl Broker {
     pub(super) fn forget_holder(&mut self, id: HolderId) {
         let Some(holder) = self.holders.remove(id) else { return };
         let now = Instant::now();
-        let held: Vec<ListenerName> =
-            self.table.iter().filter(|(_, l)| l.holders.contains(&id)).map(|(name, _)| name.clone()).collect();
+        let held: Vec<ListenerName> = self
+            .table
+            .iter()
+            .filter(|(_, l)| l.holders.contains(&id))
+            .map(|(name, _)| name.clone())
+            .collect();
         let free = self.table.release(id, now);
         for name in &free {
-            tracing::info!(event = "released", listener = %name, holder = holder.shown, "its holder is gone");
+            tracing::info!(event = "released", listener = %name, holder = holder.shown(), "its holder is gone");
             self.mend(name);
             self.act_on(name, true);
         }

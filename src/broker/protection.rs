@@ -34,7 +34,10 @@ impl Protection {
         self.fault = fault;
     }
 
-    fn try_assert(&mut self, records: &Records) -> Result<(), crate::kernel::reserved_ports::ReservedPortsError> {
+    fn try_assert(
+        &mut self,
+        records: &Records,
+    ) -> Result<(), crate::kernel::reserved_ports::ReservedPortsError> {
         let plan = plan(&self.kernel.read()?, &self.wanted, &self.ours);
         if plan.ours != self.ours {
             // Written down first: what we add and then forget would stay reserved for ever.
@@ -60,7 +63,8 @@ impl Broker {
     /// Brings the reserved ports in step with the configuration.
     pub(super) fn protect(&mut self, also: &PortSet) {
         let mut wanted = also.clone();
-        wanted.extend(self.table.iter().flat_map(|(_, l)| l.config.endpoints.iter().filter_map(|e| e.port())));
+        wanted
+            .extend(self.table.iter().flat_map(|(_, l)| l.config.endpoints.iter().filter_map(|e| e.port())));
         self.protection.wanted = wanted;
         self.assert_reserved_ports();
     }

@@ -37,7 +37,9 @@ impl From<&HolderClaim> for HolderRecord {
     fn from(claim: &HolderClaim) -> Self {
         match claim {
             HolderClaim::Process { pid, start, .. } => Self::Process { pid: *pid, start: *start },
-            HolderClaim::Unit { unit, cgroup } => Self::Unit { unit: unit.to_string(), cgroup: cgroup.clone() },
+            HolderClaim::Unit { unit, cgroup } => {
+                Self::Unit { unit: unit.to_string(), cgroup: cgroup.clone() }
+            }
         }
     }
 }
@@ -71,7 +73,10 @@ impl Records {
         match serde_json::from_str::<HoldersFile>(&text) {
             Ok(file) if file.version == VERSION => file.holders,
             Ok(file) => {
-                tracing::warn!(version = file.version, "holders.json is of another version; holders are not known until they ask again");
+                tracing::warn!(
+                    version = file.version,
+                    "holders.json is of another version; holders are not known until they ask again"
+                );
                 Vec::new()
             }
             Err(error) => {

@@ -1,8 +1,8 @@
 //! Taking a configuration: at the start, and anew while everything goes on.
 
-use super::command::{Notice, Refusal};
 use super::Broker;
-use crate::config::{Checked, Config, build, show};
+use super::command::{Notice, Refusal};
+use crate::config::{Checked, build, show};
 use crate::kernel::socket::ListenerSocket;
 use crate::listeners::SocketId;
 use crate::model::{Endpoint, ListenerName, SocketKind};
@@ -39,7 +39,8 @@ pub(super) fn errors_of(checked: &Checked) -> Option<Vec<String>> {
     for warning in checked.faults.iter().filter(|fault| !fault.is_error()) {
         tracing::warn!(event = "configuration", "{warning}");
     }
-    let errors: Vec<String> = checked.faults.iter().filter(|f| f.is_error()).map(ToString::to_string).collect();
+    let errors: Vec<String> =
+        checked.faults.iter().filter(|f| f.is_error()).map(ToString::to_string).collect();
     if errors.is_empty() { None } else { Some(errors) }
 }
 
@@ -63,22 +64,21 @@ impl Broker {
             return Err(Refusal::InvalidConfiguration(errors.join("\n")));
         }
         self.configuration_faults.clear();
-        self.apply(&checked.config);
+        self.apply(&checked);
         tracing::info!(event = "reloaded", listeners = checked.config.listeners.len(), "configuration taken");
         Ok(())
     }
 
     /// Puts a valid configuration into effect.
-    pub(super) fn apply(&mut self, config: &Config) {
+    pub(super) fn apply(&mut self, checked: &Checked) {
+        let config = &checked.config;
         let before: BTreeSet<ListenerName> = self.table.iter().map(|(name, _)| name.clone()).collect();
         let change = self.table.configure(&config.listeners, Instant::now());
         // A TCP port goes over to its new address without a gap, since ours may be bound beside each other;
         // other kinds of socket have to go first where they are in the way.
-        let (first, last): (Vec<_>, Vec<_>) = change.close.into_iter().partition(|id| self.is_in_the_way(*id));
+        let (first, last): (Vec<_>, Vec<_>) =
+            change.close.into_iter().partition(|id| self.is_in_the_way(*id));
         first.into_iter().for_each(|id| self.close(id));
-        for id in change.kept {
-            self.adjust(id);
-        }
         let now: Vec<ListenerName> = self.table.iter().map(|(name, _)| name.clone()).collect();
         for name in &now {
             self.act_on(name, true);
@@ -96,15 +96,6 @@ impl Broker {
         let shares = matches!(old, Endpoint::Inet(_)) && old.kind() == SocketKind::Stream;
         let unbound = self.table.iter().flat_map(|(_, l)| &l.slots).filter(|slot| slot.state.is_none());
         !shares && unbound.into_iter().any(|slot| slot.endpoint.conflicts_with(old))
-    }
-
-    /// Options that a bound socket can still change follow the configuration.
-    fn adjust(&mut self, id: SocketId) {
-        let Some((name, listener)) = self.table.owner(id) else { return };
-        let Some(socket) = self.sockets.get_mut(&id) else { return };
-        if let Err(error) = socket.adjust(&listener.config.options) {
-            tracing::warn!(listener = %name, endpoint = %socket.endpoint(), %error, "an option could not be changed on its socket");
-        }
     }
 
     /// Names that came and went, for those who watch.

@@ -1,7 +1,7 @@
 //! The start: sockets of an earlier life and of socket units are taken over, the rest is bound.
 
 use super::command::Handle;
-use super::effects::STORED;
+use super::effects::{STORED, inode_of};
 use super::holders::Holders;
 use super::protection::Protection;
 use super::records::{HolderRecord, Records};
@@ -53,7 +53,9 @@ impl Inheritance {
             } else {
                 match ListenerName::try_from(name.as_str()) {
                     Ok(name) => inheritance.named.push((name, socket)),
-                    Err(error) => tracing::warn!(%error, name, "an inherited socket has no listener's name and is closed"),
+                    Err(error) => {
+                        tracing::warn!(%error, name, "an inherited socket has no listener's name and is closed")
+                    }
                 }
             }
         }
@@ -79,7 +81,8 @@ impl Broker {
         let inherited = endpoints_of(start.inheritance.named, &mut found);
         let loader = Loader { locations: start.locations, inherited };
         let records = Records::new(&start.runtime_directory);
-        let (checked, configuration_faults) = choose(&loader, &records, !start.inheritance.stored.is_empty())?;
+        let (checked, configuration_faults) =
+            choose(&loader, &records, !start.inheritance.stored.is_empty())?;
         let (send, commands) = mpsc::channel(COMMANDS);
         let (notices, _) = broadcast::channel(NOTICES);
         let handle = Handle { commands: send, notices: notices.downgrade() };
@@ -100,12 +103,17 @@ impl Broker {
             commands,
         };
         broker.take_over(start.inheritance.stored, found, &checked);
-        broker.apply(&checked.config);
+        broker.apply(&checked);
         Ok((broker, handle))
     }
 
     /// Matches the sockets that came with the configuration, by what the kernel says that they are.
-    fn take_over(&mut self, stored: Vec<(String, OwnedFd)>, mut found: HashMap<Endpoint, OwnedFd>, checked: &Checked) {
+    fn take_over(
+        &mut self,
+        stored: Vec<(String, OwnedFd)>,
+        mut found: HashMap<Endpoint, OwnedFd>,
+        checked: &Checked,
+    ) {
         let mut names: HashMap<Endpoint, String> = HashMap::new();
         for (name, socket) in stored {
             match endpoint_of(socket.as_fd()) {
@@ -122,7 +130,8 @@ impl Broker {
         }
         // The table has its slots from here on; `apply` finds them kept.
         self.table.configure(&checked.config.listeners, Instant::now());
-        let slots: Vec<_> = self.table.iter().flat_map(|(n, l)| l.slots.iter().map(|s| (n.clone(), s.clone()))).collect();
+        let slots: Vec<_> =
+            self.table.iter().flat_map(|(n, l)| l.slots.iter().map(|s| (n.clone(), s.clone()))).collect();
         for (listener, slot) in slots {
             let Some(socket) = found.remove(&slot.endpoint) else { continue };
             let Ok((_, owner)) = self.table.get(listener.as_str()) else { continue };
@@ -132,13 +141,15 @@ impl Broker {
                         Ok(SocketState::Listening) => Target::Listening,
                         _ => Target::Refusing,
                     };
-                    tracing::info!(event = "taken-over", %listener, endpoint = %slot.endpoint, inode = socket.inode(), "taken over");
+                    tracing::info!(event = "taken-over", %listener, endpoint = %slot.endpoint, inode = inode_of(&socket), "taken over");
                     self.sockets.insert(slot.id, socket);
                     self.table.succeeded(slot.id, state, Instant::now());
                     self.watch_hangups(slot.id, state);
                     names.remove(&slot.endpoint);
                 }
-                Err(error) => tracing::error!(%listener, endpoint = %slot.endpoint, %error, "cannot take a socket over"),
+                Err(error) => {
+                    tracing::error!(%listener, endpoint = %slot.endpoint, %error, "cannot take a socket over")
+                }
             }
         }
         for (endpoint, name) in names {
@@ -153,9 +164,9 @@ impl Broker {
         for held in self.records.read_holders() {
             let claim = match &held.holder {
                 HolderRecord::Process { pid, start } => HolderClaim::process(*pid, *start),
-                HolderRecord::Unit { unit, cgroup } => {
-                    UnitName::try_from(unit.as_str()).ok().map(|unit| HolderClaim::Unit { unit, cgroup: cgroup.clone() })
-                }
+                HolderRecord::Unit { unit, cgroup } => UnitName::try_from(unit.as_str())
+                    .ok()
+                    .map(|unit| HolderClaim::Unit { unit, cgroup: cgroup.clone() }),
             };
             let Some(Ok(Some((id, _)))) = claim.map(|claim| self.holders.admit(claim)) else { continue };
             for name in &held.listeners {

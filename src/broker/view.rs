@@ -55,7 +55,10 @@ pub(super) fn state_word(state: Option<Target>) -> &'static str {
 
 /// The state of a listener: the worst of its sockets'.
 pub(super) fn worst(sockets: &[SocketView]) -> &'static str {
-    ["failed", "reserved"].into_iter().find(|word| sockets.iter().any(|s| s.state == *word)).unwrap_or("listening")
+    ["failed", "reserved"]
+        .into_iter()
+        .find(|word| sockets.iter().any(|s| s.state == *word))
+        .unwrap_or("listening")
 }
 
 pub(super) fn idle_text(idle: Idle) -> String {

@@ -27,7 +27,11 @@ impl PeerIdentity {
 }
 
 impl Identify for PeerIdentity {
-    async fn identify(&self, _: &Header<'_>, as_unit: bool) -> Result<(Caller, Option<HolderClaim>), Failure> {
+    async fn identify(
+        &self,
+        _: &Header<'_>,
+        as_unit: bool,
+    ) -> Result<(Caller, Option<HolderClaim>), Failure> {
         let caller = self.caller.get_or_init(|| async { caller_of(&self.peer) }).await;
         let holder = if as_unit {
             HolderClaim::unit_of(&self.peer)
@@ -69,7 +73,11 @@ impl BusIdentity {
 }
 
 impl Identify for BusIdentity {
-    async fn identify(&self, call: &Header<'_>, as_unit: bool) -> Result<(Caller, Option<HolderClaim>), Failure> {
+    async fn identify(
+        &self,
+        call: &Header<'_>,
+        as_unit: bool,
+    ) -> Result<(Caller, Option<HolderClaim>), Failure> {
         let peer = self.peer(call).await?;
         let holder = if as_unit { HolderClaim::unit_of(&peer) } else { HolderClaim::process_of(&peer) };
         Ok((caller_of(&peer), holder))

@@ -6,7 +6,8 @@ use crate::broker::{Acquire, Handle, ListenerView, NamedSocket, Notice};
 use crate::kernel::holder::HolderClaim;
 use crate::policy::Caller;
 use portbroker_client::wire::{
-    ErrorName, LISTENER_INTERFACE, LISTENER_PREFIX, MANAGER_INTERFACE, MANAGER_PATH, OPTION_HOLDER, listener_name,
+    ErrorName, LISTENER_INTERFACE, LISTENER_PREFIX, MANAGER_INTERFACE, MANAGER_PATH, OPTION_HOLDER,
+    listener_name,
 };
 use std::collections::HashMap;
 use zbus::message::{Flags, Header, Message, Type};
@@ -20,7 +21,11 @@ const OBJECT_MANAGER: &str = "org.freedesktop.DBus.ObjectManager";
 /// Who calls, found out only for the members that ask for it.
 pub(super) trait Identify {
     /// The caller, and what it would be as a holder: its process, or the unit that it is in.
-    async fn identify(&self, call: &Header<'_>, as_unit: bool) -> Result<(Caller, Option<HolderClaim>), Failure>;
+    async fn identify(
+        &self,
+        call: &Header<'_>,
+        as_unit: bool,
+    ) -> Result<(Caller, Option<HolderClaim>), Failure>;
 }
 
 /// What serves the calls of a connection.
@@ -64,9 +69,7 @@ impl Manager {
         let header = message.header();
         let reply = match self.call(message, &header, who).await {
             Ok(reply) => reply,
-            Err(failure) => {
-                Message::error(&header, failure.name.as_str()).build(&failure.message)?
-            }
+            Err(failure) => Message::error(&header, failure.name.as_str()).build(&failure.message)?,
         };
         if header.primary().flags().contains(Flags::NO_REPLY_EXPECTED) {
             return Ok(());
@@ -74,7 +77,12 @@ impl Manager {
         connection.send(&reply).await
     }
 
-    async fn call(&self, message: &Message, call: &Header<'_>, who: &impl Identify) -> Result<Message, Failure> {
+    async fn call(
+        &self,
+        message: &Message,
+        call: &Header<'_>,
+        who: &impl Identify,
+    ) -> Result<Message, Failure> {
         let member = call.member().map(|m| m.as_str()).unwrap_or_default();
         let path = call.path().map(|p| p.as_str()).unwrap_or_default();
         let interface = call.interface().map(|i| i.as_str());
@@ -90,7 +98,8 @@ impl Manager {
             (Some(PROPERTIES), "Get") => {
                 let (interface, property): (String, String) = argument(message)?;
                 let mut all = self.properties(path, &interface).await?;
-                let unknown = || Failure::standard("UnknownProperty", format!("no property {property:?} here"));
+                let unknown =
+                    || Failure::standard("UnknownProperty", format!("no property {property:?} here"));
                 Ok(reply.build(&all.remove(property.as_str()).ok_or_else(unknown)?)?)
             }
             (Some(PROPERTIES), "Set") => {
@@ -199,16 +208,22 @@ impl Manager {
                 let mut properties = properties::of_manager(&view);
                 properties.remove("Version");
                 let body = (MANAGER_INTERFACE, properties, Vec::<String>::new());
-                connection.emit_signal(None::<&str>, MANAGER_PATH, PROPERTIES, "PropertiesChanged", &body).await
+                connection
+                    .emit_signal(None::<&str>, MANAGER_PATH, PROPERTIES, "PropertiesChanged", &body)
+                    .await
             }
             Notice::Added(view) => {
                 let interfaces = HashMap::from([(LISTENER_INTERFACE, properties::of_listener(&view))]);
                 let body = (properties::path_of(&view.name), interfaces);
-                connection.emit_signal(None::<&str>, MANAGER_PATH, OBJECT_MANAGER, "InterfacesAdded", &body).await
+                connection
+                    .emit_signal(None::<&str>, MANAGER_PATH, OBJECT_MANAGER, "InterfacesAdded", &body)
+                    .await
             }
             Notice::Removed(name) => {
                 let body = (properties::path_of(&name), vec![LISTENER_INTERFACE]);
-                connection.emit_signal(None::<&str>, MANAGER_PATH, OBJECT_MANAGER, "InterfacesRemoved", &body).await
+                connection
+                    .emit_signal(None::<&str>, MANAGER_PATH, OBJECT_MANAGER, "InterfacesRemoved", &body)
+                    .await
             }
         }
     }
@@ -227,10 +242,15 @@ where
 {
     let body = message.body();
     if body.signature() != T::SIGNATURE {
-        let text = format!("the arguments are of type {:?}, not {:?}", T::SIGNATURE.to_string(), body.signature().to_string());
+        let text = format!(
+            "the arguments are of type {:?}, not {:?}",
+            T::SIGNATURE.to_string(),
+            body.signature().to_string()
+        );
         return Err(Failure::standard("InvalidArgs", text));
     }
-    body.deserialize_ignore_signature::<T>().map_err(|error| Failure::standard("InvalidArgs", error.to_string()))
+    body.deserialize_ignore_signature::<T>()
+        .map_err(|error| Failure::standard("InvalidArgs", error.to_string()))
 }
 
 fn holder_is_unit(options: &HashMap<String, OwnedVariant>) -> Result<bool, Failure> {
@@ -262,5 +282,6 @@ fn unknown_object(path: &str) -> Failure {
 
 fn machine_id() -> Result<String, Failure> {
     let text = std::fs::read_to_string("/etc/machine-id");
-    text.map(|id| id.trim().to_owned()).map_err(|error| Failure::standard("Failed", format!("/etc/machine-id: {error}")))
+    text.map(|id| id.trim().to_owned())
+        .map_err(|error| Failure::standard("Failed", format!("/etc/machine-id: {error}")))
 }

@@ -33,7 +33,6 @@ impl Failure {
     fn standard(name: &str, message: impl Into<String>) -> Self {
         Self { name: format!("org.freedesktop.DBus.Error.{name}"), message: message.into() }
     }
-
 }
 
 impl From<crate::broker::Refusal> for Failure {

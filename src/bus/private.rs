@@ -102,7 +102,11 @@ pub async fn serve_private_socket(listener: UnixListener, broker: Handle) -> std
             }
         };
         let Some(place) = admission.admit(peer.uid) else {
-            tracing::warn!(uid = peer.uid, pid = peer.pid, "too many connections to the private socket, this one is closed");
+            tracing::warn!(
+                uid = peer.uid,
+                pid = peer.pid,
+                "too many connections to the private socket, this one is closed"
+            );
             continue;
         };
         let (broker, guid) = (broker.clone(), guid.clone());

@@ -1,7 +1,7 @@
 //! Properties of the objects, as D-Bus values.
 
 use crate::broker::{ListenerView, View};
-use portbroker_client::wire::{LISTENER_INTERFACE, MANAGER_INTERFACE, listener_path};
+use portbroker_client::wire::{LISTENER_INTERFACE, listener_path};
 use std::collections::HashMap;
 use zbus::{ObjectPath, OwnedObjectPath, Variant};
 
@@ -46,11 +46,8 @@ pub(super) fn path_of(name: &str) -> OwnedObjectPath {
 pub(super) fn of_objects(view: &View) -> Objects {
     view.listeners
         .iter()
-        .map(|listener| (path_of(&listener.name), HashMap::from([(LISTENER_INTERFACE, of_listener(listener))])))
+        .map(|listener| {
+            (path_of(&listener.name), HashMap::from([(LISTENER_INTERFACE, of_listener(listener))]))
+        })
         .collect()
-}
-
-/// The interface of ours at a path, if there is one.
-pub(super) fn interface_at(is_manager: bool) -> &'static str {
-    if is_manager { MANAGER_INTERFACE } else { LISTENER_INTERFACE }
 }

@@ -50,7 +50,7 @@ pub async fn serve_system_bus(broker: Handle) {
 
 /// A bus that is being restarted leaves its socket, or systemd's, for a moment.
 fn is_refused(error: &zbus::Error) -> bool {
-    matches!(error, zbus::Error::InputOutput(_) | zbus::Error::Connect(..))
+    matches!(error, zbus::Error::InputOutput(_) | zbus::Error::Connection(..))
 }
 
 /// The path of the bus's socket, where the address is one of a path.

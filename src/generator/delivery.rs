@@ -8,7 +8,8 @@ use crate::model::{Endpoint, ListenerName, UnixAddress};
 use std::path::{Path, PathBuf};
 
 /// What stands at the beginning of each generated file.
-pub(super) const HEADER: &str = "# Made by portbroker-generator at each boot and daemon-reload; changes here are lost.\n";
+pub(super) const HEADER: &str =
+    "# Made by portbroker-generator at each boot and daemon-reload; changes here are lost.\n";
 
 /// The socket of the broker, and the directory to be shown of it: the socket itself may be made anew.
 const PRIVATE_SOCKET: &str = "/run/portbroker/bus";

@@ -39,7 +39,8 @@ impl<T: OwnsDescriptor> Registered<T> {
     pub(super) fn new(inner: T) -> io::Result<Self> {
         // SAFETY: the type owns its descriptor (`OwnsDescriptor`, implemented above only for types that do),
         // so it is valid and always the same until the value is dropped, which `AsyncFd` does.
-        let registered = unsafe { AsyncFd::register_with_interest(Raw(inner), tokio::io::Interest::READABLE) };
+        let registered =
+            unsafe { AsyncFd::register_with_interest(Raw(inner), tokio::io::Interest::READABLE) };
         Ok(Self(registered.map_err(io::Error::from)?))
     }
 

@@ -98,11 +98,7 @@ fn lift(socket: OwnedFd, above: RawFd) -> nix::Result<OwnedFd> {
 
 /// The inode number of this process's pidfd; none before Linux 6.9, where all pidfds share one.
 fn pidfd_inode() -> Option<u64> {
-    // SAFETY: pidfd_open(2) takes two integers and touches no memory of ours.
-    let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, std::process::id(), 0) };
-    let fd = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0)?;
-    // SAFETY: the call above has just made this descriptor.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let fd = super::process::open_pidfd(std::process::id().cast_signed()).ok()?;
     // PID_FS_MAGIC of linux/magic.h.
     let is_pidfs = fstatfs(&fd).ok()?.filesystem_type() == FsType(0x5049_4446);
     if is_pidfs { fstat(&fd).ok().map(|stat| stat.st_ino) } else { None }

@@ -68,7 +68,8 @@ mod tests {
         socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
         socket.listen(8).unwrap();
         watch.add(7, socket.as_fd()).unwrap();
-        let _client = std::net::TcpStream::connect(socket.local_addr().unwrap().as_socket().unwrap()).unwrap();
+        let _client =
+            std::net::TcpStream::connect(socket.local_addr().unwrap().as_socket().unwrap()).unwrap();
         let silence = tokio::time::timeout(Duration::from_millis(100), watch.next()).await;
         assert!(silence.is_err(), "a connection woke us");
         for _ in 0..2 {

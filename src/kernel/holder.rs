@@ -93,10 +93,21 @@ impl HolderClaim {
 impl fmt::Display for HolderClaim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Process { pid, name, .. } => write!(f, "{name}[{pid}]"),
+            Self::Process { pid, name, .. } => f.write_str(&shown(*pid, name)),
             Self::Unit { unit, .. } => write!(f, "{unit}"),
         }
     }
+}
+
+fn shown(pid: i32, name: &str) -> String {
+    format!("{name}[{pid}]")
+}
+
+/// A process as it is called now, if it is still the one that started then.
+#[must_use]
+pub fn shown_process(pid: i32, start: u64) -> Option<String> {
+    let name = process::name(pid);
+    (process::start_time(pid) == Some(start)).then(|| shown(pid, &name))
 }
 
 /// Whether a holder is still there.
@@ -164,7 +175,9 @@ impl HolderWatch {
         let relative = cgroup.trim_start_matches('/');
         let hierarchies = [self.root.join("systemd"), self.root.join("unified"), self.root.clone()];
         let directories = hierarchies.iter().map(|hierarchy| hierarchy.join(relative));
-        let Some(directory) = directories.into_iter().find(|directory| directory.is_dir()) else { return Ok(None) };
+        let Some(directory) = directories.into_iter().find(|directory| directory.is_dir()) else {
+            return Ok(None);
+        };
         let Some(above) = directory.parent() else { return Ok(None) };
         // First the watch, then the look: what is removed in between is seen by the one or the other.
         let flags = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_ONLYDIR;
@@ -193,7 +206,8 @@ impl HolderWatch {
                 let _ = self.processes.get().0.delete(&pidfd);
             }
             Some(Watched::Unit { parent, .. }) => {
-                let shares = |other: &Watched| matches!(other, Watched::Unit { parent: p, .. } if *p == parent);
+                let shares =
+                    |other: &Watched| matches!(other, Watched::Unit { parent: p, .. } if *p == parent);
                 if !self.watched.values().any(shares) {
                     let _ = self.cgroups.get().rm_watch(parent);
                 }
@@ -302,7 +316,8 @@ mod tests {
         let directory = root.join(&name);
         std::fs::create_dir(&directory).unwrap();
         let mut watch = HolderWatch::below(&root).unwrap();
-        let claim = HolderClaim::Unit { unit: UnitName::try_from(&*name).unwrap(), cgroup: format!("/{name}") };
+        let claim =
+            HolderClaim::Unit { unit: UnitName::try_from(&*name).unwrap(), cgroup: format!("/{name}") };
         assert_eq!(watch.add(1, claim.clone()).unwrap(), Presence::There);
         // Empty all the time, and others come and go beside it.
         let other = root.join(format!("portbroker-other-{}", std::process::id()));
@@ -312,7 +327,11 @@ mod tests {
         assert!(is_silent(silence));
         std::fs::remove_dir(&directory).unwrap();
         std::fs::create_dir(&directory).unwrap();
-        assert_eq!(watch.presence(1), Presence::Gone, "a new directory of the same name is another unit's life");
+        assert_eq!(
+            watch.presence(1),
+            Presence::Gone,
+            "a new directory of the same name is another unit's life"
+        );
         assert_eq!(soon(&mut watch).await, Some(1));
         watch.remove(1);
         assert_eq!(watch.add(2, claim.clone()).unwrap(), Presence::There);

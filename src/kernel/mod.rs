@@ -11,4 +11,7 @@ pub mod holder;
 pub mod inotify;
 pub mod peer;
 mod process;
+pub mod reserved_ports;
+pub mod socket;
+mod sockopt;
 pub mod store;

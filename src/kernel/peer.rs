@@ -214,15 +214,22 @@ mod tests {
     fn the_line_of_systemds_hierarchy_is_found() {
         let hybrid = "9:name=systemd:/system.slice/a.service\n2:cpu,cpuacct:/x\n0::/b\n";
         assert_eq!(systemd_cgroup(hybrid).as_deref(), Some("/system.slice/a.service"));
-        assert_eq!(systemd_cgroup("0::/system.slice/a:b.service\n").as_deref(), Some("/system.slice/a:b.service"));
+        assert_eq!(
+            systemd_cgroup("0::/system.slice/a:b.service\n").as_deref(),
+            Some("/system.slice/a:b.service")
+        );
         assert_eq!(systemd_cgroup("2:cpu:/x\n"), None);
     }
 
     #[test]
     fn the_root_of_other_namespaces_is_not_root() {
         for flags in [&["-m"][..], &["-p", "-f"], &["-U", "-r"]] {
-            let mut child = Command::new("unshare").args(flags).args(["sh", "-c", "echo; exec sleep 60"])
-                .stdout(std::process::Stdio::piped()).spawn().unwrap();
+            let mut child = Command::new("unshare")
+                .args(flags)
+                .args(["sh", "-c", "echo; exec sleep 60"])
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
             let mut line = [0];
             child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
             // With -f the shell is the child of unshare.
@@ -232,7 +239,8 @@ mod tests {
             let peer = Peer::of_process(pid, 0, Vec::new());
             assert!(!peer.in_initial_namespaces(), "unshare {flags:?}");
             assert!(peer.pidfd.is_some());
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
+                .unwrap();
             child.wait().unwrap();
         }
         let own = Peer::of_process(std::process::id().cast_signed(), 0, Vec::new());

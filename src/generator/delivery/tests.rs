@@ -107,14 +107,15 @@ fn a_unit_with_a_root_of_its_own_is_shown_the_tool_and_the_broker() {
         let binds = values("BindReadOnlyPaths", own, &[tcp(80)]);
         let libc = "-/usr/lib/x86_64-linux-gnu/libc.so.6:/run/portbroker-deposit/lib/libc.so.6";
         assert!(binds.contains(&"-/run/portbroker".to_owned()), "{own}");
-        assert!(binds.contains(&"-/usr/bin/portbroker:/run/portbroker-deposit/portbroker".to_owned()), "{own}");
+        assert!(
+            binds.contains(&"-/usr/bin/portbroker:/run/portbroker-deposit/portbroker".to_owned()),
+            "{own}"
+        );
         assert!(binds.contains(&libc.to_owned()), "{own}");
         assert_eq!(
             values("ExecStartPre", own, &[tcp(80)]),
-            [
-                "+/run/portbroker-deposit/loader --library-path /run/portbroker-deposit/lib \
-              /run/portbroker-deposit/portbroker deposit -- web"
-            ]
+            ["+/run/portbroker-deposit/loader --library-path /run/portbroker-deposit/lib \
+              /run/portbroker-deposit/portbroker deposit -- web"]
         );
     }
     for own in ["RootDirectory=/\n", "RootDirectory=/srv\nRootDirectory=\n", "ProtectSystem=strict\n"] {

@@ -1,0 +1,288 @@
+//! One bound socket of a listener, and the states that it can be in.
+//!
+//! Invariants, whatever a holder does to its copy:
+//! - the address is bound from [`ListenerSocket::bind`] on until the value is dropped; no change of state and no
+//!   repair gives it up (unix names that must be bound anew excepted, see [`mend`]);
+//! - while the socket is reserved nobody can connect or be heard, and nobody else can bind the address;
+//! - descriptors are close-on-exec.
+//!
+//! It must not decide when to do what, nor remember what it can ask the kernel: the state that it was brought
+//! into is kept only to notice that somebody changed it.
+
+mod datagram;
+mod endpoint_of;
+mod error;
+mod inet;
+mod inspect;
+mod mend;
+mod options;
+mod path;
+mod tcp;
+mod unix;
+
+pub use endpoint_of::endpoint_of;
+pub use error::{AdoptError, BindError, SocketError};
+pub use inspect::Spoilt;
+pub use mend::Mended;
+
+use crate::config::SocketOptions;
+use crate::model::{Endpoint, InetEndpoint, SocketKind, UnixAddress};
+use options::Baseline;
+use path::Dress;
+use socket2::Socket;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use unix::PathHold;
+
+/// What a socket does with clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SocketState {
+    /// Bound; clients are refused, datagrams refused or dropped.
+    Reserved,
+    /// Connections and datagrams are taken into the queue.
+    Listening,
+}
+
+/// How a reserved datagram socket is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Closed {
+    Refusing,
+    Dropping,
+}
+
+/// One bound socket of a listener.
+#[derive(Debug)]
+pub struct ListenerSocket {
+    socket: Socket,
+    endpoint: Endpoint,
+    options: SocketOptions,
+    /// The state that it was brought into.
+    expected: SocketState,
+    closed: Closed,
+    /// Of the internet families.
+    baseline: Option<Baseline>,
+    /// Of unix sockets with a path.
+    path: Option<PathHold>,
+}
+
+impl ListenerSocket {
+    /// Binds an endpoint; the socket is reserved then.
+    pub fn bind(endpoint: &Endpoint, options: &SocketOptions) -> Result<Self, BindError> {
+        let (socket, path) = match endpoint {
+            Endpoint::Inet(inet) => (Self::bind_inet(inet, options)?, None),
+            Endpoint::Unix(unix) => unix::reserve(unix, options)?,
+        };
+        Ok(Self::new(socket, endpoint, options, path))
+    }
+
+    fn bind_inet(inet: &InetEndpoint, options: &SocketOptions) -> Result<Socket, BindError> {
+        let bound = match inet.kind {
+            SocketKind::Stream => tcp::reserve(inet, options),
+            SocketKind::Datagram => datagram::reserve(inet, options, false).and_then(|socket| {
+                datagram::refuse_udp(&socket, inet)?;
+                Ok(socket)
+            }),
+        };
+        bound.map_err(|error| BindError::of_inet(inet, error))
+    }
+
+    fn new(socket: Socket, endpoint: &Endpoint, options: &SocketOptions, path: Option<PathHold>) -> Self {
+        let baseline = match endpoint {
+            Endpoint::Inet(inet) => Some(Baseline::of(&socket, inet)),
+            Endpoint::Unix(_) => None,
+        };
+        Self {
+            socket,
+            endpoint: endpoint.clone(),
+            options: options.clone(),
+            expected: SocketState::Reserved,
+            closed: Closed::Refusing,
+            baseline,
+            path,
+        }
+    }
+
+    /// Takes a socket from the descriptor store, or one that was inherited, after asking the kernel whether it
+    /// is bound to `endpoint`. It stays in the state that it is in.
+    ///
+    /// Values of socket options that were set before count as intended.
+    pub fn adopt(fd: OwnedFd, endpoint: &Endpoint, options: &SocketOptions) -> Result<Self, AdoptError> {
+        let unusable = |source| AdoptError::Unusable { wanted: endpoint.clone(), source };
+        let found = endpoint_of(fd.as_fd()).map_err(unusable)?;
+        if found != *endpoint {
+            return Err(AdoptError::Mismatch { wanted: endpoint.clone(), found: Box::new(found) });
+        }
+        let socket = Socket::from(fd);
+        let mut held = Self::new(socket, endpoint, options, None);
+        held.settle().map_err(unusable)?;
+        Ok(held)
+    }
+
+    /// Brings what an adopted socket has of our own making into order.
+    fn settle(&mut self) -> io::Result<()> {
+        self.socket.set_cloexec(true)?;
+        self.socket.set_nonblocking(false)?;
+        if let Endpoint::Unix(unix) = &self.endpoint
+            && let UnixAddress::Path(path) = &unix.address
+        {
+            self.path = Some(PathHold::restore(path, self.socket.is_listener()?)?);
+        }
+        self.expected = self.state()?;
+        if let Endpoint::Inet(inet) = &self.endpoint {
+            let stream = inet.kind == SocketKind::Stream;
+            self.socket.set_reuse_port(stream)?;
+            self.socket.set_reuse_address(stream && self.expected == SocketState::Listening)?;
+        }
+        Ok(())
+    }
+
+    /// Lets clients in.
+    pub fn listen(&mut self) -> Result<(), SocketError> {
+        let failed = SocketError::kernel("listen on", &self.endpoint);
+        match &self.endpoint {
+            Endpoint::Inet(inet) if inet.kind == SocketKind::Stream => {
+                tcp::listen(&self.socket, inet, &self.options)
+            }
+            Endpoint::Unix(unix) if unix.kind == SocketKind::Stream => {
+                let backlog = i32::try_from(self.options.backlog).unwrap_or(i32::MAX);
+                match &mut self.path {
+                    Some(hold) if hold.refuses() => {
+                        unix::reset_queued(&self.socket).and_then(|()| hold.serve())
+                    }
+                    _ => Ok(()),
+                }
+                .and_then(|()| self.socket.listen(backlog))
+            }
+            Endpoint::Inet(_) | Endpoint::Unix(_) => datagram::open_up(&self.socket),
+        }
+        .map_err(failed)?;
+        self.expected = SocketState::Listening;
+        Ok(())
+    }
+
+    /// Refuses clients; what was queued is reset. Connections that were accepted live on.
+    ///
+    /// A wildcard UDP socket cannot refuse and drops instead.
+    pub fn refuse(&mut self) -> Result<(), SocketError> {
+        let failed = SocketError::kernel("stop listening on", &self.endpoint);
+        match &self.endpoint {
+            Endpoint::Inet(inet) if inet.kind == SocketKind::Stream => tcp::refuse(&self.socket),
+            Endpoint::Inet(inet) => datagram::refuse_udp(&self.socket, inet),
+            Endpoint::Unix(unix) if unix.kind == SocketKind::Stream => return self.refuse_unix_stream(),
+            Endpoint::Unix(_) => datagram::refuse_unix(&self.socket),
+        }
+        .map_err(failed)?;
+        self.expected = SocketState::Reserved;
+        self.closed = Closed::Refusing;
+        Ok(())
+    }
+
+    fn refuse_unix_stream(&mut self) -> Result<(), SocketError> {
+        let failed = SocketError::kernel("stop listening on", &self.endpoint);
+        let listening = self.socket.is_listener().unwrap_or(true);
+        if listening {
+            let dress = self.dress();
+            let Some(hold) = &mut self.path else {
+                return Err(SocketError::CannotRefuse { endpoint: self.endpoint.clone() });
+            };
+            dress
+                .map_err(|error| io::Error::other(error.to_string()))
+                .and_then(|dress| hold.refuse(&dress))
+                .and_then(|()| unix::reset_queued(&self.socket))
+                .map_err(failed)?;
+        }
+        self.expected = SocketState::Reserved;
+        Ok(())
+    }
+
+    /// Throws datagrams away without an answer to their senders.
+    pub fn drop_datagrams(&mut self) -> Result<(), SocketError> {
+        if self.endpoint.kind() == SocketKind::Stream {
+            return Err(SocketError::NotDatagrams { endpoint: self.endpoint.clone() });
+        }
+        datagram::drop_all(&self.socket).map_err(SocketError::kernel("drop datagrams of", &self.endpoint))?;
+        self.expected = SocketState::Reserved;
+        self.closed = Closed::Dropping;
+        Ok(())
+    }
+
+    /// The state that the kernel says it is in.
+    pub fn state(&self) -> io::Result<SocketState> {
+        let closed = match &self.endpoint {
+            Endpoint::Inet(inet) if inet.kind == SocketKind::Datagram => {
+                datagram::is_closed(&self.socket, Some(inet))?
+            }
+            Endpoint::Unix(unix) if unix.kind == SocketKind::Datagram => {
+                datagram::is_closed(&self.socket, None)?
+            }
+            Endpoint::Inet(_) | Endpoint::Unix(_) => {
+                !self.socket.is_listener()? || self.path.as_ref().is_some_and(PathHold::refuses)
+            }
+        };
+        Ok(if closed { SocketState::Reserved } else { SocketState::Listening })
+    }
+
+    /// Everything that is not as the broker left it.
+    #[must_use]
+    pub fn inspect(&self) -> Vec<Spoilt> {
+        inspect::inspect(self)
+    }
+
+    /// Puts right what [`Self::inspect`] finds, and brings the socket into the state `want`.
+    ///
+    /// To be called when no holder is left: one that lives can spoil it again at once.
+    pub fn mend(&mut self, want: SocketState) -> Result<Mended, SocketError> {
+        mend::mend(self, want)
+    }
+
+    /// Ends the hold: removes the path of a unix socket, where it is still this one's, and closes.
+    pub fn release(mut self) -> io::Result<()> {
+        match &mut self.path {
+            Some(hold) => hold.remove(),
+            None => Ok(()),
+        }
+    }
+
+    /// The inode number of the socket, by which `ss` and /proc/*/fd know it.
+    pub fn inode(&self) -> io::Result<u64> {
+        let status = nix::sys::stat::fstat(&self.socket)?;
+        Ok(status.st_ino)
+    }
+
+    /// Where it is bound.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Brings it into a state, a reserved datagram socket in the way it was closed last.
+    fn bring_to(&mut self, want: SocketState) -> Result<(), SocketError> {
+        match (want, self.closed) {
+            (SocketState::Listening, _) => self.listen(),
+            (SocketState::Reserved, Closed::Dropping) => self.drop_datagrams(),
+            (SocketState::Reserved, Closed::Refusing) => self.refuse(),
+        }
+    }
+
+    fn dress(&self) -> Result<Dress, BindError> {
+        Dress::of(&self.endpoint, &self.options)
+    }
+
+    /// Puts a new socket in the old one's place, and returns the old one.
+    fn replace_socket(&mut self, new: Socket) -> Socket {
+        self.expected = SocketState::Reserved;
+        std::mem::replace(&mut self.socket, new)
+    }
+}
+
+impl AsFd for ListenerSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl AsRawFd for ListenerSocket {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.socket.as_raw_fd()
+    }
+}
