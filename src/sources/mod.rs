@@ -64,6 +64,18 @@ pub fn survey(locations: &Locations) -> Sources {
     sources
 }
 
+/// Reads what the generator needs: no socket units, and services that may come from other generators.
+#[must_use]
+pub fn gather_services(root: &Path) -> Sources {
+    let mut sources = Sources::default();
+    sources.accounts = accounts(root, &mut sources.faults);
+    toml_files(root, &mut sources);
+    let (units, faults) = units::read_services(root);
+    sources.units = units;
+    sources.faults.extend(faults);
+    sources
+}
+
 /// Reads one unit file, or one drop-in, wherever it is: its name says which unit it is of.
 #[must_use]
 pub fn gather_unit(root: &Path, path: &Path, name: UnitName) -> Sources {
