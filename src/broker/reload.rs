@@ -24,13 +24,13 @@ pub struct Loader {
 impl Loader {
     /// Reads and checks everything.
     pub(super) fn load(&self) -> Checked {
-        build(&gather(&self.locations, Some(self.inherited.clone())))
+        build(&gather(&self.locations, self.inherited.clone()))
     }
 
     /// Reads one file in place of everything: the last good configuration.
     pub(super) fn load_file(&self, path: PathBuf) -> Checked {
         let locations = Locations { config: Some(path), ..self.locations.clone() };
-        build(&gather(&locations, Some(self.inherited.clone())))
+        build(&gather(&locations, self.inherited.clone()))
     }
 }
 
@@ -87,7 +87,7 @@ impl Broker {
         self.protect(&config.protect.ports);
         self.tell_names(&before, &now);
         self.write_holders();
-        self.records.write_last_good(&show::config_toml(checked));
+        self.records.write_last_good(&show::to_toml(config));
         self.touched = true;
     }
 

@@ -101,6 +101,12 @@ impl Fault {
         self
     }
 
+    /// The one-line form, for logs and the bus: `FILE:LINE:COLUMN: error: MESSAGE; HELP`.
+    #[must_use]
+    pub fn line(&self) -> String {
+        self.to_string()
+    }
+
     /// Whether it makes the configuration unusable.
     #[must_use]
     pub fn is_error(&self) -> bool {

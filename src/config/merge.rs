@@ -13,8 +13,8 @@ use super::sockets::SocketUnit;
 use super::toml::{self, TomlFile};
 use super::units::{self, Unit};
 use super::{Accounts, Config, Origin, Protect};
-use crate::model::{Endpoint, ListenerName, PortRange};
-use std::collections::BTreeMap;
+use crate::model::{Endpoint, InetEndpoint, ListenerName, PortRange};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The most sockets of all listeners together: more than one process can have descriptors by default.
 const MAX_TOTAL: usize = 65_536;
@@ -149,58 +149,93 @@ fn files(
         protect.extend(parsed.protect);
         for draft in parsed.drafts {
             let definition = Definition::of(draft, &sources.accounts, faults);
-            if definition.addresses.is_empty() {
-                options(definition, sources.inherited.is_some(), definitions, faults);
-            } else {
-                definitions.push(definition);
+            let inherited = definitions
+                .iter()
+                .position(|other| other.source == Source::Inherited && is_the_same(other, &definition));
+            match inherited.and_then(|index| definitions.get_mut(index)) {
+                Some(inherited) => options(definition, inherited, faults),
+                None => {
+                    if definition.addresses.is_empty() && !has_name(definitions, &definition.name) {
+                        faults.push(without_addresses(&definition, sources.inherited.is_some()));
+                    }
+                    definitions.push(definition);
+                }
             }
         }
     }
     protect
 }
 
-/// A `[[listener]]` without addresses: options for the inherited listener of that name.
-fn options(mut options: Definition, known: bool, definitions: &mut Vec<Definition>, faults: &mut Vec<Fault>) {
-    let inherited = |definition: &&mut Definition| {
-        definition.name == options.name && definition.source == Source::Inherited
+fn has_name(definitions: &[Definition], name: &ListenerName) -> bool {
+    definitions.iter().any(|definition| definition.name == *name)
+}
+
+/// Whether a `[[listener]]` is about an inherited one: it has its name, and no addresses or just these.
+///
+/// The same addresses are what the daemon's own copy of a configuration has for it.
+fn is_the_same(inherited: &Definition, listener: &Definition) -> bool {
+    let places = |definition: &Definition| -> HashSet<Endpoint> {
+        definition.config.endpoints.iter().map(in_one_form).collect()
     };
-    if let Some(definition) = definitions.iter_mut().find(inherited) {
-        for (key, place) in &options.places {
-            if !matches!(key, Key::Idle | Key::Backlog) {
-                let fault = place.warning(format!(
-                    "\"{key}\" does nothing for {:?}, whose sockets came from outside",
-                    options.name
-                ));
-                faults.push(fault.help("set it where they are made"));
-            }
+    inherited.name == listener.name
+        && (listener.addresses.is_empty() || places(inherited) == places(listener))
+}
+
+/// IPV6_V6ONLY makes a difference for wildcards only, and others set it as they like.
+fn in_one_form(endpoint: &Endpoint) -> Endpoint {
+    match endpoint {
+        Endpoint::Inet(inet) if !inet.is_wildcard() => {
+            Endpoint::Inet(InetEndpoint { v6only: false, ..inet.clone() })
         }
-        options.config.endpoints = std::mem::take(&mut definition.config.endpoints);
-        options.addresses = std::mem::take(&mut definition.addresses);
-        options.address_of = std::mem::take(&mut definition.address_of);
-        // So that options given a second time are a name defined twice.
-        options.source = Source::InheritedWithOptions;
-        *definition = options;
-        return;
+        other => other.clone(),
     }
-    let place = &options.place;
-    if definitions.iter().any(|definition| definition.name == options.name) {
-        // `check::names` says it, with both places.
-    } else if known {
-        let fault = place.error(format!(
-            "the listener {:?} has no address, and no socket of that name was inherited",
-            options.name
-        ));
-        faults.push(fault.help("add a line as in stream = [\"0.0.0.0:80\"]"));
+}
+
+/// Gives an inherited listener the options of a `[[listener]]`.
+fn options(mut options: Definition, inherited: &mut Definition, faults: &mut Vec<Fault>) {
+    for (key, place) in &options.places {
+        if !matches!(key, Key::Idle | Key::Backlog) && options.addresses.is_empty() {
+            let fault = place.warning(format!(
+                "\"{key}\" does nothing for {:?}, whose sockets came from outside",
+                options.name
+            ));
+            faults.push(fault.help("set it where they are made"));
+        }
+    }
+    let endpoints = std::mem::take(&mut inherited.config.endpoints);
+    if options.addresses.is_empty() {
+        options.addresses = std::mem::take(&mut inherited.addresses);
+        options.address_of = std::mem::take(&mut inherited.address_of);
     } else {
-        let fault = place.warning(format!(
-            "the listener {:?} has no address: it is one only if the broker is started with a socket of that name",
-            options.name
-        ));
-        faults.push(
-            fault.help("add a line as in stream = [\"0.0.0.0:80\"] if it is not meant to be inherited"),
-        );
+        let written: HashMap<_, _> = options
+            .config
+            .endpoints
+            .iter()
+            .map(in_one_form)
+            .zip(options.address_of.iter().copied())
+            .collect();
+        let index = |endpoint| written.get(&in_one_form(endpoint)).copied().unwrap_or_default();
+        options.address_of = endpoints.iter().map(index).collect();
     }
-    definitions.push(options);
+    options.config.endpoints = endpoints;
+    // So that options given a second time are a name defined twice.
+    options.source = Source::InheritedWithOptions;
+    *inherited = options;
+}
+
+/// A `[[listener]]` without addresses, and no inherited one of its name.
+fn without_addresses(definition: &Definition, known: bool) -> Fault {
+    let name = &definition.name;
+    if known {
+        let message =
+            format!("the listener {name:?} has no address, and no socket of that name was inherited");
+        return definition.place.error(message).help("add a line as in stream = [\"0.0.0.0:80\"]");
+    }
+    let message = format!(
+        "the listener {name:?} has no address: it is one only if the broker is started with a socket of that name"
+    );
+    let help = "add a line as in stream = [\"0.0.0.0:80\"] if it is not meant to be inherited";
+    definition.place.warning(message).help(help)
 }
 
 /// Leaves out the endpoints that are too many, and says so.

@@ -176,6 +176,22 @@ fn options_go_to_the_inherited_listener_of_that_name() {
 }
 
 #[test]
+fn an_inherited_listener_may_be_written_with_its_own_addresses() {
+    let mut sources =
+        sources(&[&toml("web", "stream = \"0.0.0.0:80\"\nidle = \"refuse\"\nfree-bind = false")], Vec::new());
+    sources.inherited = inherited(&[("web", "0.0.0.0:80")]);
+    let checked = build(&sources);
+    assert_eq!(checked.faults, []);
+    assert_eq!(checked.config.listeners.values().next().unwrap().idle.to_string(), "refuse");
+    // What the daemon keeps as the last good configuration is taken beside the same sockets.
+    let text = crate::config::show::to_toml(&checked.config);
+    sources.files = vec![TomlFile { path: "/0.toml".into(), text }];
+    assert_eq!(build(&sources).config, checked.config);
+    sources.inherited = inherited(&[("web", "0.0.0.0:81")]);
+    assert!(faults(&sources)[0].contains("\"web\" is defined twice"));
+}
+
+#[test]
 fn an_inherited_listener_has_its_addresses_like_any_other() {
     let mut sources = sources(&[&toml("a", "stream = \"80\"")], Vec::new());
     sources.inherited = inherited(&[("web", "0.0.0.0:80")]);

@@ -8,6 +8,7 @@ mod idle;
 mod key;
 mod listen;
 mod merge;
+mod plain;
 mod render;
 pub mod section;
 pub mod show;

@@ -6,10 +6,13 @@
 use super::definition::{Definition, Source};
 use super::fault::Place;
 use super::key::Key;
+use super::plain::quote;
 use super::{Checked, Fault, Origin};
 use crate::model::SocketKind;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
+
+pub use super::plain::to_toml;
 
 /// Where the comments begin.
 const COLUMN: usize = 44;
@@ -167,11 +170,6 @@ fn list(text: &mut String, key: &str, values: &[(String, &Place)]) {
         line(text, &format!("    {},", quote(value)), Some(place));
     }
     text.push_str("]\n");
-}
-
-/// A string of TOML.
-fn quote(text: &str) -> String {
-    toml::Value::from(text).to_string()
 }
 
 fn scalar(value: &Value) -> Option<String> {

@@ -13,5 +13,6 @@ mod tool;
 mod words;
 
 pub use delivery::Delivery;
+pub use run::{GenerateError, STAMP, generate};
 
 pub use tool::Tool;

@@ -34,13 +34,16 @@ impl Default for Locations {
     }
 }
 
-/// Sockets that came from outside, by name; `None` where that is not known.
-pub type Inherited = Option<Vec<(ListenerName, Vec<Endpoint>)>>;
-
-/// Reads everything that the configuration is made of.
+/// Reads everything that the configuration is made of; `inherited` are the sockets that came from outside.
 #[must_use]
-pub fn gather(locations: &Locations, inherited: Inherited) -> Sources {
-    let mut sources = Sources { inherited, ..Sources::default() };
+pub fn gather(locations: &Locations, inherited: Vec<(ListenerName, Vec<Endpoint>)>) -> Sources {
+    Sources { inherited: Some(inherited), ..survey(locations) }
+}
+
+/// Reads everything that the configuration is made of, where nobody knows what the daemon inherits.
+#[must_use]
+pub fn survey(locations: &Locations) -> Sources {
+    let mut sources = Sources::default();
     sources.accounts = accounts(&locations.root, &mut sources.faults);
     match &locations.config {
         Some(path) => {

@@ -22,7 +22,7 @@ fn root(files: &[(&str, &str)]) -> TempDir {
 }
 
 fn read(root: &TempDir) -> Sources {
-    gather(&Locations { root: root.path().to_owned(), config: None }, None)
+    survey(&Locations { root: root.path().to_owned(), config: None })
 }
 
 fn shown(root: &TempDir) -> Vec<(String, String)> {
@@ -157,7 +157,8 @@ fn one_file_replaces_all_others_and_the_units() {
     ]);
     let mine = root.path().join("mine.toml");
     let locations = Locations { root: root.path().to_owned(), config: Some(mine.clone()) };
-    let sources = gather(&locations, None);
+    let sources = gather(&locations, Vec::new());
+    assert_eq!(sources.inherited, Some(Vec::new()));
     assert_eq!(sources.files, [TomlFile { path: mine.clone(), text: "mine".into() }]);
     assert_eq!(sources.units, []);
     assert_eq!(sources.accounts.user("deploy").unwrap().id, Some(1000));
@@ -165,7 +166,7 @@ fn one_file_replaces_all_others_and_the_units() {
     assert_eq!(text_of(&locations, Path::new(MAIN)).as_deref(), Some("main"));
     assert_eq!(read(&root).units.len(), 1);
     fs::remove_file(&mine).unwrap();
-    assert!(gather(&locations, None).faults[0].to_string().contains("there is no such file"));
+    assert!(survey(&locations).faults[0].to_string().contains("there is no such file"));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 use super::{SECTION, Setting};
 use crate::config::{Fault, Origin};
 use crate::model::UnitName;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// The longest line, continuations joined: systemd's `LONG_LINE_MAX`.
@@ -21,8 +22,7 @@ pub fn parse(file: &Path, unit: Option<&UnitName>, text: &[u8]) -> (Vec<Setting>
     let mut reader = Reader { file, unit, section: String::new(), settings: Vec::new(), faults: Vec::new() };
     // systemd gives up on a file at its first broken header and keeps what was before it.
     for line in logical_lines(text) {
-        if let Err(fault) = reader.line(&line) {
-            reader.faults.push(fault);
+        if reader.line(&line).is_break() {
             break;
         }
     }
@@ -57,31 +57,32 @@ impl Reader<'_> {
         }
     }
 
-    /// Takes one line; an error where systemd reads no further.
-    fn line(&mut self, line: &LogicalLine) -> Result<(), Fault> {
+    /// Takes one line, and says whether systemd reads on.
+    fn line(&mut self, line: &LogicalLine) -> ControlFlow<()> {
         let indent = line.text.iter().take_while(|byte| is_blank(**byte)).count();
         let trimmed = trim(&line.text);
         if trimmed.is_empty() {
-            return Ok(());
+            return ControlFlow::Continue(());
         }
         let origin = self.origin(line, indent);
         if line.text.len() > MAX_LINE {
-            return Err(Fault::error(origin, format!("the line is longer than {MAX_LINE} bytes"))
-                .help("systemd reads no further: split it"));
+            let fault = Fault::error(origin, format!("the line is longer than {MAX_LINE} bytes"));
+            self.faults.push(fault.help("systemd reads no further: split it"));
+            return ControlFlow::Break(());
         }
-        let Ok(text) = std::str::from_utf8(trimmed) else {
-            self.fault_in_ours(origin, "the line is not UTF-8", "write it in UTF-8, or remove it");
-            return Ok(());
-        };
-        if text.starts_with('[') {
-            self.section = header(text).ok_or_else(|| {
-                Fault::error(origin, format!("{text:?} is no section header"))
-                    .help("systemd reads no further: write it as in \"[Service]\"")
-            })?;
-            return Ok(());
+        match std::str::from_utf8(trimmed) {
+            Err(_) => self.fault_in_ours(origin, "the line is not UTF-8", "write it in UTF-8, or remove it"),
+            Ok(text) if text.starts_with('[') => match header(text) {
+                Some(name) => self.section = name,
+                None => {
+                    let fault = Fault::error(origin, format!("{text:?} is no section header"));
+                    self.faults.push(fault.help("systemd reads no further: write it as in \"[Service]\""));
+                    return ControlFlow::Break(());
+                }
+            },
+            Ok(text) => self.assignment(text, origin),
         }
-        self.assignment(text, origin);
-        Ok(())
+        ControlFlow::Continue(())
     }
 
     fn assignment(&mut self, text: &str, origin: Origin) {

@@ -1,0 +1,13 @@
+//! The kernel room against a real kernel, in network namespaces made by the tests.
+#![expect(clippy::disallowed_methods, reason = "the tests play services that bind for themselves")]
+
+#[cfg(test)]
+#[path = "../support/netns.rs"]
+mod netns;
+
+#[cfg(test)]
+mod reserved_ports;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod tcp;
