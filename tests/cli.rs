@@ -2,9 +2,14 @@
 
 #![cfg(test)]
 
+#[path = "support/daemon.rs"]
 mod daemon;
+#[path = "support/netns.rs"]
+#[expect(dead_code, reason = "nobody is robbed here")]
+mod netns;
 
-use daemon::{Daemon, in_namespace, read_until, run};
+use daemon::{Daemon, read_until, run};
+use netns::{NOBODY, in_netns};
 use portbroker_client::wire::ErrorName;
 use portbroker_client::{Broker, Error, Holder, ListenError, Source, listen};
 use serde_json::{Value, json};
@@ -25,8 +30,6 @@ name = "dns"
 datagram = "127.0.0.1:7853"
 idle = "drop"
 "#;
-
-const NOBODY: u32 = 65534;
 
 fn ask<T>(question: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(question)
@@ -53,7 +56,7 @@ fn wait_for(what: &str, mut is: impl FnMut() -> bool) {
 
 #[test]
 fn what_is_held_is_shown() {
-    in_namespace(|| {
+    in_netns(|| {
         let daemon = Daemon::start(CONFIGURATION);
         let status = json_of(&daemon, &["status"]);
         assert_eq!(status["state"], "running");
@@ -77,7 +80,7 @@ fn what_is_held_is_shown() {
 
 #[test]
 fn a_name_that_nobody_configured_is_refused_by_name() {
-    in_namespace(|| {
+    in_netns(|| {
         let daemon = Daemon::start(CONFIGURATION);
         for arguments in [
             &["show", "listener", "mail"][..],
@@ -95,7 +98,7 @@ fn a_name_that_nobody_configured_is_refused_by_name() {
 
 #[test]
 fn another_user_is_told_apart_from_a_broker_that_is_not_there() {
-    in_namespace(|| {
+    in_netns(|| {
         let daemon = Daemon::start(CONFIGURATION);
         // Copied to where another user may run it; by another process, for a descriptor of ours that is open for
         // writing could be in a child of another test just then, and the program be busy.
@@ -122,7 +125,7 @@ fn another_user_is_told_apart_from_a_broker_that_is_not_there() {
 
 #[test]
 fn a_configuration_with_faults_is_not_taken_and_all_of_them_are_said() {
-    in_namespace(|| {
+    in_netns(|| {
         let daemon = Daemon::start(CONFIGURATION);
         let text = std::fs::read_to_string(daemon.config()).unwrap();
         std::fs::write(daemon.config(), format!("{text}first = 1\n[[listener]]\nname = \"x\"\nsecond = 2\n"))
@@ -153,7 +156,7 @@ fn a_program_run_by_exec_serves_on_the_brokers_sockets() {
     if std::env::var_os(SERVER).is_some() {
         return serve_one();
     }
-    in_namespace(|| {
+    in_netns(|| {
         let daemon = Daemon::start(CONFIGURATION);
         let mut command = daemon.portbroker(&["exec", "dns", "web", "--"]);
         command.arg(std::env::current_exe().unwrap());
@@ -199,7 +202,7 @@ fn serve_one() {
 
 #[test]
 fn a_program_that_asks_for_itself_serves_on_the_brokers_sockets() {
-    in_namespace(|| {
+    in_netns(|| {
         let path = std::env::temp_dir().join(format!("portbroker-test-{}", std::process::id()));
         let unix = path.display();
         let daemon =
@@ -228,7 +231,7 @@ fn a_program_that_asks_for_itself_serves_on_the_brokers_sockets() {
 
 #[test]
 fn more_sockets_than_a_message_takes_are_asked_for_in_parts() {
-    in_namespace(|| {
+    in_netns(|| {
         let daemon = Daemon::start(
             "[[listener]]\nname = \"a\"\nstream = \"127.0.0.1:7000-7199\"\n[[listener]]\nname = \"b\"\nstream = \"127.0.0.1:7200-7399\"\n",
         );
@@ -276,7 +279,7 @@ impl Drop for Bus {
 
 #[test]
 fn without_a_private_socket_the_system_bus_is_asked() {
-    in_namespace(|| {
+    in_netns(|| {
         assert!(
             !std::path::Path::new("/run/portbroker/bus").exists(),
             "a broker runs on this machine: stop it first"

@@ -1,4 +1,4 @@
-//! The real `portbrokerd` in a network namespace and a folder of the test's own.
+//! The real `portbrokerd` in a folder of the test's own; for tests in a network namespace of their own (`netns`).
 
 use std::fs;
 use std::io::Read;
@@ -6,18 +6,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-
-/// Runs a test in a network namespace of its own, with the loopback up. What it starts is in there too.
-pub(crate) fn in_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("network namespaces need root");
-            assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
-            test()
-        });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
 
 /// A running daemon; killed when dropped.
 pub(crate) struct Daemon {
