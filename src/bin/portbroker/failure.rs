@@ -14,7 +14,7 @@ const NOT_REACHABLE: u8 = 69;
 /// `EX_NOPERM`
 const NOT_ALLOWED: u8 = 77;
 /// `EX_CONFIG`
-const CONFIGURATION: u8 = 78;
+pub(crate) const CONFIGURATION: u8 = 78;
 
 /// Why a verb could not do its work.
 #[derive(Debug, thiserror::Error)]

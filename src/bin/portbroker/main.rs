@@ -4,6 +4,8 @@
 //! an exit status means.
 
 mod args;
+mod cat_config;
+mod check;
 mod deposit;
 mod exec;
 mod failure;
