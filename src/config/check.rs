@@ -98,7 +98,12 @@ impl<'a> AddressBook<'a> {
 fn conflict(definitions: &[Definition], first: At, second: At) -> Option<Fault> {
     let (a, b) = (definitions.get(first.0)?, definitions.get(second.0)?);
     let (one, other) = (a.config.endpoints.get(first.1)?, b.config.endpoints.get(second.1)?);
-    let message = match (a.name == b.name, one == other) {
+    let same = first.0 == second.0;
+    if a.name == b.name && !same {
+        // One listener defined twice: `names` says that.
+        return None;
+    }
+    let message = match (same, one == other) {
         (true, true) => format!("{:?} names {one} twice", b.name),
         (true, false) => format!("{other} of {:?} cannot be beside its {one}", b.name),
         (false, true) => format!("{:?} and {:?} both listen on {one}", a.name, b.name),

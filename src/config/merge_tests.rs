@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::units::parse;
-use crate::model::UnitName;
+use crate::model::{SocketKind, UnitName};
 use std::path::Path;
 
 fn unit_at(path: &str, name: &str, enabled: bool, text: &str) -> Unit {
@@ -41,7 +41,7 @@ fn toml(name: &str, rest: &str) -> String {
 fn inherited(names: &[(&str, &str)]) -> Option<Vec<(ListenerName, Vec<Endpoint>)>> {
     let endpoints = |address: &str| {
         let address = address.parse().unwrap();
-        let inet = crate::model::InetEndpoint::new(crate::model::SocketKind::Stream, address, false, None);
+        let inet = InetEndpoint::new(SocketKind::Stream, address, false, None);
         vec![Endpoint::Inet(inet.unwrap())]
     };
     Some(names.iter().map(|&(name, at)| (ListenerName::try_from(name).unwrap(), endpoints(at))).collect())

@@ -64,7 +64,8 @@ impl Shown {
         });
         let path = match origin.file.as_os_str().is_empty() {
             true => "inherited".to_owned(),
-            false => origin.file.display().to_string(),
+            // Whatever a file is called, it does not talk to the terminal.
+            false => origin.file.display().to_string().escape_debug().to_string(),
         };
         Self { path, line: origin.line, column: origin.column, text }
     }

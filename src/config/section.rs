@@ -43,12 +43,21 @@ struct Reader<'a> {
     required: Option<(bool, Place)>,
     /// Whether all Listen lines were taken back: then it is meant to have none.
     reset: bool,
+    /// How many faults others had.
+    faults_before: usize,
 }
 
 /// Reads a unit's section. What is wrong goes to `faults` and is left out.
 pub fn read(unit: &Unit, accounts: &Accounts, faults: &mut Vec<Fault>) -> UnitSection {
-    let mut reader =
-        Reader { unit, faults, lines: Vec::new(), options: Vec::new(), required: None, reset: false };
+    let mut reader = Reader {
+        unit,
+        faults_before: faults.len(),
+        faults,
+        lines: Vec::new(),
+        options: Vec::new(),
+        required: None,
+        reset: false,
+    };
     for setting in unit.settings.iter().filter(|setting| setting.section == SECTION) {
         reader.setting(setting);
     }
@@ -196,7 +205,8 @@ impl Reader<'_> {
                 format!("[{SECTION}] has a meaning in service units only, and this is {}", self.unit.name);
             self.faults.push(first.error(message).help("move it into the service that takes the sockets"));
         }
-        if self.lines.is_empty() && !self.reset {
+        // A mistyped key says enough.
+        if self.lines.is_empty() && !self.reset && self.faults.len() == self.faults_before {
             let message = format!("the section [{SECTION}] of {} has no Listen line", self.unit.name);
             self.faults
                 .push(first.warning(message).help("add ListenStream= or ListenDatagram=, or take it out"));

@@ -183,6 +183,7 @@ impl<'a> Reader<'a> {
     fn listener(&mut self, table: &DeTable<'a>, header: &Item<'a>) {
         let mut name = None;
         let mut assignments = Vec::new();
+        let faults_before = self.faults.len();
         for (key, item) in table {
             let text = key.get_ref().as_ref();
             match Key::of_toml(text) {
@@ -202,7 +203,8 @@ impl<'a> Reader<'a> {
         assignments.sort_by_key(|a| (a.place.origin.line, a.place.origin.column));
         let Some((name, place)) = self.name(name, header) else { return };
         let has_addresses = assignments.iter().any(|a| matches!(a.key, Key::Stream | Key::Datagram));
-        if has_addresses || !self.broken {
+        // What seems to be missing may be what is mistyped.
+        if has_addresses || (!self.broken && self.faults.len() == faults_before) {
             let grants = Vec::new();
             self.parsed.drafts.push(Draft { name, place, source: Source::Toml, assignments, grants });
         }

@@ -58,9 +58,7 @@ pub fn survey(locations: &Locations) -> Sources {
         }
         None => {
             toml_files(&locations.root, &mut sources);
-            let (units, faults) = units::read(&locations.root);
-            sources.units = units;
-            sources.faults.extend(faults);
+            read_units(&locations.root, &mut sources);
         }
     }
     sources
@@ -136,6 +134,21 @@ fn toml_files(root: &Path, sources: &mut Sources) {
             Err(fault) => sources.faults.push(fault),
         }
     }
+}
+
+/// Reads the units; their places are shown without the root, like all others.
+fn read_units(root: &Path, sources: &mut Sources) {
+    let (mut units, mut faults) = units::read(root);
+    let settings = units.iter_mut().flat_map(|unit| &mut unit.settings).map(|setting| &mut setting.origin);
+    for origin in settings.chain(faults.iter_mut().map(|fault| &mut fault.origin)) {
+        if root != Path::new("/")
+            && let Ok(below) = origin.file.strip_prefix(root)
+        {
+            origin.file = Path::new("/").join(below);
+        }
+    }
+    sources.units = units;
+    sources.faults.extend(faults);
 }
 
 fn accounts(root: &Path, faults: &mut Vec<Fault>) -> Accounts {

@@ -2,8 +2,8 @@
 
 use crate::failure::{self, Failure};
 use crate::output::Output;
-use crate::{deposit, exec, listeners, reload, status};
-use clap::{Args, Parser, Subcommand};
+use crate::{cat_config, check, deposit, exec, listeners, packaging, reload, status};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use portbroker::model::ListenerName;
 use portbroker_client::{Broker, Error};
 use std::ffi::OsString;
@@ -39,6 +39,17 @@ enum Verb {
     /// Everything about one thing
     #[command(subcommand, after_help = SHOW_HELP)]
     Show(Show),
+    /// Say what is wrong with the configuration, without a broker
+    #[command(after_help = CHECK_HELP)]
+    Check {
+        /// One TOML file, unit file or drop-in of a unit, instead of everything
+        path: Option<PathBuf>,
+        #[command(flatten)]
+        root: Root,
+    },
+    /// Show the configuration as it would be taken now, each value with where it is written
+    #[command(after_help = CAT_CONFIG_HELP)]
+    CatConfig(Root),
     /// Have the broker read its configuration again
     #[command(after_help = RELOAD_HELP)]
     Reload,
@@ -48,6 +59,18 @@ enum Verb {
     /// Put the sockets of listeners into this unit's descriptor store (for ExecStartPre=)
     #[command(after_help = DEPOSIT_HELP)]
     Deposit(Deposit),
+    /// Print completions for a shell
+    #[command(hide = true)]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages
+    #[command(hide = true)]
+    Manual {
+        /// A directory that exists
+        directory: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -66,6 +89,13 @@ enum Show {
         #[arg(value_parser = listener_name)]
         name: String,
     },
+}
+
+#[derive(Debug, Args)]
+struct Root {
+    /// Read the configuration, the units and the accounts below DIR
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -115,6 +145,30 @@ JSON: {\"name\", \"state\": \"reserved\" | \"listening\" | \"failed\",
 Examples:
   portbroker show listener web
   portbroker --json show listener web | jq .holder";
+
+const CHECK_HELP: &str = "\
+Reads the sections of units, the TOML files and, for what is inherited, the socket units. Faults are
+printed on standard error with the lines that they are about; exit status 78 where one is an error.
+JSON: {\"valid\", \"errors\": number, \"warnings\": number,
+       \"faults\": [{\"severity\": \"error\" | \"warning\", \"message\", \"help\",
+                   \"origin\": {\"file\", \"line\", \"column\", \"unit\"},
+                   \"related\": [{\"origin\", \"what\"}]}]}; null for what is not known.
+
+Examples:
+  portbroker check
+  portbroker check /etc/systemd/system/mariadb.service.d/port.conf
+  portbroker --json check | jq -r '.faults[].message'";
+
+const CAT_CONFIG_HELP: &str = "\
+What is printed is TOML, with the place of each value as a comment.
+JSON: {\"listeners\": [{\"name\", \"source\": \"unit\" | \"toml\" | \"inherited\", \"origin\",
+                       \"required\", \"sockets\": [text],
+                       \"values\": [{\"key\", \"value\", \"origin\": null for a default}]}],
+       \"protect\": {\"ports\", \"values\"}}; a key with several values comes once for each.
+
+Examples:
+  portbroker cat-config
+  portbroker --json cat-config | jq -r '.listeners[] | .name, .sockets[]'";
 
 const RELOAD_HELP: &str = "\
 All or nothing: where the new configuration has any fault, all of them are printed, the old one goes
@@ -166,9 +220,13 @@ impl Arguments {
             Verb::Status => status::run(&broker, output),
             Verb::List(List::Listeners) => listeners::list(&broker, output),
             Verb::Show(Show::Listener { name }) => listeners::show(&broker, output, &name),
+            Verb::Check { path, root } => check::run(output, root.root, path.as_deref()),
+            Verb::CatConfig(root) => cat_config::run(output, root.root),
             Verb::Reload => reload::run(&broker, output),
             Verb::Exec(arguments) => exec::run(&broker, &arguments),
             Verb::Deposit(arguments) => deposit::run(&broker, output, &arguments),
+            Verb::Completions { shell } => packaging::completions(Self::command(), shell),
+            Verb::Manual { directory } => packaging::manual(Self::command(), &directory),
         };
         result.unwrap_or_else(|failure: Failure| failure.report())
     }
@@ -183,7 +241,6 @@ pub(crate) fn block_on<T>(question: impl Future<Output = Result<T, Error>>) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -4,11 +4,14 @@
 //! an exit status means.
 
 mod args;
+mod cat_config;
+mod check;
 mod deposit;
 mod exec;
 mod failure;
 mod listeners;
 mod output;
+mod packaging;
 mod reload;
 mod status;
 mod store;

@@ -12,6 +12,7 @@ use std::io::{self, IsTerminal, Write};
 pub(crate) struct Output {
     json: bool,
     colour: bool,
+    colour_errors: bool,
 }
 
 /// Colours by meaning.
@@ -67,7 +68,16 @@ impl Output {
         // https://no-color.org: any value but the empty one.
         let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
             || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
-        Self { json, colour: io::stdout().is_terminal() && !unwanted }
+        Self {
+            json,
+            colour: io::stdout().is_terminal() && !unwanted,
+            colour_errors: io::stderr().is_terminal() && !unwanted,
+        }
+    }
+
+    /// Whether what is written to standard error may have colours.
+    pub(crate) fn colours_errors(self) -> bool {
+        self.colour_errors
     }
 
     /// Prints a value as JSON, or the lines that `text` makes of it.
@@ -76,10 +86,19 @@ impl Output {
         value: &impl Serialize,
         text: impl FnOnce() -> Vec<Vec<Cell>>,
     ) -> Result<(), Failure> {
+        self.print_text(value, || self.table(&text()))
+    }
+
+    /// Prints a value as JSON, or the text that `text` makes of it.
+    pub(crate) fn print_text(
+        self,
+        value: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
         let mut document = if self.json {
             serde_json::to_string(value).map_err(|error| Failure::Output(error.into()))?
         } else {
-            self.table(&text())
+            text()
         };
         if self.json {
             document.push('\n');
@@ -146,14 +165,15 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_and_lines_have_no_blanks_at_their_end() {
-        let text = Output { json: false, colour: false }.table(&rows());
+        let text = Output { json: false, colour: false, colour_errors: false }.table(&rows());
         assert_eq!(text, "NAME   STATE  SOCKETS\nmysql  up     tcp 1\na\n");
     }
 
     #[test]
     fn colour_does_not_move_columns() {
         let cell = |paint| vec![Cell::new("up", paint), Cell::plain("x")];
-        let text = Output { json: false, colour: true }.table(&[cell(Paint::Good), cell(Paint::Plain)]);
+        let text = Output { json: false, colour: true, colour_errors: false }
+            .table(&[cell(Paint::Good), cell(Paint::Plain)]);
         assert_eq!(text, "\x1b[32mup\x1b[0m  x\nup  x\n");
     }
 
