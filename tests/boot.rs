@@ -136,7 +136,10 @@ fn a_cold_start_with_a_faulty_configuration_is_refused_and_services_bind_for_the
     lab.wait_for("systemctl is-active db.service", 30);
     let refused = microseconds(&lab, "portbroker.service", "InactiveEnterTimestampMonotonic");
     let started = microseconds(&lab, "db.service", "ActiveEnterTimestampMonotonic");
-    assert!(started < refused + 5_000_000, "refused at {refused} µs, and the service waited until {started} µs");
+    assert!(
+        started < refused + 5_000_000,
+        "refused at {refused} µs, and the service waited until {started} µs"
+    );
     assert_eq!(lab.ok("journalctl -u db.service -o cat -t sh"), "");
     let journal = lab.ok("journalctl -u db.service -o cat");
     assert!(journal.contains("binds db for itself"), "{journal}");
