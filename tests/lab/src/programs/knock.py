@@ -4,7 +4,7 @@ knock.py ADDRESS...: an address is PORT (on 127.0.0.1) or a path; two clients fo
 is there, and prints "greeted N refused N reset N silent N": reset is what was ended without a byte, silent what
 got none in 60 s.
 """
-import collections, os, socket, sys, threading
+import collections, os, socket, sys, threading, time
 
 counts = collections.Counter({"greeted": 0, "refused": 0, "reset": 0, "silent": 0})
 
@@ -26,7 +26,11 @@ def once(address):
 
 def knock(address):
     while not os.path.exists("/run/knock.stop"):
-        counts[once(address)] += 1
+        begun = time.strftime("%T")
+        result = once(address)
+        counts[result] += 1
+        if result == "silent":
+            print(f"silent at {address} since {begun}", file=sys.stderr, flush=True)
 
 
 threads = [threading.Thread(target=knock, args=(a,)) for a in sys.argv[1:] * 2]
