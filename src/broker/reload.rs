@@ -1,6 +1,7 @@
 //! Taking a configuration: at the start, and anew while everything goes on.
 
 use super::Broker;
+use super::effects::with_causes;
 use super::command::{Notice, Refusal};
 use crate::config::{Checked, build, show};
 use crate::kernel::socket::ListenerSocket;
@@ -79,6 +80,9 @@ impl Broker {
         let (first, last): (Vec<_>, Vec<_>) =
             change.close.into_iter().partition(|id| self.is_in_the_way(*id));
         first.into_iter().for_each(|id| self.close(id));
+        for id in change.kept {
+            self.adjust(id);
+        }
         let now: Vec<ListenerName> = self.table.iter().map(|(name, _)| name.clone()).collect();
         for name in &now {
             self.act_on(name, true);
@@ -96,6 +100,15 @@ impl Broker {
         let shares = matches!(old, Endpoint::Inet(_)) && old.kind() == SocketKind::Stream;
         let unbound = self.table.iter().flat_map(|(_, l)| &l.slots).filter(|slot| slot.state.is_none());
         !shares && unbound.into_iter().any(|slot| slot.endpoint.conflicts_with(old))
+    }
+
+    /// Options that a bound socket can still change follow the configuration.
+    fn adjust(&mut self, id: SocketId) {
+        let Some((name, listener)) = self.table.owner(id) else { return };
+        let Some(socket) = self.sockets.get_mut(&id) else { return };
+        if let Err(error) = socket.adjust(&listener.config.options) {
+            tracing::warn!(listener = %name, endpoint = %socket.endpoint(), error = with_causes(&error), "an option could not be changed on its socket");
+        }
     }
 
     /// Names that came and went, for those who watch.
