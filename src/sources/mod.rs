@@ -131,7 +131,7 @@ fn toml_files(root: &Path, sources: &mut Sources) {
     let main = Location::below(root, Path::new(MAIN));
     // The directory that the file is in: who can write there can put another in its place.
     if let Some(folder) = Path::new(MAIN).parent()
-        && let Err(fault) = Location::below(root, folder).list()
+        && let Err(fault) = Location::below(root, folder).is_trusted_directory()
     {
         sources.faults.push(fault);
     }
