@@ -207,12 +207,9 @@ impl<'a> Reader<'a> {
         // The sockets are handed over in the order of the file; the table is in that of the alphabet.
         assignments.sort_by_key(|a| (a.place.origin.line, a.place.origin.column));
         let Some((name, place)) = self.name(name, header) else { return };
-        let has_addresses = assignments.iter().any(|a| matches!(a.key, Key::Stream | Key::Datagram));
-        // What seems to be missing may be what is mistyped.
-        if has_addresses || (!self.broken && self.faults.len() == faults_before) {
-            let grants = Vec::new();
-            self.parsed.drafts.push(Draft { name, place, source: Source::Toml, assignments, grants });
-        }
+        let incomplete = self.broken || self.faults.len() > faults_before;
+        let grants = Vec::new();
+        self.parsed.drafts.push(Draft { name, place, source: Source::Toml, assignments, grants, incomplete });
     }
 
     fn name(&mut self, item: Option<&Item<'a>>, header: &Item<'a>) -> Option<(ListenerName, Place)> {

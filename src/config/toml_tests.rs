@@ -166,6 +166,17 @@ fn lengths_are_capped_before_anything_is_made_of_them() {
 }
 
 #[test]
+fn a_mistyped_key_hides_no_fault_and_makes_none() {
+    assert_eq!(
+        faults("[[listener]]\nname = \"a\"\nsteam = \"80\"\nbacklog = -1\n"),
+        [
+            "3:1: error: unknown key in [[listener]] \"steam\"; did you mean \"stream\"?",
+            "4:11: error: \"-1\" is no backlog: a number from 0 to 2147483647",
+        ]
+    );
+}
+
+#[test]
 fn columns_are_counted_in_characters() {
     assert_eq!(
         faults("[[listener]]\nname = \"a\"\nstream = [\"/run/ü\", \"x\"]\n")[0],
