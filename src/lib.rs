@@ -4,6 +4,7 @@
 //!
 //! - [`model`]: names, addresses, port sets, units. Imports nothing of ours.
 //! - [`config`], [`policy`], [`listeners`]: pure; text and events in, a valid value or effects out.
+//! - [`generator`]: the systemd generator: units in, drop-ins out; and the writing of them.
 //! - [`sources`]: finds and reads the files that `config` is made of.
 //! - [`kernel`]: the only room with system calls and unsafe code.
 //! - [`broker`]: the one task that owns all state.

@@ -461,3 +461,21 @@ fn a_wrong_command_line_is_usage() {
     drop(child.stdout.take());
     assert!(child.wait().unwrap().code().is_some(), "help into a closed pipe ended by a signal");
 }
+
+#[test]
+fn packages_get_completions_and_manual_pages() {
+    let nowhere = Path::new("/nonexistent/bus");
+    for shell in ["bash", "zsh", "fish"] {
+        let (status, text, _) = run(&mut portbroker(nowhere, &format!("completions {shell}")));
+        assert_eq!(status, 0);
+        assert!(text.contains("deposit") && text.contains("required"), "{shell}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = portbroker(nowhere, "manual");
+    assert_eq!(run(command.arg(folder.path())).0, 0);
+    let page = std::fs::read_to_string(folder.path().join("portbroker-deposit.1")).unwrap();
+    assert!(page.contains("ExecStartPre=+portbroker deposit"), "{page}");
+    let (status, _, text) = run(&mut portbroker(nowhere, "manual /nonexistent/directory"));
+    assert_eq!(status, 1);
+    assert!(text.contains("/nonexistent/directory"), "{text}");
+}

@@ -177,43 +177,40 @@ impl Broker {
     }
 
     async fn attempt<'a, T>(&self, question: &impl Fn(Connection) -> Answer<'a, T>) -> Result<T, Failure> {
-        let (connection, place) = self.connect().await?;
+        let Some(path) = &self.socket else { return anywhere(question).await };
+        let place = path.display().to_string();
+        let connection = peer(path, &place).await?;
         question(connection).await.map_err(|error| Failure::of_call(&place, error))
     }
-
-    async fn connect(&self) -> Result<(Connection, String), Failure> {
-        if let Some(path) = &self.socket {
-            return peer(path).await;
-        }
-        let private = match peer(Path::new(wire::SOCKET_PATH)).await {
-            Err(failure @ (Failure::Absent(_) | Failure::Final(Error::Forbidden { .. }))) => failure,
-            answer => return answer,
-        };
-        match (system_bus().await, private) {
-            (Err(Failure::Absent(bus)), Failure::Absent(socket)) => {
-                Err(Failure::Absent(format!("{socket}; {bus}")))
-            }
-            // A socket that may not be used says more than a bus that is not there.
-            (Err(Failure::Absent(_)), private) => Err(private),
-            (answer, _) => answer,
-        }
-    }
 }
 
-async fn peer(path: &Path) -> Result<(Connection, String), Failure> {
-    let place = path.display().to_string();
+/// The private socket, and where that is not there or not for us, the system bus.
+async fn anywhere<'a, T>(question: &impl Fn(Connection) -> Answer<'a, T>) -> Result<T, Failure> {
+    let private = match peer(Path::new(wire::SOCKET_PATH), wire::SOCKET_PATH).await {
+        Ok(connection) => {
+            let answer = question(connection).await;
+            return answer.map_err(|error| Failure::of_call(wire::SOCKET_PATH, error));
+        }
+        Err(failure @ (Failure::Absent(_) | Failure::Final(Error::Forbidden { .. }))) => failure,
+        Err(failure) => return Err(failure),
+    };
+    let bus = match zbus::connection::Builder::system().build().await {
+        Ok(connection) => question(connection).await,
+        Err(error) => Err(error),
+    };
+    bus.map_err(|error| match (Failure::of_call("the system bus", error), private) {
+        (Failure::Absent(bus), Failure::Absent(socket)) => Failure::Absent(format!("{socket}; {bus}")),
+        // A socket that may not be used says more than a bus that is not there.
+        (Failure::Absent(_), private) => private,
+        (failure, _) => failure,
+    })
+}
+
+async fn peer(path: &Path, place: &str) -> Result<Connection, Failure> {
     let stream = tokio::net::UnixStream::connect(path).await.and_then(tokio::net::UnixStream::into_std);
-    let stream = stream.map_err(|error| Failure::of_connect(&place, &error))?;
+    let stream = stream.map_err(|error| Failure::of_connect(place, &error))?;
     let connection = zbus::connection::Builder::unix_stream(stream).p2p().build().await;
-    let connection = connection.map_err(|error| Failure::of_call(&place, error))?;
-    Ok((connection, place))
-}
-
-async fn system_bus() -> Result<(Connection, String), Failure> {
-    let place = "the system bus";
-    let connection = zbus::connection::Builder::system().build().await;
-    let connection = connection.map_err(|error| Failure::of_call(place, error))?;
-    Ok((connection, place.to_owned()))
+    connection.map_err(|error| Failure::of_call(place, error))
 }
 
 async fn manager(connection: &Connection) -> zbus::Result<ManagerProxy<'static>> {

@@ -3,6 +3,7 @@
 use super::view::{self, ListenerView, SocketView, View};
 use super::{Broker, Refusal};
 use crate::kernel::socket::{BindError, ListenerSocket, Mended, SocketState};
+use crate::kernel::socket_owner;
 
 use crate::listeners::{Action, Listener, SocketId, Target};
 use crate::model::{Endpoint, ListenerName};
@@ -48,7 +49,11 @@ impl Broker {
                 self.table.succeeded(id, Target::Refusing, Instant::now());
             }
             Err(error) => {
-                let taken_by = if matches!(error, BindError::InUse { .. }) { None::<String> } else { None };
+                let taken_by = if matches!(error, BindError::InUse { .. }) {
+                    socket_owner::explain(&endpoint)
+                } else {
+                    None
+                };
                 let text = match taken_by {
                     Some(owner) => format!("{error}: {owner}; it is tried again until the port is free"),
                     None => error.to_string(),

@@ -5,9 +5,10 @@ use super::delivery::Delivery;
 use super::tool::Tool;
 use crate::config::section::UnitSection;
 use crate::config::units::Unit;
-use crate::config::{self, Accounts, Checked, Fault, Sources};
+use crate::config::{self, Checked, Fault};
 use crate::model::UnitName;
-use crate::sources::units::{self, DELIVERY_FILE};
+use crate::sources;
+use crate::sources::units::DELIVERY_FILE;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -55,8 +56,7 @@ pub enum GenerateError {
 /// (systemd.generator(7), its first argument). What went wrong comes back, to be logged.
 #[must_use]
 pub fn generate(root: &Path, output: &Path, tool: &Tool) -> Vec<String> {
-    let (units, faults) = units::read_services(root);
-    let sources = Sources { units, accounts: accounts(root), faults, ..Sources::default() };
+    let sources = sources::gather_services(root);
     let checked = config::build(&sources);
     let mut messages = logged(&checked.faults);
     for delivery in deliveries(&sources.units, &checked) {
@@ -96,11 +96,6 @@ fn deliveries<'a>(units: &'a [Unit], checked: &'a Checked) -> Vec<Delivery<'a>> 
         })
     };
     checked.sections().iter().filter_map(of_section).collect()
-}
-
-fn accounts(root: &Path) -> Accounts {
-    let read = |name: &str| fs::read_to_string(root.join("etc").join(name)).unwrap_or_default();
-    Accounts::parse(&read("passwd"), &read("group"))
 }
 
 fn logged(faults: &[Fault]) -> Vec<String> {

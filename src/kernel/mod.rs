@@ -12,6 +12,8 @@ pub mod inotify;
 pub mod peer;
 mod process;
 pub mod reserved_ports;
+mod sock_diag;
 pub mod socket;
+pub mod socket_owner;
 mod sockopt;
 pub mod store;

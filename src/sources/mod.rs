@@ -65,9 +65,9 @@ pub fn survey(locations: &Locations) -> Sources {
     sources
 }
 
-/// Reads what the generator goes by: no socket units, and services as `units::read_services` finds them.
+/// Reads what the generator needs: no socket units, and services that may come from other generators.
 #[must_use]
-pub fn survey_for_generator(root: &Path) -> Sources {
+pub fn gather_services(root: &Path) -> Sources {
     let mut sources = Sources::default();
     sources.accounts = accounts(root, &mut sources.faults);
     toml_files(root, &mut sources);

@@ -187,7 +187,7 @@ fn the_generator_reads_no_socket_units_and_all_else() {
         ("etc/systemd/system/a.service", "[X-PortBroker]\nListenStream=80\n"),
         ("etc/systemd/system/b.socket", "[Socket]\nListenStream=81\n"),
     ]);
-    let sources = survey_for_generator(root.path());
+    let sources = gather_services(root.path());
     assert_eq!((sources.files.len(), sources.units.len()), (1, 1));
     assert_eq!(sources.units[0].settings[0].origin.file, Path::new("/etc/systemd/system/a.service"));
     assert_eq!(read(&root).units.len(), 2);

@@ -6,6 +6,8 @@
 mod netns;
 
 #[cfg(test)]
+mod owner;
+#[cfg(test)]
 mod reserved_ports;
 #[cfg(test)]
 mod support;

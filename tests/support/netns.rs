@@ -209,6 +209,10 @@ impl Holder {
         assert_eq!(line, "ready\n", "the holder failed");
         Self { child }
     }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
 }
 
 impl Drop for Holder {

@@ -2,8 +2,8 @@
 
 use crate::failure::{self, Failure};
 use crate::output::Output;
-use crate::{cat_config, check, deposit, exec, listeners, reload, status};
-use clap::{Args, Parser, Subcommand};
+use crate::{cat_config, check, deposit, exec, listeners, packaging, reload, status};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use portbroker::model::ListenerName;
 use portbroker_client::{Broker, Error};
 use std::ffi::OsString;
@@ -59,6 +59,18 @@ enum Verb {
     /// Put the sockets of listeners into this unit's descriptor store (for ExecStartPre=)
     #[command(after_help = DEPOSIT_HELP)]
     Deposit(Deposit),
+    /// Print completions for a shell
+    #[command(hide = true)]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages
+    #[command(hide = true)]
+    Manual {
+        /// A directory that exists
+        directory: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -213,6 +225,8 @@ impl Arguments {
             Verb::Reload => reload::run(&broker, output),
             Verb::Exec(arguments) => exec::run(&broker, &arguments),
             Verb::Deposit(arguments) => deposit::run(&broker, output, &arguments),
+            Verb::Completions { shell } => packaging::completions(Self::command(), shell),
+            Verb::Manual { directory } => packaging::manual(Self::command(), &directory),
         };
         result.unwrap_or_else(|failure: Failure| failure.report())
     }
@@ -227,7 +241,6 @@ pub(crate) fn block_on<T>(question: impl Future<Output = Result<T, Error>>) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -5,6 +5,7 @@ use crate::store::StoreError;
 use portbroker_client::Error;
 use portbroker_client::wire::ErrorName;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 pub(crate) const FAILED: u8 = 1;
@@ -34,6 +35,14 @@ pub(crate) enum Failure {
         /// What it said of its configuration.
         reload: Error,
     },
+    /// A directory for manual pages.
+    #[error("cannot write manual pages into {}: {source}", directory.display())]
+    Manual {
+        /// The directory.
+        directory: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// Standard output.
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
@@ -48,7 +57,7 @@ impl Failure {
     fn status(&self) -> u8 {
         match self {
             Self::Broker(error) | Self::Reload { reload: error, .. } => status_of(error),
-            Self::Store(_) | Self::Output(_) => FAILED,
+            Self::Store(_) | Self::Manual { .. } | Self::Output(_) => FAILED,
         }
     }
 

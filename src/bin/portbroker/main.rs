@@ -11,6 +11,7 @@ mod exec;
 mod failure;
 mod listeners;
 mod output;
+mod packaging;
 mod reload;
 mod status;
 mod store;

@@ -172,7 +172,8 @@ mod tests {
     #[test]
     fn colour_does_not_move_columns() {
         let cell = |paint| vec![Cell::new("up", paint), Cell::plain("x")];
-        let text = Output { json: false, colour: true, colour_errors: false }.table(&[cell(Paint::Good), cell(Paint::Plain)]);
+        let text = Output { json: false, colour: true, colour_errors: false }
+            .table(&[cell(Paint::Good), cell(Paint::Plain)]);
         assert_eq!(text, "\x1b[32mup\x1b[0m  x\nup  x\n");
     }
 

@@ -63,7 +63,7 @@ impl Files {
             // A link that leads nowhere: systemd has no such unit either.
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => {
-                let origin = Origin { file: path.to_owned(), ..Origin::default() };
+                let origin = Origin { file: self.shown(path), ..Origin::default() };
                 // Only a warning: a file that only root may read mostly has no section.
                 self.faults.push(
                     Fault::warning(origin, format!("cannot be read: {error}"))
@@ -72,6 +72,11 @@ impl Files {
                 None
             }
         }
+    }
+
+    /// A path as it is shown: without our root.
+    pub(super) fn shown(&self, path: &Path) -> PathBuf {
+        path.strip_prefix(&self.root).map_or_else(|_| path.to_owned(), |below| Path::new("/").join(below))
     }
 
     /// Where a link leads: below our root, also where it is absolute.

@@ -125,7 +125,7 @@ impl Reader {
         let mut settings = Vec::new();
         for path in candidate.fragment.into_iter().chain(dropins.iter().map(PathBuf::as_path)) {
             let text = self.files.read(path).unwrap_or_default();
-            let (more, faults) = parse(path, Some(&name), &text);
+            let (more, faults) = parse(&self.files.shown(path), Some(&name), &text);
             settings.extend(more);
             if service {
                 // What is wrong with a socket unit is between its author and systemd.

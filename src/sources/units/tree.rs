@@ -5,6 +5,7 @@ use super::names;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry, FileType};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// systemd.unit(5), "System Unit Search Path": the first that has a name wins.
@@ -56,8 +57,8 @@ pub(super) enum Found<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Tree {
     root: PathBuf,
-    /// Those that are there, links in their paths resolved, without doubles.
-    directories: Vec<PathBuf>,
+    /// Those of the search path that are there, by device and inode, without doubles.
+    directories: Vec<(u64, u64)>,
     entries: BTreeMap<String, Entry>,
     /// `NAME.d` to its places, each with the index of the directory that it is in.
     dropins: HashMap<String, Vec<(usize, PathBuf)>>,
@@ -72,9 +73,9 @@ impl Tree {
         let mut listed = Vec::new();
         for directory in SEARCH_PATH {
             let path = root.join(directory);
-            let Ok(real) = fs::canonicalize(&path) else { continue };
-            if !tree.directories.contains(&real) {
-                tree.directories.push(real);
+            let Some(identity) = identity(&path) else { continue };
+            if !tree.directories.contains(&identity) {
+                tree.directories.push(identity);
                 listed.push(path);
             }
         }
@@ -128,8 +129,7 @@ impl Tree {
             return Some(Entry::Masked);
         }
         let target = below(&self.root, path, &target);
-        let real = fs::canonicalize(target.parent()?).ok()?;
-        if !self.directories.contains(&real) {
+        if !self.directories.contains(&identity(target.parent()?)?) {
             return Some(Entry::File(target));
         }
         let target = target.file_name().and_then(OsStr::to_str)?;
@@ -212,6 +212,11 @@ impl Tree {
 /// What is in a directory; nothing where it cannot be listed, as systemd does.
 pub(super) fn entries(directory: &Path) -> impl Iterator<Item = DirEntry> {
     fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok)
+}
+
+fn identity(directory: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::metadata(directory).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// Where a link leads: below `root`, also where its target is absolute, but never out of it to /dev/null,
