@@ -6,6 +6,8 @@
 mod netns;
 
 #[cfg(test)]
+mod datagram;
+#[cfg(test)]
 mod owner;
 #[cfg(test)]
 mod reserved_ports;
@@ -13,3 +15,5 @@ mod reserved_ports;
 mod support;
 #[cfg(test)]
 mod tcp;
+#[cfg(test)]
+mod unix;
