@@ -43,7 +43,11 @@ fn a_socket_on_one_address_refuses_takes_and_refuses_again() {
                 assert!(is_reserved(&socket) && is_refused(endpoint), "{endpoint}, round {round}");
                 socket.listen().unwrap();
                 send(b"hello", endpoint);
-                assert_eq!(receive(&socket).as_deref(), Some(b"hello".as_slice()), "{endpoint}, round {round}");
+                assert_eq!(
+                    receive(&socket).as_deref(),
+                    Some(b"hello".as_slice()),
+                    "{endpoint}, round {round}"
+                );
                 assert!(!is_reserved(&socket));
                 send(b"for the holder that went", endpoint);
                 socket.refuse().unwrap();

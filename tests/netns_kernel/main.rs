@@ -8,6 +8,8 @@ mod netns;
 #[cfg(test)]
 mod datagram;
 #[cfg(test)]
+mod mend;
+#[cfg(test)]
 mod owner;
 #[cfg(test)]
 mod reserved_ports;

@@ -206,7 +206,7 @@ impl Holder {
         let mut stdout = BufReader::new(child.stdout.take().expect("its output is piped"));
         let mut line = String::new();
         stdout.read_line(&mut line).expect("the holder says that it is ready");
-        assert_eq!(line, "ready\n", "the holder failed");
+        assert_eq!(line, "ready\n", "the holder failed: {program}");
         Self { child }
     }
 
