@@ -2,15 +2,21 @@
 //!
 //! The rooms, and the one way in which they may import each other (held by `tests/imports.rs`):
 //!
-//! - [`model`]: names, addresses, port sets, callers. Imports nothing of ours.
+//! - [`model`]: names, addresses, port sets, units. Imports nothing of ours.
 //! - [`config`], [`policy`], [`listeners`]: pure; text and events in, a valid value or effects out.
+//! - [`generator`]: the systemd generator: units in, drop-ins out; and the writing of them.
 //! - [`sources`]: finds and reads the files that `config` is made of.
 //! - [`kernel`]: the only room with system calls and unsafe code.
 //! - [`broker`]: the one task that owns all state.
 //! - [`bus`]: the D-Bus interface on both transports.
+//! - [`generator`]: what systemd has to know, as drop-ins: pure.
 //! - [`daemon`]: wiring.
 
+pub mod broker;
+pub mod bus;
 pub mod config;
+pub mod daemon;
+pub mod generator;
 pub mod kernel;
 pub mod listeners;
 pub mod model;

@@ -1,1 +1,144 @@
-//! TODO
+//! The broker: one task that owns all state. Commands in, decisions of the pure rooms, effects on the kernel.
+//!
+//! Nothing here waits for anybody: every effect is a system call that returns at once, so commands are
+//! answered in order and no lock is needed. A socket of a configured listener is never closed here but to be
+//! replaced by another that holds the same port already.
+
+mod command;
+mod effects;
+mod handover;
+mod holders;
+mod protection;
+mod records;
+mod reload;
+mod takeover;
+mod view;
+
+pub use command::{Acquire, Handle, NamedSocket, Notice, Refusal, Stopping};
+pub use reload::Loader;
+pub use takeover::{Inheritance, Start, StartError};
+pub use view::{ListenerView, SocketView, View};
+
+use crate::kernel::hangups::HangupWatch;
+use crate::kernel::socket::ListenerSocket;
+use crate::kernel::store::Store;
+use crate::listeners::{SocketId, Table};
+use crate::model::ListenerName;
+use command::Command;
+use holders::Holders;
+use protection::Protection;
+use records::Records;
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+use tokio::sync::{broadcast, mpsc};
+
+/// How often the reserved ports are read again, to see whether somebody wiped them.
+const ASSERT_RESERVED_PORTS: Duration = Duration::from_secs(60);
+/// Commands that may wait; more wait in their senders.
+const COMMANDS: usize = 64;
+/// Notices that a slow connection may be behind before it misses some.
+const NOTICES: usize = 1024;
+
+/// The state of everything.
+pub struct Broker {
+    table: Table,
+    sockets: HashMap<SocketId, ListenerSocket>,
+    hangups: HangupWatch,
+    holders: Holders,
+    protection: Protection,
+    store: Store,
+    records: Records,
+    loader: Loader,
+    /// Faults of the configuration that was refused, where the daemon goes on with an older one.
+    configuration_faults: Vec<String>,
+    /// Something happened that may have changed the faults.
+    touched: bool,
+    /// Faults that were announced last.
+    announced: Vec<String>,
+    /// Listeners that changed since the last announcement.
+    changed: BTreeSet<ListenerName>,
+    notices: broadcast::Sender<Notice>,
+    commands: mpsc::Receiver<Command>,
+}
+
+enum Event {
+    Command(Option<Command>),
+    HolderGone(u64),
+    HungUp(u64),
+    Due,
+    AssertReservedPorts,
+}
+
+impl Broker {
+    /// Serves until `stop` is there or nobody has a handle any more.
+    pub async fn run(mut self, mut stop: tokio::sync::oneshot::Receiver<()>) {
+        let mut assert = tokio::time::interval(ASSERT_RESERVED_PORTS);
+        assert.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        assert.reset();
+        loop {
+            let due = self.table.next_due();
+            let event = tokio::select! {
+                biased;
+                _ = &mut stop => return,
+                id = self.holders.gone() => Event::HolderGone(id),
+                id = self.hangups.next() => Event::HungUp(id),
+                command = self.commands.recv() => Event::Command(command),
+                () = until(due) => Event::Due,
+                _ = assert.tick() => Event::AssertReservedPorts,
+            };
+            match event {
+                Event::Command(None) => return,
+                Event::Command(Some(command)) => self.obey(command),
+                Event::HolderGone(id) => self.holder_gone(id),
+                Event::HungUp(id) => self.hung_up(id),
+                Event::Due => {
+                    let now = Instant::now();
+                    for name in self.table.take_due(now) {
+                        self.act_on(&name, false);
+                    }
+                }
+                Event::AssertReservedPorts => {
+                    self.assert_reserved_ports();
+                    self.touched = true;
+                }
+            }
+            self.announce();
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        // Whoever asked may be gone by now, and then nobody wants the answer.
+        match command {
+            Command::Acquire(request, reply) => drop(reply.send(self.acquire(request))),
+            Command::Reload(caller, reply) => drop(reply.send(self.reload(caller))),
+            Command::View(reply) => drop(reply.send(self.view())),
+            Command::Show(name, reply) => drop(reply.send(self.show(&name))),
+        }
+    }
+
+    /// Tells those who watch the objects what changed.
+    fn announce(&mut self) {
+        for name in std::mem::take(&mut self.changed) {
+            self.touched = true;
+            if let Some(view) = self.show(name.as_str()) {
+                // No receivers is no fault.
+                let _ = self.notices.send(Notice::Changed(Box::new(view)));
+            }
+        }
+        if !std::mem::take(&mut self.touched) {
+            return;
+        }
+        let faults = self.faults();
+        if faults != self.announced {
+            self.announced.clone_from(&faults);
+            let _ = self.notices.send(Notice::Manager(faults));
+        }
+    }
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,1 +1,63 @@
-//! TODO
+//! The D-Bus interface on both transports: conversions, callers, errors. No decisions: those are the broker's.
+//!
+//! zbus does the protocol; the calls are answered here, by one loop a connection, and not by zbus's object
+//! server, for three reasons. An object server belongs to one connection, so ten thousand listeners would be
+//! ten thousand objects for each client. It takes locks and starts tasks for every call. And one loop that
+//! answers before it reads on is all the back-pressure that a flooding caller needs.
+
+mod caller;
+mod introspect;
+mod manager;
+mod private;
+mod properties;
+mod system;
+
+pub use private::{PrivateSocketError, bind_private_socket, serve_private_socket};
+pub use system::serve_system_bus;
+
+use portbroker_client::wire::ErrorName;
+
+/// An error reply: a name and a text.
+#[derive(Debug)]
+struct Failure {
+    name: String,
+    message: String,
+}
+
+impl Failure {
+    fn ours(name: ErrorName, message: impl Into<String>) -> Self {
+        Self { name: name.full(), message: message.into() }
+    }
+
+    /// One of `org.freedesktop.DBus.Error`.
+    fn standard(name: &str, message: impl Into<String>) -> Self {
+        Self { name: format!("org.freedesktop.DBus.Error.{name}"), message: message.into() }
+    }
+}
+
+impl From<crate::broker::Refusal> for Failure {
+    fn from(refusal: crate::broker::Refusal) -> Self {
+        use crate::broker::Refusal;
+        let name = match &refusal {
+            Refusal::NoSuchListener(_) => ErrorName::NoSuchListener,
+            Refusal::NotAllowed(_) => ErrorName::NotAllowed,
+            Refusal::NotReady(..) => ErrorName::NotReady,
+            Refusal::TooManySockets(_) => ErrorName::TooManySockets,
+            Refusal::BadArgument(_) => ErrorName::BadArgument,
+            Refusal::InvalidConfiguration(_) => ErrorName::InvalidConfiguration,
+        };
+        Self::ours(name, refusal.to_string())
+    }
+}
+
+impl From<crate::broker::Stopping> for Failure {
+    fn from(stopping: crate::broker::Stopping) -> Self {
+        Self::ours(ErrorName::NotReady, stopping.to_string())
+    }
+}
+
+impl From<zbus::Error> for Failure {
+    fn from(error: zbus::Error) -> Self {
+        Self::standard("InvalidArgs", error.to_string())
+    }
+}

@@ -1,5 +1,28 @@
 //! Configuration: text in, a valid [`Config`] or all its faults out. No I/O: `sources` reads the files.
 
+mod allow;
+mod check;
+mod definition;
+mod fault;
+mod idle;
+mod key;
+mod listen;
+mod merge;
+mod plain;
+mod render;
+pub mod section;
+pub mod show;
+mod sockets;
+mod toml;
+pub mod units;
+
+pub use allow::Accounts;
+pub use definition::Definition;
+pub use fault::{Fault, Severity};
+pub use merge::{Checked, Sources, build};
+pub use render::{Colour, render};
+pub use toml::TomlFile;
+
 use crate::model::{Endpoint, ListenerName, PortSet, UnitName};
 use std::collections::BTreeMap;
 use std::path::PathBuf;

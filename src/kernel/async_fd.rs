@@ -1,73 +1,61 @@
-//! The one safe way to a tokio [`AsyncFd`].
-//!
-//! tokio's own constructor is unsafe because a type could answer `as_raw_fd` with another descriptor each time.
-//! [`OwnsFd`] is the promise that it does not.
-#![expect(unsafe_code, reason = "the promise that AsyncFd::register asks for")]
+//! The one place where descriptors are registered with tokio's reactor.
 
 use nix::sys::epoll::Epoll;
 use nix::sys::inotify::Inotify;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixDatagram;
-use tokio::io::Interest;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use tokio::io::unix::AsyncFd;
 
-/// A type that owns one descriptor.
-///
-/// # Safety
-///
-/// `fd` returns the same open descriptor every time, until the value is dropped.
-pub(crate) unsafe trait OwnsFd {
-    /// The descriptor.
-    fn fd(&self) -> BorrowedFd<'_>;
-}
+/// Types that own one descriptor and keep it for life.
+pub(super) trait OwnsDescriptor: AsFd {}
+impl OwnsDescriptor for OwnedFd {}
+impl OwnsDescriptor for Inotify {}
 
-// SAFETY: an OwnedFd is one descriptor, which closes when it is dropped.
-unsafe impl OwnsFd for OwnedFd {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.as_fd()
-    }
-}
-// SAFETY: its only field is an OwnedFd, which can be replaced by mutable access only, and Owner gives none.
-unsafe impl OwnsFd for Epoll {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-// SAFETY: its only field is an OwnedFd, and no method replaces it.
-unsafe impl OwnsFd for Inotify {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.as_fd()
-    }
-}
-// SAFETY: it wraps an OwnedFd, and no method replaces it.
-unsafe impl OwnsFd for UnixDatagram {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.as_fd()
+/// nix's `Epoll`, which shows its descriptor only as a field.
+pub(super) struct EpollSet(pub(super) Epoll);
+
+impl AsFd for EpollSet {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.0.as_fd()
     }
 }
 
-/// Such a value, as tokio wants it.
-#[derive(Debug)]
-pub(crate) struct Owner<T>(T);
+impl OwnsDescriptor for EpollSet {}
 
-impl<T> Owner<T> {
-    /// The value. There is no mutable access: an Epoll could be given another descriptor by it.
-    pub(crate) fn get(&self) -> &T {
-        &self.0
-    }
-}
+/// A descriptor's owner, registered for reading.
+pub(super) struct Registered<T: OwnsDescriptor>(AsyncFd<Raw<T>>);
 
-impl<T: OwnsFd> AsRawFd for Owner<T> {
+struct Raw<T>(T);
+
+impl<T: OwnsDescriptor> AsRawFd for Raw<T> {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.fd().as_raw_fd()
+        self.0.as_fd().as_raw_fd()
     }
 }
 
-/// Registers a descriptor with the runtime of the calling task.
-pub(crate) fn register<T: OwnsFd>(inner: T, interest: Interest) -> io::Result<AsyncFd<Owner<T>>> {
-    // SAFETY: Owner answers with the descriptor of an OwnsFd, which promises what is asked for; Owner gives no
-    // mutable access to it, and AsyncFd owns it from here on.
-    let registered = unsafe { AsyncFd::register_with_interest(Owner(inner), interest) };
-    registered.map_err(|error| error.into_parts().1)
+impl<T: OwnsDescriptor> Registered<T> {
+    /// Registers it. Must be called within a tokio runtime.
+    #[expect(unsafe_code, reason = "tokio leaves it to us to promise that the descriptor stays the same")]
+    pub(super) fn new(inner: T) -> io::Result<Self> {
+        // SAFETY: the type owns its descriptor (`OwnsDescriptor`, implemented above only for types that do),
+        // so it is valid and always the same until the value is dropped, which `AsyncFd` does.
+        let registered =
+            unsafe { AsyncFd::register_with_interest(Raw(inner), tokio::io::Interest::READABLE) };
+        Ok(Self(registered.map_err(io::Error::from)?))
+    }
+
+    pub(super) fn get(&self) -> &T {
+        &self.0.get_ref().0
+    }
+
+    /// Waits until `read` finds something. `read` returns `None` where there is nothing (any more).
+    pub(super) async fn wait<R>(&self, mut read: impl FnMut(&T) -> io::Result<Option<R>>) -> io::Result<R> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            if let Some(found) = read(self.get())? {
+                return Ok(found);
+            }
+            ready.clear_ready();
+        }
+    }
 }

@@ -1,58 +1,83 @@
-//! Notices that a holder un-listened a listener's socket.
+//! Sees when somebody who shares a listening socket stops it from listening (shutdown, AF_UNSPEC).
 //!
-//! A TCP socket that stops listening hangs up (EPOLLHUP); a unix or datagram socket that is shut down does so in
-//! its receiving half (EPOLLRDHUP). Connections and datagrams that come in wake nobody: EPOLLIN is not asked
-//! for. An event only says "look": what happened is for [`ListenerSocket::inspect`] to tell, and refusing by
-//! ourselves makes one too.
+//! An epoll set of its own, edge-triggered and without EPOLLIN, so that incoming connections wake nobody here.
 
-use super::epoll::EpollSet;
-use super::socket::ListenerSocket;
-use nix::sys::epoll::EpollFlags;
-use std::collections::BTreeMap;
+use super::async_fd::{EpollSet, Registered};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::io;
+use std::os::fd::BorrowedFd;
 
-/// Watches sockets under numbers that the caller chooses.
-#[derive(Debug)]
-pub struct HangupWatch {
-    set: EpollSet,
-    /// The current generation of each number. A socket that was replaced while some process has a copy of it
-    /// stays in the kernel's set, and its events must not be taken for its successor's.
-    generations: BTreeMap<u32, u32>,
-    last: u32,
-}
+/// The set.
+pub struct HangupWatch(Registered<EpollSet>);
 
 impl HangupWatch {
-    /// Watches nothing yet. To be called in a runtime.
+    /// An empty set. Must be called within a tokio runtime.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { set: EpollSet::new()?, generations: BTreeMap::new(), last: 0 })
+        let set = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        Ok(Self(Registered::new(EpollSet(set))?))
     }
 
-    /// Watches a socket from now on, in place of another that had the number. To be called again for a socket
-    /// that was replaced. One that does not listen is told at once.
-    pub fn add(&mut self, number: u32, socket: &ListenerSocket) -> io::Result<()> {
-        self.last = self.last.wrapping_add(1);
-        let event = (u64::from(number) << 32) | u64::from(self.last);
-        self.set.add(socket, event, EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP)?;
-        self.generations.insert(number, self.last);
-        Ok(())
+    /// Watches a socket from now on; `id` comes back when it hangs up.
+    pub fn add(&self, id: u64, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let set = &self.0.get().0;
+        // EPOLLHUP is always reported, so nothing else is asked for.
+        let mut event = EpollEvent::new(EpollFlags::EPOLLET, id);
+        match set.add(socket, event) {
+            // There already: armed again.
+            Err(Errno::EEXIST) => Ok(set.modify(socket, &mut event)?),
+            result => Ok(result?),
+        }
     }
 
-    /// Watches a socket no longer.
-    pub fn remove(&mut self, number: u32, socket: &ListenerSocket) -> io::Result<()> {
-        self.generations.remove(&number);
-        self.set.remove(socket)
+    /// Watches it no more.
+    pub fn remove(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        match self.0.get().0.delete(socket) {
+            Err(Errno::ENOENT) => Ok(()),
+            result => Ok(result?),
+        }
     }
 
-    /// The number of the next socket that hung up. Nothing is lost where the future is dropped.
-    pub async fn next(&self) -> io::Result<u32> {
-        loop {
-            let event = self.set.next().await?;
-            // Both halves fit by construction.
-            let number = u32::try_from(event >> 32).unwrap_or_default();
-            let generation = u32::try_from(event & u64::from(u32::MAX)).unwrap_or_default();
-            if self.generations.get(&number) == Some(&generation) {
-                return Ok(number);
+    /// The id of the next socket that hung up.
+    pub async fn next(&self) -> u64 {
+        let found = self.0.wait(|set| {
+            let mut events = [EpollEvent::empty()];
+            let count = set.0.wait(&mut events, EpollTimeout::ZERO)?;
+            Ok(events.first().filter(|_| count > 0).map(EpollEvent::data))
+        });
+        match found.await {
+            Ok(id) => id,
+            Err(error) => {
+                tracing::error!(%error, "cannot watch listening sockets any more");
+                std::future::pending().await
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd as _;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_listener_that_is_stopped_hangs_up_and_connections_wake_nobody() {
+        let watch = HangupWatch::new().unwrap();
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+        socket.listen(8).unwrap();
+        watch.add(7, socket.as_fd()).unwrap();
+        let _client =
+            std::net::TcpStream::connect(socket.local_addr().unwrap().as_socket().unwrap()).unwrap();
+        let silence = tokio::time::timeout(Duration::from_millis(100), watch.next()).await;
+        assert!(silence.is_err(), "a connection woke us");
+        for _ in 0..2 {
+            socket.shutdown(std::net::Shutdown::Read).unwrap();
+            assert_eq!(tokio::time::timeout(Duration::from_secs(5), watch.next()).await, Ok(7));
+            socket.listen(8).unwrap();
+        }
+        watch.remove(socket.as_fd()).unwrap();
+        watch.remove(socket.as_fd()).unwrap();
     }
 }

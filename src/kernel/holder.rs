@@ -1,198 +1,343 @@
-//! Notices that a holder is gone: a process that exited, or a systemd unit that is no longer active.
+//! Watches holders: a process by its pidfd, a unit by its cgroup.
 //!
-//! A unit is watched by its cgroup directory, which systemd makes before the first process of the unit and
-//! removes when the unit becomes inactive, not between ExecStartPre= and ExecStart=, when it is empty for a
-//! moment. The kernel tells the removal of a cgroup only to those who watch its *parent* (IN_DELETE; a watch on
-//! the directory itself gets no IN_DELETE_SELF, seen on 6.18), so the slice is watched.
+//! systemd removes a unit's cgroup when the unit becomes inactive or fails, and not before: between
+//! ExecStartPre= and ExecStart= it is empty for a moment and still there. So its removal is the end, not its
+//! emptiness. The kernel reports a removed cgroup only to those who watch the directory above it (seen on
+//! Linux 6.18: no IN_DELETE_SELF).
 
-use super::epoll::EpollSet;
+use super::async_fd::{EpollSet, Registered};
+use super::peer::Peer;
+use super::process;
+use crate::model::UnitName;
 use nix::errno::Errno;
-use nix::sys::epoll::EpollFlags;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// A holder that is watched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HolderId(u64);
-
-/// The number of the inotify instance in the epoll set; holders begin at 1.
-const INOTIFY: u64 = 0;
-
-/// Where cgroup hierarchies are mounted: the unified one alone, beside the old ones, or systemd's own old one.
-const MOUNTS: [&str; 3] = ["", "unified", "systemd"];
-
-#[derive(Debug)]
-struct UnitWatch {
-    directory: PathBuf,
-    slice: WatchDescriptor,
+/// Who is to be watched.
+#[derive(Debug, Clone)]
+pub enum HolderClaim {
+    /// A process.
+    Process {
+        /// Its pid.
+        pid: i32,
+        /// Its start time, in clock ticks since boot.
+        start: u64,
+        /// Its name.
+        name: String,
+        /// The process itself.
+        pidfd: Arc<OwnedFd>,
+    },
+    /// A systemd unit.
+    Unit {
+        /// Its name.
+        unit: UnitName,
+        /// The path of its cgroup, as in /proc/PID/cgroup.
+        cgroup: String,
+    },
 }
 
-/// Watches holders; each is told once.
-#[derive(Debug)]
+impl HolderClaim {
+    /// The process of a caller; `None` where it is gone.
+    #[must_use]
+    pub fn process_of(peer: &Peer) -> Option<Self> {
+        let pidfd = peer.pidfd.clone()?;
+        let claim = Self::Process {
+            pid: peer.pid,
+            start: process::start_time(peer.pid)?,
+            name: process::name(peer.pid),
+            pidfd,
+        };
+        claim.presence_of_process().then_some(claim)
+    }
+
+    /// The unit of a caller; `None` where it is in none.
+    #[must_use]
+    pub fn unit_of(peer: &Peer) -> Option<Self> {
+        let cgroup = peer.cgroup()?;
+        let unit = UnitName::of_cgroup(&cgroup)?;
+        // The unit's own directory, wherever below it the caller is.
+        let mut own = String::new();
+        for component in cgroup.split('/').filter(|component| !component.is_empty()) {
+            own.push('/');
+            own.push_str(component);
+            if !component.ends_with(".slice") {
+                break;
+            }
+        }
+        Some(Self::Unit { unit, cgroup: own })
+    }
+
+    /// A process that an earlier daemon knew; `None` where it is gone, whoever has its pid now.
+    #[must_use]
+    pub fn process(pid: i32, start: u64) -> Option<Self> {
+        let pidfd = Arc::new(process::open_pidfd(pid).ok()?);
+        if process::start_time(pid)? != start {
+            return None;
+        }
+        let claim = Self::Process { pid, start, name: process::name(pid), pidfd };
+        claim.presence_of_process().then_some(claim)
+    }
+
+    fn presence_of_process(&self) -> bool {
+        matches!(self, Self::Process { pidfd, .. } if process::is_alive(pidfd))
+    }
+}
+
+impl fmt::Display for HolderClaim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process { pid, name, .. } => f.write_str(&shown(*pid, name)),
+            Self::Unit { unit, .. } => write!(f, "{unit}"),
+        }
+    }
+}
+
+fn shown(pid: i32, name: &str) -> String {
+    format!("{name}[{pid}]")
+}
+
+/// A process as it is called now, if it is still the one that started then.
+#[must_use]
+pub fn shown_process(pid: i32, start: u64) -> Option<String> {
+    let name = process::name(pid);
+    (process::start_time(pid) == Some(start)).then(|| shown(pid, &name))
+}
+
+/// Whether a holder is still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It is.
+    There,
+    /// It is not.
+    Gone,
+}
+
+enum Watched {
+    Process(Arc<OwnedFd>),
+    Unit { directory: PathBuf, inode: u64, parent: WatchDescriptor },
+}
+
+/// All holders that are watched, by the numbers that the caller gave them.
 pub struct HolderWatch {
-    set: EpollSet,
-    inotify: Inotify,
-    mount: PathBuf,
-    last: u64,
-    processes: BTreeMap<u64, OwnedFd>,
-    units: BTreeMap<u64, UnitWatch>,
-    /// How many units are watched by each watch of inotify, which has one for each directory.
-    slices: HashMap<WatchDescriptor, usize>,
-    gone: VecDeque<HolderId>,
+    processes: Registered<EpollSet>,
+    cgroups: Registered<Inotify>,
+    root: PathBuf,
+    watched: HashMap<u64, Watched>,
+    gone: VecDeque<u64>,
 }
 
 impl HolderWatch {
-    /// Watches nobody yet. To be called in a runtime.
+    /// Watches nobody yet. Must be called within a tokio runtime.
     pub fn new() -> io::Result<Self> {
-        Self::with_cgroups(Path::new("/sys/fs/cgroup"))
+        Self::below(Path::new("/sys/fs/cgroup"))
     }
 
-    /// The same, with cgroups mounted elsewhere.
-    pub fn with_cgroups(mount: &Path) -> io::Result<Self> {
-        let set = EpollSet::new()?;
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        set.add(&inotify, INOTIFY, EpollFlags::EPOLLIN)?;
+    fn below(root: &Path) -> io::Result<Self> {
+        let processes = EpollSet(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
+        let cgroups = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         Ok(Self {
-            set,
-            inotify,
-            mount: mount.to_owned(),
-            last: INOTIFY,
-            processes: BTreeMap::new(),
-            units: BTreeMap::new(),
-            slices: HashMap::new(),
+            processes: Registered::new(processes)?,
+            cgroups: Registered::new(cgroups)?,
+            root: root.to_path_buf(),
+            watched: HashMap::new(),
             gone: VecDeque::new(),
         })
     }
 
-    fn number(&mut self) -> u64 {
-        self.last += 1;
-        self.last
-    }
-
-    /// Watches a process by its pidfd.
-    pub fn add_process(&mut self, pidfd: OwnedFd) -> io::Result<HolderId> {
-        let number = self.number();
-        self.set.add(&pidfd, number, EpollFlags::EPOLLIN)?;
-        self.processes.insert(number, pidfd);
-        Ok(HolderId(number))
-    }
-
-    /// Watches a unit by its cgroup, a path as in `/proc/PID/cgroup`. One that is not there is gone already.
-    pub fn add_unit(&mut self, cgroup: &str) -> io::Result<HolderId> {
-        // What happened to an earlier cgroup of the name is not this one's.
-        self.read_inotify()?;
-        let number = self.number();
-        let Some(directory) = self.find(cgroup)? else {
-            self.gone.push_back(HolderId(number));
-            return Ok(HolderId(number));
+    /// Watches a holder from now on, or says that it is gone already.
+    pub fn add(&mut self, id: u64, claim: HolderClaim) -> io::Result<Presence> {
+        let watched = match claim {
+            HolderClaim::Process { pidfd, .. } => {
+                if !process::is_alive(&pidfd) {
+                    return Ok(Presence::Gone);
+                }
+                self.processes.get().0.add(&pidfd, EpollEvent::new(EpollFlags::EPOLLIN, id))?;
+                Watched::Process(pidfd)
+            }
+            HolderClaim::Unit { cgroup, .. } => match self.watch_cgroup(&cgroup)? {
+                Some(watched) => watched,
+                None => return Ok(Presence::Gone),
+            },
         };
-        let flags = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_ONLYDIR;
-        let slice = directory.parent().unwrap_or(&directory).to_owned();
-        match self.inotify.add_watch(&slice, flags) {
-            Ok(slice) => {
-                *self.slices.entry(slice).or_default() += 1;
-                self.units.insert(number, UnitWatch { directory, slice });
-            }
-            Err(Errno::ENOENT) => {
-                self.gone.push_back(HolderId(number));
-                return Ok(HolderId(number));
-            }
-            Err(error) => return Err(error.into()),
-        }
-        // It may have gone before the watch was there.
-        self.look_at_units();
-        Ok(HolderId(number))
+        self.watched.insert(id, watched);
+        Ok(Presence::There)
     }
 
-    /// The directory of a cgroup, in whichever hierarchy has it.
-    fn find(&self, cgroup: &str) -> io::Result<Option<PathBuf>> {
+    /// The directory is in the hierarchy that systemd uses: unified, or its own one of the legacy kind.
+    fn watch_cgroup(&self, cgroup: &str) -> io::Result<Option<Watched>> {
         let relative = cgroup.trim_start_matches('/');
-        let plain = !relative.is_empty() && relative.split('/').all(|part| !matches!(part, "" | "." | ".."));
-        if !plain {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("{cgroup:?} is no unit's cgroup"),
-            ));
-        }
-        let places = MOUNTS.iter().map(|name| self.mount.join(name).join(relative));
-        Ok(places.into_iter().find(|directory| directory.is_dir()))
-    }
-
-    /// Watches a holder no longer.
-    pub fn remove(&mut self, holder: HolderId) -> io::Result<()> {
-        self.gone.retain(|gone| *gone != holder);
-        if let Some(pidfd) = self.processes.remove(&holder.0) {
-            self.set.remove(&pidfd)?;
-        }
-        if let Some(unit) = self.units.remove(&holder.0) {
-            self.unwatch(unit.slice)?;
-        }
-        Ok(())
-    }
-
-    fn unwatch(&mut self, slice: WatchDescriptor) -> io::Result<()> {
-        let Some(count) = self.slices.get_mut(&slice) else { return Ok(()) };
-        *count -= 1;
-        if *count == 0 {
-            self.slices.remove(&slice);
-            match self.inotify.rm_watch(slice) {
-                // The directory is gone, and the watch with it.
-                Err(Errno::EINVAL) => {}
-                result => result?,
-            }
-        }
-        Ok(())
-    }
-
-    /// The next holder that is gone. Nothing is lost where the future is dropped.
-    pub async fn next(&mut self) -> io::Result<HolderId> {
-        loop {
-            if let Some(holder) = self.gone.pop_front() {
-                self.remove(holder)?;
-                return Ok(holder);
-            }
-            match self.set.next().await? {
-                INOTIFY => self.read_inotify()?,
-                number if self.processes.contains_key(&number) => self.gone.push_back(HolderId(number)),
-                _ => {}
-            }
-        }
-    }
-
-    /// Takes all events out, since the epoll set tells of them once.
-    fn read_inotify(&mut self) -> io::Result<()> {
-        loop {
-            match self.inotify.read_events() {
-                Ok(events) => events.iter().for_each(|event| self.note(event)),
-                Err(Errno::EAGAIN) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// A removed directory is gone even where there is a new one of its name by now.
-    fn note(&mut self, event: &InotifyEvent) {
-        let Some(name) = &event.name else {
-            // An overflow or the end of a watch: nothing is known but what is there now.
-            return self.look_at_units();
+        let hierarchies = [self.root.join("systemd"), self.root.join("unified"), self.root.clone()];
+        let directories = hierarchies.iter().map(|hierarchy| hierarchy.join(relative));
+        let Some(directory) = directories.into_iter().find(|directory| directory.is_dir()) else {
+            return Ok(None);
         };
-        let removed = |unit: &UnitWatch| unit.slice == event.wd && unit.directory.file_name() == Some(name);
-        let gone = self.units.iter().filter(|(_, unit)| removed(unit)).map(|(number, _)| HolderId(*number));
-        self.gone.extend(gone.collect::<Vec<_>>());
-        self.forget_twice_told();
+        let Some(above) = directory.parent() else { return Ok(None) };
+        // First the watch, then the look: what is removed in between is seen by the one or the other.
+        let flags = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_ONLYDIR;
+        let parent = match self.cgroups.get().add_watch(above, flags) {
+            Ok(parent) => parent,
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(inode_of(&directory).map(|inode| Watched::Unit { directory, inode, parent }))
     }
 
-    fn look_at_units(&mut self) {
-        let gone = self.units.iter().filter(|(_, unit)| !unit.directory.is_dir());
-        self.gone.extend(gone.map(|(number, _)| HolderId(*number)).collect::<Vec<_>>());
-        self.forget_twice_told();
+    /// Whether a holder is still there, by a look now.
+    #[must_use]
+    pub fn presence(&self, id: u64) -> Presence {
+        match self.watched.get(&id) {
+            Some(watched) if is_there(watched) => Presence::There,
+            _ => Presence::Gone,
+        }
     }
 
-    fn forget_twice_told(&mut self) {
-        let mut told = BTreeSet::new();
-        self.gone.retain(|holder| told.insert(*holder));
+    /// Watches it no more.
+    pub fn remove(&mut self, id: u64) {
+        match self.watched.remove(&id) {
+            Some(Watched::Process(pidfd)) => {
+                // Gone from the set already where it was reported.
+                let _ = self.processes.get().0.delete(&pidfd);
+            }
+            Some(Watched::Unit { parent, .. }) => {
+                let shares =
+                    |other: &Watched| matches!(other, Watched::Unit { parent: p, .. } if *p == parent);
+                if !self.watched.values().any(shares) {
+                    let _ = self.cgroups.get().rm_watch(parent);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// The next holder that is gone. It has to be removed then.
+    pub async fn next(&mut self) -> u64 {
+        loop {
+            if let Some(id) = self.gone.pop_front() {
+                return id;
+            }
+            let exited = self.processes.wait(|set| {
+                let mut events = [EpollEvent::empty()];
+                let count = set.0.wait(&mut events, EpollTimeout::ZERO)?;
+                Ok(events.first().filter(|_| count > 0).map(EpollEvent::data))
+            });
+            let removed = self.cgroups.wait(|inotify| match inotify.read_events() {
+                Ok(_) => Ok(Some(())),
+                Err(Errno::EAGAIN) => Ok(None),
+                Err(error) => Err(error.into()),
+            });
+            let found = tokio::select! {
+                exited = exited => exited.map(Some),
+                removed = removed => removed.map(|()| None),
+            };
+            match found {
+                Ok(Some(id)) => return id,
+                // Whose directory it was matters less than whose is not there any more: events get lost when
+                // the queue overflows, directories do not.
+                Ok(None) => {
+                    let is_gone = |w: &Watched| matches!(w, Watched::Unit { .. }) && !is_there(w);
+                    self.gone = self.watched.iter().filter(|(_, w)| is_gone(w)).map(|(id, _)| *id).collect();
+                }
+                Err(error) => {
+                    tracing::error!(%error, "cannot watch holders any more");
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+    }
+}
+
+fn is_there(watched: &Watched) -> bool {
+    match watched {
+        Watched::Process(pidfd) => process::is_alive(pidfd),
+        // A directory of the same name that was made anew has another inode.
+        Watched::Unit { directory, inode, .. } => inode_of(directory) == Some(*inode),
+    }
+}
+
+fn inode_of(directory: &Path) -> Option<u64> {
+    std::fs::metadata(directory).ok().map(|metadata| metadata.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+    use std::time::Duration;
+
+    async fn soon(watch: &mut HolderWatch) -> Option<u64> {
+        tokio::time::timeout(Duration::from_secs(5), watch.next()).await.ok()
+    }
+
+    fn is_silent(result: Result<u64, tokio::time::error::Elapsed>) -> bool {
+        result.is_err()
+    }
+
+    #[tokio::test]
+    async fn the_exit_of_a_process_is_seen() {
+        let mut watch = HolderWatch::new().unwrap();
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let peer = Peer::of_process(child.id().cast_signed(), 0, Vec::new());
+        let claim = HolderClaim::process_of(&peer).unwrap();
+        assert_eq!(claim.to_string(), format!("sleep[{}]", child.id()));
+        assert_eq!(watch.add(1, claim.clone()).unwrap(), Presence::There);
+        let HolderClaim::Process { pid, start, .. } = &claim else { panic!("{claim:?}") };
+        assert!(HolderClaim::process(*pid, *start).is_some());
+        assert!(HolderClaim::process(*pid, *start + 1).is_none(), "another process of that pid");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(soon(&mut watch).await, Some(1));
+        assert_eq!(watch.presence(1), Presence::Gone);
+        watch.remove(1);
+        assert_eq!(watch.add(2, claim).unwrap(), Presence::Gone);
+        assert!(HolderClaim::process_of(&peer).is_none());
+    }
+
+    /// Real cgroups, wherever this machine has a hierarchy that can be written to.
+    fn cgroup_root() -> PathBuf {
+        let candidates = ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+        let writable = |root: &&str| {
+            let probe = Path::new(root).join(format!("portbroker-probe-{}", std::process::id()));
+            std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe)).is_ok()
+        };
+        candidates.iter().find(|root| writable(root)).map(PathBuf::from).expect("root can make cgroups")
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_unit_is_the_removal_of_its_cgroup_not_its_emptiness() {
+        let root = cgroup_root();
+        let name = format!("portbroker-test-{}.service", std::process::id());
+        let directory = root.join(&name);
+        std::fs::create_dir(&directory).unwrap();
+        let mut watch = HolderWatch::below(&root).unwrap();
+        let claim =
+            HolderClaim::Unit { unit: UnitName::try_from(&*name).unwrap(), cgroup: format!("/{name}") };
+        assert_eq!(watch.add(1, claim.clone()).unwrap(), Presence::There);
+        // Empty all the time, and others come and go beside it.
+        let other = root.join(format!("portbroker-other-{}", std::process::id()));
+        std::fs::create_dir(&other).unwrap();
+        std::fs::remove_dir(&other).unwrap();
+        let silence = tokio::time::timeout(Duration::from_millis(100), watch.next()).await;
+        assert!(is_silent(silence));
+        std::fs::remove_dir(&directory).unwrap();
+        std::fs::create_dir(&directory).unwrap();
+        assert_eq!(
+            watch.presence(1),
+            Presence::Gone,
+            "a new directory of the same name is another unit's life"
+        );
+        assert_eq!(soon(&mut watch).await, Some(1));
+        watch.remove(1);
+        assert_eq!(watch.add(2, claim.clone()).unwrap(), Presence::There);
+        std::fs::remove_dir(&directory).unwrap();
+        assert_eq!(soon(&mut watch).await, Some(2));
+        watch.remove(2);
+        assert_eq!(watch.add(3, claim).unwrap(), Presence::Gone);
     }
 }

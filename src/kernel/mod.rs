@@ -5,15 +5,15 @@
 //! when it refuses, is said by the rooms that call it.
 
 mod async_fd;
-mod epoll;
+pub mod exec;
 pub mod hangups;
 pub mod holder;
+pub mod inotify;
 pub mod peer;
-pub mod process;
+mod process;
 pub mod reserved_ports;
 mod sock_diag;
 pub mod socket;
 pub mod socket_owner;
 mod sockopt;
 pub mod store;
-pub mod watch;

@@ -1,126 +1,249 @@
-//! Who is at the other end of a unix stream, by what the kernel noted when it connected.
+//! Who is at the other end: credentials that the kernel vouches for, and what /proc says of that process.
 //!
-//! A user and groups are always known. The process is known only where its identity is certain: by SO_PEERPIDFD
-//! (kernel 6.5), or, before that, by a pid whose process is not younger than this look at it and has the user
-//! that connected. Without a process there is no unit and no root of the host.
-#![expect(unsafe_code, reason = "SO_PEERGROUPS, which nix does not have, and clock_gettime")]
+//! What is read below /proc/PID counts only if the pidfd shows afterwards that the process is still there:
+//! else the pid may be another's by now. The daemon has no ptrace rights, and so may not read
+//! /proc/PID/ns/*; what it reads instead is open to everybody.
 
-use super::process::{Process, ProcessError};
+use super::process::{self, open_pidfd};
+use crate::model::UnitName;
 use nix::libc;
 use nix::sys::socket::{getsockopt, sockopt};
-use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::fs;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::sync::Arc;
 
-/// The most supplementary groups that a process can have, NGROUPS_MAX.
-const MOST_GROUPS: usize = 65_536;
-
-/// A caller.
-#[derive(Debug)]
+/// A process that calls.
+#[derive(Debug, Clone)]
 pub struct Peer {
-    /// Its effective user.
+    /// Effective uid when it connected.
     pub uid: u32,
-    /// Its effective group.
-    pub gid: u32,
-    /// Its supplementary groups.
+    /// Effective gid and supplementary groups then.
     pub groups: Vec<u32>,
-    /// Its process, where that is certain.
-    pub process: Option<Process>,
-}
-
-/// Why nothing is known of a peer.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read the {what} of a client")]
-pub struct PeerError {
-    what: &'static str,
-    source: io::Error,
+    /// Its pid: for the log, and for paths below /proc that the pidfd vouches for.
+    pub pid: i32,
+    /// `None` where it is gone already, or cannot be told from another.
+    pub pidfd: Option<Arc<OwnedFd>>,
 }
 
 impl Peer {
-    /// The process that connected a unix stream. To be called as soon as it was accepted.
-    pub fn of_stream(stream: impl AsFd) -> Result<Self, PeerError> {
-        let failed = |what| move |source: io::Error| PeerError { what, source };
-        let credentials = getsockopt(&stream, sockopt::PeerCredentials)
-            .map_err(|error| failed("credentials")(error.into()))?;
-        let groups = peer_groups(&stream).map_err(failed("groups"))?;
-        // 0: it is in a pid namespace that we cannot see into.
-        let pid = u32::try_from(credentials.pid()).ok().filter(|&pid| pid != 0);
-        let uid = credentials.uid();
-        let process = match (pid, getsockopt(&stream, sockopt::PeerPidfd)) {
-            (Some(pid), Ok(pidfd)) => Some(Process::new(pid, pidfd)),
-            (Some(pid), Err(nix::Error::ENOPROTOOPT)) => by_pid(pid, uid),
-            // It exited already.
-            _ => None,
+    /// The peer of a connected unix stream.
+    pub fn of_stream(stream: &impl AsFd) -> io::Result<Self> {
+        let credentials = getsockopt(stream, sockopt::PeerCredentials)?;
+        let mut groups = peer_groups(stream)?;
+        groups.push(credentials.gid());
+        let pid = credentials.pid();
+        let pidfd = match peer_pidfd(stream) {
+            Ok(pidfd) => Some(pidfd),
+            // Kernels before 6.5. A process of that pid that belongs to another user is another process; one
+            // that started after this very moment cannot have connected.
+            Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
+                open_pidfd(pid).ok().filter(|pidfd| process::owner(pid, pidfd) == Some(credentials.uid()))
+            }
+            // The peer is gone (ESRCH, or EINVAL for one that is reaped).
+            Err(_) => None,
         };
-        Ok(Self { uid, gid: credentials.gid(), groups, process })
+        Ok(Self { uid: credentials.uid(), groups, pid, pidfd: pidfd.map(Arc::new) })
     }
 
-    /// A caller whose ids a bus told. The bus has to be asked again, after this, whether it is still this pid.
+    /// A process that somebody trustworthy named. The caller must make sure *afterwards* that this pid was
+    /// still the one that was meant.
     #[must_use]
-    pub fn of_bus(uid: u32, gid: u32, groups: Vec<u32>, pid: u32) -> Self {
-        Self { uid, gid, groups, process: by_pid(pid, uid) }
+    pub fn of_process(pid: i32, uid: u32, groups: Vec<u32>) -> Self {
+        Self { uid, groups, pid, pidfd: open_pidfd(pid).ok().map(Arc::new) }
     }
 
-    /// Whether it is root of the host, and not of a container.
+    /// What `read` finds below /proc, if the process was there before and after.
+    fn while_alive<T>(&self, read: impl FnOnce(i32) -> Option<T>) -> Option<T> {
+        let pidfd = self.pidfd.as_ref()?;
+        let found = read(self.pid)?;
+        process::is_alive(pidfd).then_some(found)
+    }
+
+    /// The path of its cgroup in systemd's hierarchy.
     #[must_use]
-    pub fn is_root(&self) -> bool {
-        self.uid == 0 && self.process.as_ref().is_some_and(Process::in_initial_namespaces)
+    pub fn cgroup(&self) -> Option<String> {
+        self.while_alive(|pid| systemd_cgroup(&fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?))
+    }
+
+    /// The system unit that it runs in.
+    #[must_use]
+    pub fn unit(&self) -> Option<UnitName> {
+        UnitName::of_cgroup(&self.cgroup()?)
+    }
+
+    /// Whether it is in the initial user, pid and mount namespaces: those of PID 1, as far as /proc shows it.
+    /// The root of a container without a user namespace is uid 0 too, and not in these.
+    #[must_use]
+    pub fn in_initial_namespaces(&self) -> bool {
+        let initial = |pid: i32| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let uid_map = fs::read_to_string(format!("/proc/{pid}/uid_map")).ok()?;
+            let root = root_mount(&read_limited(&format!("/proc/{pid}/mountinfo"))?)?;
+            let of_init = root_mount(&read_limited("/proc/1/mountinfo")?)?;
+            Some(has_one_pid(&status) && maps_everything(&uid_map) && root == of_init)
+        };
+        self.while_alive(initial).unwrap_or(false)
     }
 }
 
-/// The process that has a pid, where it is not younger than this look and has the user that connected: a pid
-/// that another process gets from now on, or that is another user's by now, is not believed.
-///
-/// /proc tells the start in ticks of 10 ms, and a command line connects within its first: the same tick counts.
-fn by_pid(pid: u32, uid: u32) -> Option<Process> {
-    let now = ticks_since_boot()?;
-    let identify = || -> Result<Option<Process>, ProcessError> {
-        let process = Process::open(pid)?;
-        let certain = process.start_time()? <= now && process.has_user(uid)?;
-        Ok(certain.then_some(process))
+/// A mount table may be large, and only its beginning matters here.
+fn read_limited(path: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    fs::File::open(path).ok()?.take(1 << 20).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The path in systemd's own hierarchy: `name=systemd` where there is one (legacy, hybrid), else the unified.
+fn systemd_cgroup(text: &str) -> Option<String> {
+    let path_of = |controller: &str| {
+        text.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':');
+            let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+            (controllers == controller).then(|| path.to_owned())
+        })
     };
-    identify().ok().flatten()
+    path_of("name=systemd").or_else(|| path_of(""))
 }
 
-/// The clock by which /proc/PID/stat tells when a process started.
-fn ticks_since_boot() -> Option<u64> {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: now is a timespec that outlives the call.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
-    // SAFETY: sysconf takes an integer and touches no memory of ours.
-    let per_second = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).ok()?;
-    let seconds = u64::try_from(now.tv_sec).ok()?;
-    let nanoseconds = u64::try_from(now.tv_nsec).ok()?;
-    let ticks = seconds * per_second + nanoseconds * per_second / 1_000_000_000;
-    (result == 0).then_some(ticks)
+/// `NSpid:` has a pid for each pid namespace down from ours: one only where it is in ours.
+fn has_one_pid(status: &str) -> bool {
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    line.is_some_and(|pids| pids.split_whitespace().count() == 1)
 }
 
-/// The supplementary groups of the process that connected, SO_PEERGROUPS.
-fn peer_groups(stream: impl AsFd) -> io::Result<Vec<u32>> {
-    let mut groups: Vec<u32> = vec![0; 64];
+/// The initial user namespace maps every id to itself.
+fn maps_everything(uid_map: &str) -> bool {
+    uid_map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// The mount id of `/`: mount ids are unique on the host, so this one tells mount namespaces (and chroots) apart.
+fn root_mount(mountinfo: &str) -> Option<u64> {
+    let of_root = |line: &str| {
+        let mut fields = line.split(' ');
+        let id = fields.next()?.parse().ok()?;
+        (fields.nth(3)? == "/").then_some(id)
+    };
+    mountinfo.lines().find_map(of_root)
+}
+
+#[expect(unsafe_code, reason = "nix has no SO_PEERGROUPS")]
+fn peer_groups(stream: &impl AsFd) -> io::Result<Vec<u32>> {
+    let mut groups: Vec<libc::gid_t> = vec![0; 64];
     loop {
-        let mut length = libc::socklen_t::try_from(size_of_val(groups.as_slice())).unwrap_or(0);
-        // SAFETY: length is the size in bytes of what groups points to, and both outlive the call.
+        let mut size = libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(io::Error::other)?;
+        // SAFETY: `groups` is a live buffer of `size` bytes, and the kernel writes no more than `size` says.
         let result = unsafe {
             libc::getsockopt(
                 stream.as_fd().as_raw_fd(),
                 libc::SOL_SOCKET,
                 libc::SO_PEERGROUPS,
                 groups.as_mut_ptr().cast(),
-                &raw mut length,
+                &raw mut size,
             )
         };
-        let count = usize::try_from(length).unwrap_or(0) / size_of::<u32>();
+        let count = size as usize / size_of::<libc::gid_t>();
         if result == 0 {
             groups.truncate(count);
             return Ok(groups);
         }
         let error = io::Error::last_os_error();
-        match error.raw_os_error() {
-            // The kernel says how many there are.
-            Some(libc::ERANGE) if count > groups.len() && count <= MOST_GROUPS => groups.resize(count, 0),
-            // A socket of a kind that keeps none (socketpair(2) before 4.13).
-            Some(libc::ENODATA) => return Ok(Vec::new()),
-            _ => return Err(error),
+        // NGROUPS_MAX is 65,536.
+        if error.raw_os_error() == Some(libc::ERANGE) && count > groups.len() && count <= 1 << 16 {
+            groups.resize(count, 0);
+        } else {
+            return Err(error);
         }
+    }
+}
+
+#[expect(unsafe_code, reason = "nix has no SO_PEERPIDFD")]
+fn peer_pidfd(stream: &impl AsFd) -> io::Result<OwnedFd> {
+    const SO_PEERPIDFD: libc::c_int = 77;
+    let mut raw: libc::c_int = -1;
+    let mut size: libc::socklen_t = 4;
+    // SAFETY: `raw` is a live int, and `size` says so.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            (&raw mut raw).cast(),
+            &raw mut size,
+        )
+    };
+    if result != 0 || raw < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just made this descriptor (close-on-exec) for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+    use std::process::Command;
+
+    #[test]
+    fn the_kernel_says_who_is_there() {
+        let (here, _there) = UnixStream::pair().unwrap();
+        let peer = Peer::of_stream(&here).unwrap();
+        assert_eq!((peer.uid, peer.pid), (nix::unistd::geteuid().as_raw(), std::process::id().cast_signed()));
+        assert!(peer.groups.contains(&nix::unistd::getegid().as_raw()));
+        assert!(peer.pidfd.is_some());
+    }
+
+    #[test]
+    fn what_proc_says_of_a_pid_counts_only_while_its_process_lives() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = child.id().cast_signed();
+        let peer = Peer::of_process(pid, 0, Vec::new());
+        assert!(peer.cgroup().is_some());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(peer.cgroup(), None);
+        assert!(!peer.in_initial_namespaces());
+        // As if the pid had been given to a living process while the call was under way.
+        let reused = Peer { pid: std::process::id().cast_signed(), ..peer };
+        assert_eq!(reused.cgroup(), None);
+        assert!(!reused.in_initial_namespaces());
+    }
+
+    #[test]
+    fn the_line_of_systemds_hierarchy_is_found() {
+        let hybrid = "9:name=systemd:/system.slice/a.service\n2:cpu,cpuacct:/x\n0::/b\n";
+        assert_eq!(systemd_cgroup(hybrid).as_deref(), Some("/system.slice/a.service"));
+        assert_eq!(
+            systemd_cgroup("0::/system.slice/a:b.service\n").as_deref(),
+            Some("/system.slice/a:b.service")
+        );
+        assert_eq!(systemd_cgroup("2:cpu:/x\n"), None);
+    }
+
+    #[test]
+    fn the_root_of_other_namespaces_is_not_root() {
+        for flags in [&["-m"][..], &["-p", "-f"], &["-U", "-r"]] {
+            let mut child = Command::new("unshare")
+                .args(flags)
+                .args(["sh", "-c", "echo; exec sleep 60"])
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut line = [0];
+            child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+            // With -f the shell is the child of unshare.
+            let own = child.id();
+            let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap();
+            let pid = children.trim().parse().unwrap_or(own).cast_signed();
+            let peer = Peer::of_process(pid, 0, Vec::new());
+            assert!(!peer.in_initial_namespaces(), "unshare {flags:?}");
+            assert!(peer.pidfd.is_some());
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
+                .unwrap();
+            child.wait().unwrap();
+        }
+        let own = Peer::of_process(std::process::id().cast_signed(), 0, Vec::new());
+        assert!(own.in_initial_namespaces());
     }
 }

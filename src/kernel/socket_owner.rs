@@ -4,7 +4,8 @@
 //! inode among its descriptors, which the daemon can see for processes of its own user, and of others with
 //! CAP_SYS_PTRACE. Where it cannot, the user is named. The work is bounded, and only done when a bind failed.
 
-use super::process::Process;
+use super::peer::Peer;
+use super::process;
 use super::sock_diag::{Doing, Entry, on_port};
 use crate::model::{Endpoint, InetEndpoint, UnixAddress, UnixEndpoint};
 use std::collections::{HashMap, HashSet};
@@ -187,10 +188,9 @@ fn socket_inode(descriptor: &Path) -> Option<u64> {
 }
 
 fn describe(pid: u32) -> Who {
-    let process = Process::open(pid).ok();
-    let name = process.as_ref().and_then(|process| process.name().ok());
-    let cgroup = process.as_ref().and_then(|process| process.cgroup().ok()).flatten();
-    let unit = cgroup.and_then(|cgroup| cgroup.unit).map(|unit| unit.to_string());
+    let process = Peer::of_process(pid.cast_signed(), 0, Vec::new());
+    let unit = process.unit().map(|unit| unit.to_string());
+    let name = Some(process::name(process.pid)).filter(|name| !name.is_empty());
     Who::Process(name.unwrap_or_else(|| "a process".to_owned()), pid, unit)
 }
 

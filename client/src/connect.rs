@@ -1,0 +1,256 @@
+//! Talking to the broker: finding it, asking, and asking again while it is being restarted.
+//!
+//! The private socket comes first, then the system bus; a place that was named is the only one tried. Each
+//! question has a connection of its own: the broker follows its holders by their processes, not by their
+//! connections, so there is nothing to keep. No round trip is made but the question itself (the handshake is
+//! pipelined, proxies cache and introspect nothing), for `portbroker exec` has milliseconds.
+
+use crate::error::{Error, Failure};
+use crate::inspect::{ListenerStatus, Status};
+use crate::wire::{self, ErrorName, ManagerProxy, ObjectManagerProxy};
+use std::collections::HashMap;
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::Duration;
+use tokio::time::Instant;
+use zbus::Connection;
+use zbus::proxy::CacheProperties;
+use zbus::wire::{OwnedVariant, Variant};
+
+/// The environment variable that names the broker's socket.
+pub const SOCKET_VARIABLE: &str = "PORTBROKER_SOCKET";
+
+/// How long a question waits unless told otherwise: a restart of the daemon, with room to spare.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A daemon that is killed drops the connections that it had accepted; the next one waits in the queue of
+/// portbroker.socket. So a few tries bridge a restart, and many would only hide a peer that is no broker.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Who holds a listener from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Holder {
+    /// This process: the listener is idle again when it ends.
+    #[default]
+    Process,
+    /// The systemd unit of this process: the listener is idle again when the unit stops.
+    Unit,
+}
+
+impl Holder {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Unit => "unit",
+        }
+    }
+}
+
+/// The broker, as something to ask. Making one does nothing yet.
+#[derive(Debug, Clone)]
+pub struct Broker {
+    socket: Option<PathBuf>,
+    timeout: Duration,
+}
+
+impl Default for Broker {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+type Answer<'a, T> = Pin<Box<dyn Future<Output = zbus::Result<T>> + Send + 'a>>;
+
+impl Broker {
+    /// The broker of this host: at `PORTBROKER_SOCKET` where that is set, else at the private socket
+    /// [`wire::SOCKET_PATH`], else on the system bus.
+    #[must_use]
+    pub fn new() -> Self {
+        let socket = std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+        Self { socket, timeout: DEFAULT_TIMEOUT }
+    }
+
+    /// The broker at this socket, and nowhere else.
+    #[must_use]
+    pub fn socket_path(self, path: impl Into<PathBuf>) -> Self {
+        Self { socket: Some(path.into()), ..self }
+    }
+
+    /// How long each question may take in all, connecting and asking again included;
+    /// [`DEFAULT_TIMEOUT`] unless set. No reply in that time is [`Error::NotReachable`].
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// Sockets of the named listeners, in the order asked for, all sockets of a name together.
+    ///
+    /// The descriptors are close-on-exec and the caller's; stream sockets are listening. All or nothing.
+    pub async fn acquire(
+        &self,
+        names: &[impl AsRef<str> + Sync],
+        holder: Holder,
+    ) -> Result<Vec<(String, OwnedFd)>, Error> {
+        let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+        let names = names.as_slice();
+        let reply = self
+            .ask(|connection| {
+                Box::pin(async move {
+                    let manager = manager(&connection).await?;
+                    let options = HashMap::from([(wire::OPTION_HOLDER, Variant::from(holder.as_str()))]);
+                    manager.acquire_listeners(names, options).await
+                })
+            })
+            .await?;
+        let reply: Vec<(String, OwnedFd)> =
+            reply.into_iter().map(|(name, socket)| (name, socket.into())).collect();
+        check_order(names, &reply)?;
+        Ok(reply)
+    }
+
+    /// Has the broker read its configuration again. On [`ErrorName::InvalidConfiguration`] the old one goes on,
+    /// and the message has all faults.
+    pub async fn reload(&self) -> Result<(), Error> {
+        self.ask(|connection| {
+            Box::pin(async move {
+                let manager = manager(&connection).await?;
+                manager.reload().await
+            })
+        })
+        .await
+    }
+
+    /// How the broker is.
+    pub async fn status(&self) -> Result<Status, Error> {
+        let (manager, objects) = self
+            .ask(|connection| {
+                Box::pin(async move {
+                    let manager = get_all(&connection, wire::MANAGER_PATH, wire::MANAGER_INTERFACE).await?;
+                    Ok((manager, managed_objects(&connection).await?))
+                })
+            })
+            .await?;
+        Status::read(manager, objects)
+    }
+
+    /// All listeners, by name.
+    pub async fn listeners(&self) -> Result<Vec<ListenerStatus>, Error> {
+        let objects =
+            self.ask(|connection| Box::pin(async move { managed_objects(&connection).await })).await?;
+        ListenerStatus::read_all(objects)
+    }
+
+    /// One listener.
+    pub async fn listener(&self, name: &str) -> Result<ListenerStatus, Error> {
+        let path = wire::listener_path(name);
+        let path = path.as_str();
+        let properties = self
+            .ask(|connection| {
+                Box::pin(async move { get_all(&connection, path, wire::LISTENER_INTERFACE).await })
+            })
+            .await
+            .map_err(|error| no_such_object(error, name))?;
+        ListenerStatus::read(properties)
+    }
+
+    /// Asks, and asks again where the daemon goes away in between, until the time is up.
+    async fn ask<'a, T>(&self, question: impl Fn(Connection) -> Answer<'a, T>) -> Result<T, Error> {
+        let deadline = Instant::now() + self.timeout;
+        let mut tried = 0;
+        loop {
+            let attempt = self.attempt(&question);
+            let failure = match tokio::time::timeout_at(deadline, attempt).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(failure)) => failure,
+                Err(_) => Failure::Absent(format!("no reply within {:?}", self.timeout)),
+            };
+            tried += 1;
+            match failure {
+                Failure::Final(error) => return Err(error),
+                Failure::Lost(_) if tried < TRIES => tokio::time::sleep(PAUSE * tried).await,
+                Failure::Lost(tried) | Failure::Absent(tried) => return Err(Error::NotReachable { tried }),
+            }
+        }
+    }
+
+    async fn attempt<'a, T>(&self, question: &impl Fn(Connection) -> Answer<'a, T>) -> Result<T, Failure> {
+        let Some(path) = &self.socket else { return anywhere(question).await };
+        let place = path.display().to_string();
+        let connection = peer(path, &place).await?;
+        question(connection).await.map_err(|error| Failure::of_call(&place, error))
+    }
+}
+
+/// The private socket, and where that is not there or not for us, the system bus.
+async fn anywhere<'a, T>(question: &impl Fn(Connection) -> Answer<'a, T>) -> Result<T, Failure> {
+    let private = match peer(Path::new(wire::SOCKET_PATH), wire::SOCKET_PATH).await {
+        Ok(connection) => {
+            let answer = question(connection).await;
+            return answer.map_err(|error| Failure::of_call(wire::SOCKET_PATH, error));
+        }
+        Err(failure @ (Failure::Absent(_) | Failure::Final(Error::Forbidden { .. }))) => failure,
+        Err(failure) => return Err(failure),
+    };
+    let bus = match zbus::connection::Builder::system().build().await {
+        Ok(connection) => question(connection).await,
+        Err(error) => Err(error),
+    };
+    bus.map_err(|error| match (Failure::of_call("the system bus", error), private) {
+        (Failure::Absent(bus), Failure::Absent(socket)) => Failure::Absent(format!("{socket}; {bus}")),
+        // A socket that may not be used says more than a bus that is not there.
+        (Failure::Absent(_), private) => private,
+        (failure, _) => failure,
+    })
+}
+
+async fn peer(path: &Path, place: &str) -> Result<Connection, Failure> {
+    let stream = tokio::net::UnixStream::connect(path).await.and_then(tokio::net::UnixStream::into_std);
+    let stream = stream.map_err(|error| Failure::of_connect(place, &error))?;
+    let connection = zbus::connection::Builder::unix_stream(stream).p2p().build().await;
+    connection.map_err(|error| Failure::of_call(place, error))
+}
+
+async fn manager(connection: &Connection) -> zbus::Result<ManagerProxy<'static>> {
+    ManagerProxy::builder(connection).cache_properties(CacheProperties::No).build().await
+}
+
+async fn managed_objects(connection: &Connection) -> zbus::Result<wire::ManagedObjects> {
+    let objects = ObjectManagerProxy::builder(connection).cache_properties(CacheProperties::No);
+    objects.build().await?.get_managed_objects().await
+}
+
+/// The properties of an object. Not by the proxies, whose getters are a round trip for each property.
+async fn get_all(
+    connection: &Connection,
+    path: &str,
+    interface: &str,
+) -> zbus::Result<HashMap<String, OwnedVariant>> {
+    let properties = Some("org.freedesktop.DBus.Properties");
+    let reply =
+        connection.call_method(Some(wire::BUS_NAME), path, properties, "GetAll", &(interface,)).await?;
+    reply.body().deserialize()
+}
+
+/// A listener that does not exist has no object, which the standard has its own error for.
+fn no_such_object(error: Error, name: &str) -> Error {
+    use zbus::fdo::Error as Standard;
+    let missing = matches!(&error, Error::Protocol { source, .. } if matches!(source.as_ref(),
+        zbus::Error::FDO(standard) if matches!(standard.as_ref(), Standard::UnknownObject(_))));
+    if missing {
+        Error::Refused { name: ErrorName::NoSuchListener, message: format!("no listener is named {name:?}") }
+    } else {
+        error
+    }
+}
+
+/// Whoever gets sockets uses them by name and place, so a reply in another order must not pass.
+fn check_order(asked: &[&str], reply: &[(String, OwnedFd)]) -> Result<(), Error> {
+    let mut runs: Vec<&str> = reply.iter().map(|(name, _)| name.as_str()).collect();
+    runs.dedup();
+    let mut wanted = asked.to_vec();
+    wanted.dedup();
+    if runs == wanted { Ok(()) } else { Err(Error::Reply(format!("asked for {asked:?}, got {runs:?}"))) }
+}

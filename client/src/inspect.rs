@@ -1,0 +1,112 @@
+//! What the broker says of itself and its listeners, as plain values.
+//!
+//! They are read from D-Bus properties. Properties that this version does not know are passed over, for
+//! newer brokers have more; a missing one is an error.
+
+use crate::error::Error;
+use crate::wire::{self, ManagedObjects, SocketRow};
+use std::collections::HashMap;
+use zbus::wire::OwnedVariant;
+
+type Properties = HashMap<String, OwnedVariant>;
+
+/// How the broker is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// `running` or `degraded`.
+    pub state: String,
+    /// The version of the daemon.
+    pub version: String,
+    /// What is not as it was configured, a sentence each.
+    pub faults: Vec<String>,
+    /// All listeners, by name.
+    pub listeners: Vec<ListenerStatus>,
+}
+
+/// How a listener is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerStatus {
+    /// Its name.
+    pub name: String,
+    /// `reserved`, `listening` or `failed`.
+    pub state: String,
+    /// Its sockets.
+    pub sockets: Vec<SocketStatus>,
+    /// Who holds it: `mariadb.service`, `nginx[812]`.
+    pub holders: Vec<String>,
+    /// What it does while nobody holds it, as in the configuration.
+    pub idle: String,
+    /// Who may take it, as in the configuration.
+    pub allow: Vec<String>,
+    /// Where it is configured: `FILE:LINE`, or `inherited`.
+    pub origin: String,
+}
+
+/// How one socket of a listener is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketStatus {
+    /// `tcp 127.0.0.1:3306`, `unix /run/x.sock`.
+    pub endpoint: String,
+    /// `reserved`, `listening` or `failed`.
+    pub state: String,
+    /// Its inode, as in `ss -e`; none where it could not be bound.
+    pub inode: Option<u64>,
+    /// Why it could not be bound.
+    pub error: Option<String>,
+}
+
+impl Status {
+    pub(crate) fn read(mut manager: Properties, objects: ManagedObjects) -> Result<Self, Error> {
+        Ok(Self {
+            state: take(&mut manager, "State")?,
+            version: take(&mut manager, "Version")?,
+            faults: take(&mut manager, "Faults")?,
+            listeners: ListenerStatus::read_all(objects)?,
+        })
+    }
+}
+
+impl ListenerStatus {
+    pub(crate) fn read_all(objects: ManagedObjects) -> Result<Vec<Self>, Error> {
+        let mut listeners = objects
+            .into_values()
+            .filter_map(|mut interfaces| interfaces.remove(wire::LISTENER_INTERFACE))
+            .map(Self::read)
+            .collect::<Result<Vec<_>, _>>()?;
+        listeners.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(listeners)
+    }
+
+    pub(crate) fn read(mut properties: Properties) -> Result<Self, Error> {
+        let rows: Vec<SocketRow> = take(&mut properties, "Sockets")?;
+        Ok(Self {
+            name: take(&mut properties, "Name")?,
+            state: take(&mut properties, "State")?,
+            sockets: rows.into_iter().map(SocketStatus::from).collect(),
+            holders: take(&mut properties, "Holders")?,
+            idle: take(&mut properties, "Idle")?,
+            allow: take(&mut properties, "Allow")?,
+            origin: take(&mut properties, "Origin")?,
+        })
+    }
+}
+
+impl From<SocketRow> for SocketStatus {
+    fn from((endpoint, state, inode, error): SocketRow) -> Self {
+        Self {
+            endpoint,
+            state,
+            inode: (inode != 0).then_some(inode),
+            error: (!error.is_empty()).then_some(error),
+        }
+    }
+}
+
+fn take<T>(properties: &mut Properties, name: &str) -> Result<T, Error>
+where
+    T: TryFrom<OwnedVariant>,
+{
+    let value = properties.remove(name).ok_or_else(|| Error::Reply(format!("no property {name}")))?;
+    T::try_from(value)
+        .map_err(|_| Error::Reply(format!("the property {name} has another type than it should")))
+}

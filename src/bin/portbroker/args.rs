@@ -1,0 +1,269 @@
+//! The command line, and which verb does what it says.
+
+use crate::failure::{self, Failure};
+use crate::output::Output;
+use crate::{cat_config, check, deposit, exec, listeners, packaging, reload, status};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use portbroker::model::ListenerName;
+use portbroker_client::{Broker, Error};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Ask the port broker: which ports it holds, and for their sockets.
+#[derive(Debug, Parser)]
+#[command(name = "portbroker", version, max_term_width = 100, after_help = EXIT_STATUSES)]
+pub(crate) struct Arguments {
+    /// The broker's socket [default: $PORTBROKER_SOCKET, then /run/portbroker/bus, then the system bus]
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Print one JSON document on one line
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXIT_STATUSES: &str = "\
+Exit statuses: 0 done, 1 refused or failed, 2 usage, 69 broker not reachable, 77 not allowed,
+78 configuration. `status` alone: 0 all is well, 1 degraded, 3 not running.";
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Whether the broker runs and holds all that it should
+    #[command(after_help = STATUS_HELP)]
+    Status,
+    /// All of one kind
+    #[command(subcommand, after_help = LIST_HELP)]
+    List(List),
+    /// Everything about one thing
+    #[command(subcommand, after_help = SHOW_HELP)]
+    Show(Show),
+    /// Say what is wrong with the configuration, without a broker
+    #[command(after_help = CHECK_HELP)]
+    Check {
+        /// One TOML file, unit file or drop-in of a unit, instead of everything
+        path: Option<PathBuf>,
+        #[command(flatten)]
+        root: Root,
+    },
+    /// Show the configuration as it would be taken now, each value with where it is written
+    #[command(after_help = CAT_CONFIG_HELP)]
+    CatConfig(Root),
+    /// Have the broker read its configuration again
+    #[command(after_help = RELOAD_HELP)]
+    Reload,
+    /// Run a command with the sockets of listeners, as socket activation passes them
+    #[command(after_help = EXEC_HELP)]
+    Exec(Exec),
+    /// Put the sockets of listeners into this unit's descriptor store (for ExecStartPre=)
+    #[command(after_help = DEPOSIT_HELP)]
+    Deposit(Deposit),
+    /// Print completions for a shell
+    #[command(hide = true)]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages
+    #[command(hide = true)]
+    Manual {
+        /// A directory that exists
+        directory: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum List {
+    /// The listeners with their states, holders and sockets
+    #[command(after_help = LIST_HELP)]
+    Listeners,
+}
+
+#[derive(Debug, Subcommand)]
+enum Show {
+    /// One listener: sockets, holders, grants, where it is configured
+    #[command(after_help = SHOW_HELP)]
+    Listener {
+        /// The listener's name
+        #[arg(value_parser = listener_name)]
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Root {
+    /// Read the configuration, the units and the accounts below DIR
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// The listeners, in the order in which COMMAND shall have them
+    #[arg(required = true, value_name = "NAME", value_parser = listener_name)]
+    pub(crate) names: Vec<String>,
+    /// The command and its arguments
+    #[arg(required = true, last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Deposit {
+    /// Fail where the broker does not run, instead of letting the service bind for itself
+    #[arg(long)]
+    pub(crate) required: bool,
+    /// The listeners
+    #[arg(required = true, value_name = "NAME", value_parser = listener_name)]
+    pub(crate) names: Vec<String>,
+}
+
+const STATUS_HELP: &str = "\
+Exit status 0 where all is well, 1 where something is not as it was configured, 3 where the broker
+does not run.
+JSON: {\"state\": \"running\" | \"degraded\" | \"stopped\", \"version\", \"faults\": [text],
+       \"listeners\": {\"listening\", \"reserved\", \"failed\"}}; version and listeners are null where
+       it is stopped.
+
+Examples:
+  portbroker status
+  portbroker --json status | jq -r '.faults[]'";
+
+const LIST_HELP: &str = "\
+JSON: an array of what `show listener` prints.
+
+Examples:
+  portbroker list listeners
+  portbroker --json list listeners | jq -r '.[] | select(.state == \"failed\").name'";
+
+const SHOW_HELP: &str = "\
+JSON: {\"name\", \"state\": \"reserved\" | \"listening\" | \"failed\",
+       \"sockets\": [{\"endpoint\", \"state\", \"inode\", \"error\"}], \"holders\": [text],
+       \"holder\": the first or null, \"idle\", \"allow\": [text], \"origin\"}; inode is null where
+       the socket could not be bound, and error where it could.
+
+Examples:
+  portbroker show listener web
+  portbroker --json show listener web | jq .holder";
+
+const CHECK_HELP: &str = "\
+Reads the sections of units, the TOML files and, for what is inherited, the socket units. Faults are
+printed on standard error with the lines that they are about; exit status 78 where one is an error.
+JSON: {\"valid\", \"errors\": number, \"warnings\": number,
+       \"faults\": [{\"severity\": \"error\" | \"warning\", \"message\", \"help\",
+                   \"origin\": {\"file\", \"line\", \"column\", \"unit\"},
+                   \"related\": [{\"origin\", \"what\"}]}]}; null for what is not known.
+
+Examples:
+  portbroker check
+  portbroker check /etc/systemd/system/mariadb.service.d/port.conf
+  portbroker --json check | jq -r '.faults[].message'";
+
+const CAT_CONFIG_HELP: &str = "\
+What is printed is TOML, with the place of each value as a comment.
+JSON: {\"listeners\": [{\"name\", \"source\": \"unit\" | \"toml\" | \"inherited\", \"origin\",
+                       \"required\", \"sockets\": [text],
+                       \"values\": [{\"key\", \"value\", \"origin\": null for a default}]}],
+       \"protect\": {\"ports\", \"values\"}}; a key with several values comes once for each.
+
+Examples:
+  portbroker cat-config
+  portbroker --json cat-config | jq -r '.listeners[] | .name, .sockets[]'";
+
+const RELOAD_HELP: &str = "\
+All or nothing: where the new configuration has any fault, all of them are printed, the old one goes
+on, and the exit status is 78. `systemctl daemon-reload` does the same for sections of unit files.
+JSON: {\"reloaded\": true}
+
+Examples:
+  portbroker check && portbroker reload";
+
+const EXEC_HELP: &str = "\
+COMMAND replaces this process. It has the sockets as its descriptors 3, 4 … and in its environment
+LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES and, from Linux 6.9 on, LISTEN_PIDFDID: sd_listen_fds(3). A
+listener with several sockets has its name repeated for each. It starts with SIGPIPE at its default
+and no signal blocked. The listener is held until COMMAND ends.
+
+Examples:
+  portbroker exec web -- /usr/sbin/lighttpd -D -f /etc/lighttpd/lighttpd.conf
+  portbroker exec web admin -- gunicorn app:app";
+
+const DEPOSIT_HELP: &str = "\
+For units without the generated drop-in; what the generator writes is
+  ExecStartPre=+portbroker deposit NAME…
+  NotifyAccess=exec
+  FileDescriptorStoreMax=as many as there are sockets
+systemd then passes the sockets to the unit's main process as socket activation does. Where the
+broker does not run, that is said in the journal and the service binds for itself; with --required
+the exit status is 69 and the unit does not start. Any other failure fails the unit, for the broker
+holds the port.
+JSON: {\"deposited\": [{\"name\", \"sockets\": number}]}
+
+Examples:
+  portbroker deposit mysql
+  portbroker deposit --required web admin";
+
+/// The broker's own check of names, before anything is asked: they also go into LISTEN_FDNAMES and FDNAME=.
+fn listener_name(text: &str) -> Result<String, portbroker::model::NameError> {
+    ListenerName::try_from(text).map(|name| name.to_string())
+}
+
+impl Arguments {
+    /// Does what the command line says, and says what went wrong.
+    pub(crate) fn run(self) -> ExitCode {
+        let broker = match self.socket {
+            Some(path) => Broker::new().socket_path(path),
+            None => Broker::new(),
+        };
+        let output = Output::new(self.json);
+        let result = match self.verb {
+            Verb::Status => status::run(&broker, output),
+            Verb::List(List::Listeners) => listeners::list(&broker, output),
+            Verb::Show(Show::Listener { name }) => listeners::show(&broker, output, &name),
+            Verb::Check { path, root } => check::run(output, root.root, path.as_deref()),
+            Verb::CatConfig(root) => cat_config::run(output, root.root),
+            Verb::Reload => reload::run(&broker, output),
+            Verb::Exec(arguments) => exec::run(&broker, &arguments),
+            Verb::Deposit(arguments) => deposit::run(&broker, output, &arguments),
+            Verb::Completions { shell } => packaging::completions(Self::command(), shell),
+            Verb::Manual { directory } => packaging::manual(Self::command(), &directory),
+        };
+        result.unwrap_or_else(|failure: Failure| failure.report())
+    }
+}
+
+/// Runs one question to the broker to its end.
+pub(crate) fn block_on<T>(question: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    Ok(runtime.map_err(failure::no_runtime)?.block_on(question)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_has_examples() {
+        for verb in Arguments::command().get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Examples:\n  portbroker "), "{}", verb.get_name());
+        }
+    }
+
+    #[test]
+    fn names_are_checked_before_anything_is_asked() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        assert!(parse("portbroker exec web admin -- true --json").is_ok());
+        assert!(parse("portbroker exec web").is_err());
+        assert!(parse("portbroker exec -- true").is_err());
+        assert!(parse("portbroker deposit -- -odd").is_ok());
+        for line in ["deposit a:b", "deposit portbroker", "show listener a\nFDSTORE=1", "deposit"] {
+            assert!(parse(&format!("portbroker {line}")).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What went wrong, as an exit status (those of sysexits.h where they fit) and a line on standard error.
+
+use crate::output;
+use crate::store::StoreError;
+use portbroker_client::Error;
+use portbroker_client::wire::ErrorName;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+pub(crate) const FAILED: u8 = 1;
+/// `EX_UNAVAILABLE`
+const NOT_REACHABLE: u8 = 69;
+/// `EX_NOPERM`
+const NOT_ALLOWED: u8 = 77;
+/// `EX_CONFIG`
+pub(crate) const CONFIGURATION: u8 = 78;
+
+/// Why a verb could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The broker, or the way to it.
+    #[error(transparent)]
+    Broker(#[from] Error),
+    /// The unit's descriptor store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Sockets came that were asked for after a reload that failed.
+    #[error(
+        "{unknown}; the unit may be newer than the broker's configuration, but reloading it failed: {reload}"
+    )]
+    Reload {
+        /// What the broker said of the names.
+        unknown: Error,
+        /// What it said of its configuration.
+        reload: Error,
+    },
+    /// A directory for manual pages.
+    #[error("cannot write manual pages into {}: {source}", directory.display())]
+    Manual {
+        /// The directory.
+        directory: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Standard output.
+    #[error("cannot write to standard output: {0}")]
+    Output(io::Error),
+}
+
+/// A runtime could not be made.
+pub(crate) fn no_runtime(error: io::Error) -> Failure {
+    Failure::Broker(Error::Runtime(error))
+}
+
+impl Failure {
+    fn status(&self) -> u8 {
+        match self {
+            Self::Broker(error) | Self::Reload { reload: error, .. } => status_of(error),
+            Self::Store(_) | Self::Manual { .. } | Self::Output(_) => FAILED,
+        }
+    }
+
+    /// Says it, and gives the exit status.
+    pub(crate) fn report(&self) -> ExitCode {
+        // A reader that has seen enough (`| head`) is no failure.
+        if matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe) {
+            return ExitCode::SUCCESS;
+        }
+        complain(&self.to_string());
+        self.status().into()
+    }
+}
+
+fn status_of(error: &Error) -> u8 {
+    match error {
+        Error::NotReachable { .. } => NOT_REACHABLE,
+        Error::Forbidden { .. } | Error::Refused { name: ErrorName::NotAllowed, .. } => NOT_ALLOWED,
+        Error::Refused { name: ErrorName::InvalidConfiguration, .. } => CONFIGURATION,
+        _ => FAILED,
+    }
+}
+
+/// A message on standard error; where that is closed there is nobody to tell.
+pub(crate) fn complain(message: &str) {
+    let _ = writeln!(io::stderr(), "{}", output::printable(message));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exit_status_tells_what_kind_of_failure_it_was() {
+        let refused = |name| status_of(&Error::Refused { name, message: String::new() });
+        assert_eq!(refused(ErrorName::NotAllowed), 77);
+        assert_eq!(refused(ErrorName::InvalidConfiguration), 78);
+        assert_eq!(refused(ErrorName::NoSuchListener), 1);
+        assert_eq!(status_of(&Error::NotReachable { tried: String::new() }), 69);
+        let forbidden = Error::Forbidden { place: String::new(), reason: String::new() };
+        assert_eq!(status_of(&forbidden), 77);
+    }
+}

@@ -1,0 +1,150 @@
+//! `portbroker list listeners` and `portbroker show listener`.
+
+use crate::args::block_on;
+use crate::failure::Failure;
+use crate::output::{Cell, Output, Paint};
+use portbroker_client::Broker;
+use portbroker_client::inspect::{ListenerStatus, SocketStatus};
+use serde::Serialize;
+use std::process::ExitCode;
+
+/// How many of a listener's sockets a line of the list has room for.
+const ON_A_LINE: usize = 3;
+
+/// The JSON document of one listener.
+#[derive(Debug, Serialize)]
+struct Document<'a> {
+    name: &'a str,
+    state: &'a str,
+    sockets: Vec<Socket<'a>>,
+    holders: &'a [String],
+    holder: Option<&'a str>,
+    idle: &'a str,
+    allow: &'a [String],
+    origin: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct Socket<'a> {
+    endpoint: &'a str,
+    state: &'a str,
+    inode: Option<u64>,
+    error: Option<&'a str>,
+}
+
+impl<'a> From<&'a ListenerStatus> for Document<'a> {
+    fn from(listener: &'a ListenerStatus) -> Self {
+        let socket = |socket: &'a SocketStatus| Socket {
+            endpoint: &socket.endpoint,
+            state: &socket.state,
+            inode: socket.inode,
+            error: socket.error.as_deref(),
+        };
+        Self {
+            name: &listener.name,
+            state: &listener.state,
+            sockets: listener.sockets.iter().map(socket).collect(),
+            holders: &listener.holders,
+            holder: listener.holders.first().map(String::as_str),
+            idle: &listener.idle,
+            allow: &listener.allow,
+            origin: &listener.origin,
+        }
+    }
+}
+
+pub(crate) fn list(broker: &Broker, output: Output) -> Result<ExitCode, Failure> {
+    let listeners = block_on(broker.listeners())?;
+    let documents: Vec<Document<'_>> = listeners.iter().map(Document::from).collect();
+    output.print(&documents, || {
+        let heading = ["NAME", "STATE", "HOLDER", "SOCKETS"].map(|text| Cell::new(text, Paint::Heading));
+        std::iter::once(heading.to_vec()).chain(listeners.iter().map(row)).collect()
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(listener: &ListenerStatus) -> Vec<Cell> {
+    let endpoints: Vec<&str> =
+        listener.sockets.iter().take(ON_A_LINE).map(|socket| socket.endpoint.as_str()).collect();
+    let more = match listener.sockets.len().saturating_sub(ON_A_LINE) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    vec![
+        Cell::plain(&listener.name),
+        Cell::new(&listener.state, Paint::of_state(&listener.state)),
+        Cell::plain(or_dash(&listener.holders)),
+        Cell::plain(format!("{}{more}", endpoints.join(", "))),
+    ]
+}
+
+fn or_dash(texts: &[String]) -> String {
+    if texts.is_empty() { "-".to_owned() } else { texts.join(", ") }
+}
+
+pub(crate) fn show(broker: &Broker, output: Output, name: &str) -> Result<ExitCode, Failure> {
+    let listener = block_on(broker.listener(name))?;
+    output.print(&Document::from(&listener), || details(&listener))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn details(listener: &ListenerStatus) -> Vec<Vec<Cell>> {
+    let line = |key, value: &str| vec![Cell::plain(key), Cell::plain(value)];
+    let state = Cell::new(&listener.state, Paint::of_state(&listener.state));
+    let mut lines = vec![line("name", &listener.name), vec![Cell::plain("state"), state]];
+    lines.extend(listener.sockets.iter().map(|socket| {
+        let rest = match (&socket.error, socket.inode) {
+            (Some(error), _) => format!(": {error}"),
+            (None, Some(inode)) => format!(", inode {inode}"),
+            (None, None) => String::new(),
+        };
+        let text = format!("{} {}{rest}", socket.endpoint, socket.state);
+        let paint = if socket.error.is_some() { Paint::Bad } else { Paint::Plain };
+        vec![Cell::plain("socket"), Cell::new(text, paint)]
+    }));
+    lines.push(line("holder", &or_dash(&listener.holders)));
+    lines.push(line("idle", &listener.idle));
+    let allow = if listener.allow.is_empty() { "root only".to_owned() } else { listener.allow.join(", ") };
+    lines.push(line("allow", &allow));
+    lines.push(line("origin", &listener.origin));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener(sockets: usize) -> ListenerStatus {
+        let socket = |port| SocketStatus {
+            endpoint: format!("tcp 127.0.0.1:{port}"),
+            state: "listening".into(),
+            inode: Some(7),
+            error: None,
+        };
+        ListenerStatus {
+            name: "web".into(),
+            state: "listening".into(),
+            sockets: (1..=sockets).map(socket).collect(),
+            holders: vec![],
+            idle: "queue".into(),
+            allow: vec!["unit:web.service".into()],
+            origin: "/etc/x.toml:3".into(),
+        }
+    }
+
+    #[test]
+    fn the_keys_of_the_document_are_those_documented() {
+        let json = serde_json::to_string(&Document::from(&listener(1))).unwrap();
+        assert_eq!(
+            json,
+            r#"{"name":"web","state":"listening","sockets":[{"endpoint":"tcp 127.0.0.1:1","state":"listening","inode":7,"error":null}],"holders":[],"holder":null,"idle":"queue","allow":["unit:web.service"],"origin":"/etc/x.toml:3"}"#
+        );
+    }
+
+    #[test]
+    fn a_row_has_room_for_three_sockets() {
+        let text = |sockets| format!("{:?}", row(&listener(sockets)));
+        assert!(!text(3).contains("more"));
+        assert!(text(5).contains("127.0.0.1:3 and 2 more") && !text(5).contains("127.0.0.1:4"));
+    }
+}

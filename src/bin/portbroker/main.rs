@@ -1,0 +1,23 @@
+//! `portbroker`, the command-line tool: asks the broker, and prints what it says.
+//!
+//! One file a verb; [`args`] is the command line, [`output`] the form of what is printed, and [`failure`] what
+//! an exit status means.
+
+mod args;
+mod cat_config;
+mod check;
+mod deposit;
+mod exec;
+mod failure;
+mod listeners;
+mod output;
+mod packaging;
+mod reload;
+mod status;
+mod store;
+
+use clap::Parser;
+
+fn main() -> std::process::ExitCode {
+    args::Arguments::parse().run()
+}

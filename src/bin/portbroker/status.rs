@@ -1,0 +1,77 @@
+//! `portbroker status`: whether the broker runs and holds all that it should.
+
+use crate::args::block_on;
+use crate::failure::{Failure, complain};
+use crate::output::{Cell, Output, Paint};
+use portbroker_client::inspect::Status;
+use portbroker_client::{Broker, Error};
+use serde::Serialize;
+use std::process::ExitCode;
+
+const DEGRADED: u8 = 1;
+const NOT_RUNNING: u8 = 3;
+
+/// The JSON document. `version` and `listeners` are null where there is no broker to say.
+#[derive(Debug, Serialize)]
+struct Document<'a> {
+    state: &'a str,
+    version: Option<&'a str>,
+    faults: &'a [String],
+    listeners: Option<Counts>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Counts {
+    listening: usize,
+    reserved: usize,
+    failed: usize,
+}
+
+impl Counts {
+    fn of(status: &Status) -> Self {
+        let count = |state| status.listeners.iter().filter(|listener| listener.state == state).count();
+        Self { listening: count("listening"), reserved: count("reserved"), failed: count("failed") }
+    }
+}
+
+pub(crate) fn run(broker: &Broker, output: Output) -> Result<ExitCode, Failure> {
+    match block_on(broker.status()) {
+        Ok(status) => report(&status, output),
+        Err(Failure::Broker(error @ Error::NotReachable { .. })) => {
+            complain(&error.to_string());
+            let stopped = Document { state: "stopped", version: None, faults: &[], listeners: None };
+            output.print(&stopped, || {
+                vec![vec![Cell::plain("portbroker"), Cell::new("stopped", Paint::Bad)]]
+            })?;
+            Ok(NOT_RUNNING.into())
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+fn report(status: &Status, output: Output) -> Result<ExitCode, Failure> {
+    let counts = Counts::of(status);
+    let document = Document {
+        state: &status.state,
+        version: Some(&status.version),
+        faults: &status.faults,
+        listeners: Some(counts),
+    };
+    output.print(&document, || lines(status, counts))?;
+    Ok(if status.state == "running" { ExitCode::SUCCESS } else { DEGRADED.into() })
+}
+
+fn lines(status: &Status, counts: Counts) -> Vec<Vec<Cell>> {
+    let Counts { listening, reserved, failed } = counts;
+    let state = Cell::new(&status.state, Paint::of_state(&status.state));
+    let mut lines = vec![
+        vec![Cell::plain("portbroker"), Cell::plain(&status.version)],
+        vec![Cell::plain("state"), state],
+        vec![
+            Cell::plain("listeners"),
+            Cell::plain(format!("{listening} listening, {reserved} reserved, {failed} failed")),
+        ],
+    ];
+    lines.extend(status.faults.iter().map(|fault| vec![Cell::plain("fault"), Cell::new(fault, Paint::Bad)]));
+    lines
+}

@@ -1,0 +1,113 @@
+//! What can be asked of the broker, and how it refuses. The handle is what the bus has of it.
+
+use super::view::{ListenerView, View};
+use crate::kernel::holder::HolderClaim;
+use crate::model::ListenerName;
+use crate::policy::Caller;
+use std::os::fd::OwnedFd;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+/// A request for the sockets of listeners.
+#[derive(Debug)]
+pub struct Acquire {
+    /// Who asks.
+    pub caller: Caller,
+    /// Who holds them from then on; `None` where the process is gone already.
+    pub holder: Option<HolderClaim>,
+    /// Names of listeners, in the order in which the sockets are wanted.
+    pub names: Vec<String>,
+    /// How many sockets a message takes on the way that the request came.
+    pub limit: usize,
+}
+
+/// A socket and the name of its listener.
+pub type NamedSocket = (ListenerName, OwnedFd);
+
+/// Why the broker refuses. The text goes to the caller, the D-Bus error's name is the variant's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No listener has that name.
+    #[error("there is no listener {0:?}: see \"portbroker list listeners\"")]
+    NoSuchListener(String),
+    /// The policy says no.
+    #[error("you may not {0}")]
+    NotAllowed(String),
+    /// Its socket is not bound (yet).
+    #[error("listener {0:?} is not ready: {1}")]
+    NotReady(String, String),
+    /// They do not go into one message.
+    #[error("{0}")]
+    TooManySockets(String),
+    /// An argument is wrong.
+    #[error("{0}")]
+    BadArgument(String),
+    /// The configuration has faults.
+    #[error("the configuration was not taken, the one before goes on:\n{0}")]
+    InvalidConfiguration(String),
+}
+
+/// What happened that those who watch the objects want to know.
+#[derive(Debug, Clone)]
+pub enum Notice {
+    /// A listener is new.
+    Added(Box<ListenerView>),
+    /// Properties of a listener changed.
+    Changed(Box<ListenerView>),
+    /// A listener is no longer configured.
+    Removed(String),
+    /// Something of the manager's own properties changed.
+    Manager(Vec<String>),
+}
+
+pub(super) enum Command {
+    Acquire(Acquire, oneshot::Sender<Result<Vec<NamedSocket>, Refusal>>),
+    Reload(Option<Caller>, oneshot::Sender<Result<(), Refusal>>),
+    View(oneshot::Sender<View>),
+    Show(String, oneshot::Sender<Option<ListenerView>>),
+}
+
+/// The broker is gone, and so will this process be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the broker is stopping")]
+pub struct Stopping;
+
+/// The way to the broker's task. The channel is bounded: who asks faster than it answers waits.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) notices: broadcast::WeakSender<Notice>,
+}
+
+impl Handle {
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Stopping> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| Stopping)?;
+        answer.await.map_err(|_| Stopping)
+    }
+
+    /// Sockets of listeners, all or nothing, each a new descriptor of the broker's own socket.
+    pub async fn acquire(&self, request: Acquire) -> Result<Result<Vec<NamedSocket>, Refusal>, Stopping> {
+        self.ask(|reply| Command::Acquire(request, reply)).await
+    }
+
+    /// Reads the configuration again; `None` is the daemon itself (SIGHUP, daemon-reload).
+    pub async fn reload(&self, caller: Option<Caller>) -> Result<Result<(), Refusal>, Stopping> {
+        self.ask(|reply| Command::Reload(caller, reply)).await
+    }
+
+    /// Everything.
+    pub async fn view(&self) -> Result<View, Stopping> {
+        self.ask(Command::View).await
+    }
+
+    /// One listener.
+    pub async fn show(&self, name: String) -> Result<Option<ListenerView>, Stopping> {
+        self.ask(|reply| Command::Show(name, reply)).await
+    }
+
+    /// Notices from now on; `None` when the broker is stopping.
+    #[must_use]
+    pub fn notices(&self) -> Option<broadcast::Receiver<Notice>> {
+        self.notices.upgrade().map(|sender| sender.subscribe())
+    }
+}

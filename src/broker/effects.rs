@@ -1,0 +1,224 @@
+//! Effects on real sockets: what the table asks for, what a holder has spoilt, what is to be shown.
+
+use super::view::{self, ListenerView, SocketView, View};
+use super::{Broker, Refusal};
+use crate::kernel::socket::{BindError, ListenerSocket, Mended, SocketState};
+use crate::kernel::socket_owner;
+
+use crate::listeners::{Action, Listener, SocketId, Target};
+use crate::model::{Endpoint, ListenerName};
+use std::os::fd::AsFd as _;
+use std::time::Instant;
+
+/// The name of a socket in systemd's descriptor store: its inode, so that it can be taken out again.
+pub(super) fn store_name(inode: u64) -> String {
+    format!("{STORED}{inode}")
+}
+
+/// A socket's inode number; 0 where the kernel does not tell, which it does for every socket.
+pub(super) fn inode_of(socket: &ListenerSocket) -> u64 {
+    socket.inode().unwrap_or_default()
+}
+
+/// What the names of stored sockets begin with; no listener's name does.
+pub(super) const STORED: &str = "portbroker.";
+
+impl Broker {
+    /// Does what there is to do for a listener; `impatient` does not wait for a back-off to end.
+    pub(super) fn act_on(&mut self, name: &ListenerName, impatient: bool) {
+        // First what is not bound is bound, then what is bound is brought into its state.
+        for impatient in [impatient, false] {
+            for action in self.table.actions_of(name, Instant::now(), impatient) {
+                self.changed.insert(name.clone());
+                match action {
+                    Action::Bind(id) => self.bind(name, id),
+                    Action::Set(id, target) => self.set(name, id, target),
+                }
+            }
+        }
+    }
+
+    fn bind(&mut self, name: &ListenerName, id: SocketId) {
+        let Some((_, listener)) = self.table.owner(id) else { return };
+        let Some(endpoint) = self.table.slot(id).map(|slot| slot.endpoint.clone()) else { return };
+        match ListenerSocket::bind(&endpoint, &listener.config.options) {
+            Ok(socket) => {
+                tracing::info!(event = "bound", listener = %name, %endpoint, inode = inode_of(&socket), "holds");
+                self.store.put(&store_name(inode_of(&socket)), socket.as_fd());
+                self.sockets.insert(id, socket);
+                self.table.succeeded(id, Target::Refusing, Instant::now());
+            }
+            Err(error) => {
+                let taken_by = if matches!(error, BindError::InUse { .. }) {
+                    socket_owner::explain(&endpoint)
+                } else {
+                    None
+                };
+                let text = match taken_by {
+                    Some(owner) => format!("{error}: {owner}; it is tried again until the port is free"),
+                    None => error.to_string(),
+                };
+                self.fail(name, id, &endpoint, text);
+            }
+        }
+    }
+
+    fn fail(&mut self, name: &ListenerName, id: SocketId, endpoint: &Endpoint, error: String) {
+        let known = self.table.slot(id).and_then(|slot| slot.error()) == Some(&error);
+        if !known {
+            tracing::error!(event = "failed", listener = %name, %endpoint, error, "not as configured");
+        }
+        self.table.failed(id, error, Instant::now());
+    }
+
+    fn set(&mut self, name: &ListenerName, id: SocketId, target: Target) {
+        let Some(socket) = self.sockets.get_mut(&id) else {
+            self.table.lost(id, Instant::now());
+            return;
+        };
+        let before = inode_of(socket);
+        let done = match target {
+            Target::Listening => socket.listen(),
+            Target::Refusing => socket.refuse(),
+            Target::Dropping => socket.drop_datagrams(),
+        };
+        let endpoint = socket.endpoint().clone();
+        self.replaced(id, before);
+        match done {
+            Ok(()) => {
+                tracing::debug!(listener = %name, %endpoint, ?target, "changed its state");
+                self.watch_hangups(id, target);
+                self.table.succeeded(id, target, Instant::now());
+            }
+            Err(error) => self.fail(name, id, &endpoint, error.to_string()),
+        }
+    }
+
+    /// A listening socket that hangs up was un-listened by its holder.
+    pub(super) fn watch_hangups(&mut self, id: SocketId, target: Target) {
+        let Some(socket) = self.sockets.get(&id) else { return };
+        let watched = match target {
+            Target::Listening => self.hangups.add(id.number(), socket.as_fd()),
+            Target::Refusing | Target::Dropping => self.hangups.remove(socket.as_fd()),
+        };
+        if let Err(error) = watched {
+            tracing::warn!(%error, endpoint = %socket.endpoint(), "cannot watch for a holder that stops it from listening");
+        }
+    }
+
+    /// Keeps the descriptor store in step where a socket was replaced by a new one.
+    fn replaced(&mut self, id: SocketId, before: u64) {
+        let Some(socket) = self.sockets.get(&id) else { return };
+        if inode_of(socket) != before {
+            self.store.put(&store_name(inode_of(socket)), socket.as_fd());
+            self.store.remove(&store_name(before));
+        }
+    }
+
+    /// A holder is gone: what it did to the shared sockets is found and put right.
+    pub(super) fn mend(&mut self, name: &ListenerName) {
+        let Ok((_, listener)) = self.table.get(name.as_str()) else { return };
+        let bound: Vec<_> = listener.slots.iter().filter_map(|slot| Some((slot.id, slot.state?))).collect();
+        for (id, state) in bound {
+            self.mend_socket(name, id, state);
+        }
+    }
+
+    fn mend_socket(&mut self, name: &ListenerName, id: SocketId, state: Target) {
+        let Some(socket) = self.sockets.get_mut(&id) else { return };
+        let before = inode_of(socket);
+        let want = if state == Target::Listening { SocketState::Listening } else { SocketState::Reserved };
+        let endpoint = socket.endpoint().clone();
+        let mended = socket.mend(want);
+        self.replaced(id, before);
+        match mended {
+            Ok(Mended::Nothing) => {}
+            Ok(Mended::InPlace(spoilt)) => {
+                tracing::warn!(event = "mended", listener = %name, %endpoint, ?spoilt, "its holder had changed the socket; put right");
+                self.watch_hangups(id, state);
+            }
+            Ok(Mended::Replaced(spoilt)) => {
+                tracing::warn!(event = "replaced", listener = %name, %endpoint, ?spoilt, "its holder had spoilt the socket; a new one is in its place");
+                self.watch_hangups(id, state);
+            }
+            Err(error) => {
+                self.fail(name, id, &endpoint, error.to_string());
+                return;
+            }
+        }
+        self.table.succeeded(id, state, Instant::now());
+    }
+
+    /// A socket hung up. Where it should listen, somebody who shares it stopped it: it listens again.
+    pub(super) fn hung_up(&mut self, number: u64) {
+        let id = SocketId::from_number(number);
+        let Some((name, _)) = self.table.owner(id) else { return };
+        let name = name.clone();
+        if self.table.slot(id).and_then(|slot| slot.state) == Some(Target::Listening) {
+            self.changed.insert(name.clone());
+            self.mend_socket(&name, id, Target::Listening);
+        }
+    }
+
+    /// Gives a socket up: its listener is no longer configured.
+    pub(super) fn close(&mut self, id: SocketId) {
+        if let Some(socket) = self.sockets.remove(&id) {
+            tracing::info!(event = "closed", endpoint = %socket.endpoint(), "no longer configured");
+            // It may not have been watched, and is not from now on.
+            let _ = self.hangups.remove(socket.as_fd());
+            self.store.remove(&store_name(inode_of(&socket)));
+            if let Err(error) = socket.release() {
+                tracing::warn!(%error, "a path could not be removed");
+            }
+        }
+    }
+
+    /// Everything that is not as it was configured.
+    pub(super) fn faults(&self) -> Vec<String> {
+        let mut faults = self.configuration_faults.clone();
+        faults.extend(self.protection.fault().map(str::to_owned));
+        for (name, listener) in self.table.iter() {
+            for slot in &listener.slots {
+                faults.extend(slot.error().map(|error| format!("listener {name:?}: {error}")));
+            }
+        }
+        faults
+    }
+
+    pub(super) fn view(&self) -> View {
+        let listeners = self.table.iter().map(|(name, listener)| self.view_of(name, listener)).collect();
+        View { faults: self.faults(), listeners }
+    }
+
+    pub(super) fn show(&self, name: &str) -> Option<ListenerView> {
+        self.table.get(name).ok().map(|(name, listener)| self.view_of(name, listener))
+    }
+
+    fn view_of(&self, name: &ListenerName, listener: &Listener) -> ListenerView {
+        let sockets: Vec<SocketView> = listener
+            .slots
+            .iter()
+            .map(|slot| SocketView {
+                endpoint: slot.endpoint.to_string(),
+                state: view::state_word(slot.state),
+                inode: self.sockets.get(&slot.id).map_or(0, inode_of),
+                error: slot.error().unwrap_or_default().to_owned(),
+            })
+            .collect();
+        ListenerView {
+            name: name.to_string(),
+            state: view::worst(&sockets),
+            sockets,
+            holders: listener.holders.iter().filter_map(|id| Some(self.holders.get(*id)?.shown())).collect(),
+            idle: view::idle_text(listener.config.idle),
+            allow: view::allow_text(&listener.config),
+            origin: view::origin_text(&listener.config.origin),
+        }
+    }
+}
+
+impl From<crate::listeners::UnknownListener> for Refusal {
+    fn from(unknown: crate::listeners::UnknownListener) -> Self {
+        Self::NoSuchListener(unknown.0)
+    }
+}

@@ -1,0 +1,143 @@
+//! Handing sockets over: who may, what is bound, who holds it from then on.
+
+use super::Broker;
+use super::command::{Acquire, NamedSocket, Refusal};
+use crate::listeners::{SocketId, Target};
+use crate::model::ListenerName;
+use crate::policy::{Caller, Decision, may_acquire};
+use std::os::fd::{AsFd as _, OwnedFd};
+
+impl Broker {
+    /// All or nothing: either every socket asked for, each listening, or a refusal and nothing changed hands.
+    pub(super) fn acquire(&mut self, request: Acquire) -> Result<Vec<NamedSocket>, Refusal> {
+        let outcome = self.try_acquire(&request);
+        log(&request, &outcome);
+        outcome
+    }
+
+    fn try_acquire(&mut self, request: &Acquire) -> Result<Vec<NamedSocket>, Refusal> {
+        let names = self.permitted(request)?;
+        let wanted: usize = names.iter().map(|name| self.sockets_of(name).len()).sum();
+        if wanted > request.limit {
+            return Err(Refusal::TooManySockets(too_many(wanted, request.limit)));
+        }
+        for name in &names {
+            // A port that was taken a moment ago may be free by now: its service was just stopped.
+            self.act_on(name, true);
+            self.ready(name)?;
+        }
+        let newly_held = self.hold(&names, request)?;
+        let handed = names.iter().try_fold(Vec::with_capacity(wanted), |mut all, name| {
+            self.act_on(name, true);
+            all.extend(self.hand_over(name)?);
+            Ok(all)
+        });
+        if let (Err(_), Some(holder)) = (&handed, newly_held) {
+            self.forget_holder(holder);
+        }
+        handed
+    }
+
+    /// The names that the caller may take, or the first reason why not.
+    fn permitted(&self, request: &Acquire) -> Result<Vec<ListenerName>, Refusal> {
+        if request.names.is_empty() {
+            return Err(Refusal::BadArgument("name at least one listener".to_owned()));
+        }
+        if request.names.len() > request.limit {
+            return Err(Refusal::TooManySockets(too_many(request.names.len(), request.limit)));
+        }
+        let mut names: Vec<ListenerName> = Vec::with_capacity(request.names.len());
+        for name in &request.names {
+            let (name, listener) =
+                self.table.get(name).map_err(|unknown| Refusal::NoSuchListener(unknown.0))?;
+            if names.contains(name) {
+                return Err(Refusal::BadArgument(format!("listener {name:?} is named twice")));
+            }
+            if let Decision::Denied(_) = may_acquire(&request.caller, &listener.config.allow) {
+                let text = format!("take listener {name:?}: its configuration does not allow you to");
+                return Err(Refusal::NotAllowed(text));
+            }
+            names.push(name.clone());
+        }
+        Ok(names)
+    }
+
+    fn sockets_of(&self, name: &ListenerName) -> Vec<SocketId> {
+        let listener = self.table.get(name.as_str());
+        listener.map(|(_, listener)| listener.slots.iter().map(|slot| slot.id).collect()).unwrap_or_default()
+    }
+
+    /// Whether all sockets of a listener are bound.
+    fn ready(&self, name: &ListenerName) -> Result<(), Refusal> {
+        let Ok((_, listener)) = self.table.get(name.as_str()) else { return Ok(()) };
+        match listener.slots.iter().find(|slot| slot.state.is_none()) {
+            None => Ok(()),
+            Some(slot) => {
+                let error = slot.error().unwrap_or("it is not bound yet").to_owned();
+                Err(Refusal::NotReady(name.to_string(), error))
+            }
+        }
+    }
+
+    /// Descriptors of a listener's sockets, which must be listening by now.
+    fn hand_over(&self, name: &ListenerName) -> Result<Vec<NamedSocket>, Refusal> {
+        let not_ready = |why: &str| Refusal::NotReady(name.to_string(), why.to_owned());
+        let Ok((_, listener)) = self.table.get(name.as_str()) else { return Ok(Vec::new()) };
+        let mut handed = Vec::with_capacity(listener.slots.len());
+        for slot in &listener.slots {
+            if slot.state != Some(Target::Listening) {
+                return Err(not_ready(slot.error().unwrap_or("it does not listen")));
+            }
+            let socket = self.sockets.get(&slot.id).ok_or_else(|| not_ready("its socket is gone"))?;
+            let copy: OwnedFd = socket
+                .as_fd()
+                .try_clone_to_owned()
+                .map_err(|error| not_ready(&format!("the daemon is out of descriptors ({error})")))?;
+            handed.push((name.clone(), copy));
+        }
+        Ok(handed)
+    }
+}
+
+fn too_many(wanted: usize, limit: usize) -> String {
+    let advice = if limit < portbroker_client::wire::MAX_SOCKETS_PEER_TO_PEER {
+        format!("take them over the private socket {}", portbroker_client::wire::SOCKET_PATH)
+    } else {
+        "take them in several calls".to_owned()
+    };
+    format!("these are {wanted} sockets, and one message here takes {limit}: {advice}")
+}
+
+/// One structured event for every hand-over and every refusal.
+fn log(request: &Acquire, outcome: &Result<Vec<NamedSocket>, Refusal>) {
+    let Caller { uid, pid, unit, .. } = &request.caller;
+    let unit = unit.as_ref().map_or("", |unit| unit.as_str());
+    let listeners = shown(&request.names);
+    match outcome {
+        Ok(sockets) => {
+            tracing::info!(
+                event = "hand-over",
+                listeners,
+                sockets = sockets.len(),
+                uid,
+                pid,
+                unit,
+                "handed over"
+            );
+        }
+        Err(refusal) => {
+            let reason = refusal.to_string();
+            tracing::warn!(event = "refusal", listeners, reason, uid, pid, unit, "refused");
+        }
+    }
+}
+
+/// Names for the log, no more than a line of them, whatever the caller sent.
+fn shown(names: &[String]) -> String {
+    let mut text =
+        names.iter().take(8).map(|name| name.escape_default().take(80).collect()).collect::<Vec<String>>();
+    if names.len() > text.len() {
+        text.push(format!("and {} more", names.len() - text.len()));
+    }
+    text.join(" ")
+}

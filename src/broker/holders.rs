@@ -1,0 +1,159 @@
+//! Who holds listeners, and the end of each holder.
+
+use super::command::{Acquire, Refusal};
+use super::records::HolderRecord;
+use super::{Broker, records};
+use crate::kernel::holder::{HolderClaim, HolderWatch, Presence, shown_process};
+use crate::listeners::HolderId;
+use crate::model::ListenerName;
+use std::collections::HashMap;
+use std::time::Instant;
+
+/// A holder that is watched.
+#[derive(Debug)]
+pub(super) struct Holder {
+    /// What it was called when it came.
+    shown: String,
+    /// How it is written down, to be found again by the next daemon.
+    pub(super) record: HolderRecord,
+}
+
+impl Holder {
+    /// How it is shown: `mariadb.service`, `nginx[812]`. A process is called what it is called now:
+    /// `portbroker exec` became another program since it asked.
+    pub(super) fn shown(&self) -> String {
+        match &self.record {
+            HolderRecord::Process { pid, start } => shown_process(*pid, *start),
+            HolderRecord::Unit { .. } => None,
+        }
+        .unwrap_or_else(|| self.shown.clone())
+    }
+}
+
+/// All holders.
+pub(super) struct Holders {
+    watch: HolderWatch,
+    by_id: HashMap<HolderId, Holder>,
+    by_record: HashMap<HolderRecord, HolderId>,
+    last_id: u64,
+}
+
+impl Holders {
+    pub(super) fn new(watch: HolderWatch) -> Self {
+        Self { watch, by_id: HashMap::new(), by_record: HashMap::new(), last_id: 0 }
+    }
+
+    /// The next holder that is gone.
+    pub(super) async fn gone(&mut self) -> u64 {
+        self.watch.next().await
+    }
+
+    pub(super) fn get(&self, id: HolderId) -> Option<&Holder> {
+        self.by_id.get(&id)
+    }
+
+    /// Watches a holder, unless it is watched already. `None`: it is gone.
+    pub(super) fn admit(&mut self, claim: HolderClaim) -> std::io::Result<Option<(HolderId, bool)>> {
+        let record = HolderRecord::from(&claim);
+        if let Some(&id) = self.by_record.get(&record)
+            && self.watch.presence(id.0) == Presence::There
+        {
+            return Ok(Some((id, false)));
+        }
+        self.last_id += 1;
+        let id = HolderId(self.last_id);
+        let shown = claim.to_string();
+        if self.watch.add(id.0, claim)? == Presence::Gone {
+            return Ok(None);
+        }
+        self.by_id.insert(id, Holder { shown, record: record.clone() });
+        self.by_record.insert(record, id);
+        Ok(Some((id, true)))
+    }
+
+    pub(super) fn remove(&mut self, id: HolderId) -> Option<Holder> {
+        self.watch.remove(id.0);
+        let holder = self.by_id.remove(&id)?;
+        if self.by_record.get(&holder.record) == Some(&id) {
+            self.by_record.remove(&holder.record);
+        }
+        Some(holder)
+    }
+}
+
+impl Broker {
+    /// Notes who holds the listeners from now on. Returns the holder where it is new.
+    pub(super) fn hold(
+        &mut self,
+        names: &[ListenerName],
+        request: &Acquire,
+    ) -> Result<Option<HolderId>, Refusal> {
+        let vanished = || Refusal::BadArgument("the caller is gone".to_owned());
+        let claim = request.holder.clone().ok_or_else(vanished)?;
+        let (id, new) = match self.holders.admit(claim) {
+            Ok(Some(admitted)) => admitted,
+            Ok(None) => return Err(vanished()),
+            Err(error) => {
+                let text = format!("the daemon cannot watch its holder: {error}");
+                return Err(Refusal::NotReady(
+                    names.first().map(ToString::to_string).unwrap_or_default(),
+                    text,
+                ));
+            }
+        };
+        let now = Instant::now();
+        let mut change = new;
+        for name in names {
+            let held =
+                self.table.get(name.as_str()).is_ok_and(|(_, listener)| listener.holders.contains(&id));
+            if !held {
+                self.table.hold(name, id, now);
+                self.changed.insert(name.clone());
+                change = true;
+            }
+        }
+        if change {
+            self.write_holders();
+        }
+        Ok(new.then_some(id))
+    }
+
+    /// A holder is gone, or never got what it asked for.
+    pub(super) fn forget_holder(&mut self, id: HolderId) {
+        let Some(holder) = self.holders.remove(id) else { return };
+        let now = Instant::now();
+        let held: Vec<ListenerName> = self
+            .table
+            .iter()
+            .filter(|(_, l)| l.holders.contains(&id))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let free = self.table.release(id, now);
+        for name in &free {
+            tracing::info!(event = "released", listener = %name, holder = holder.shown(), "its holder is gone");
+            self.mend(name);
+            self.act_on(name, true);
+        }
+        self.changed.extend(held);
+        self.write_holders();
+    }
+
+    pub(super) fn holder_gone(&mut self, id: u64) {
+        self.forget_holder(HolderId(id));
+    }
+
+    /// Writes down who holds what, for the daemon that comes after a crash.
+    pub(super) fn write_holders(&self) {
+        let mut held: HashMap<HolderId, Vec<String>> = HashMap::new();
+        for (name, listener) in self.table.iter() {
+            for id in &listener.holders {
+                held.entry(*id).or_default().push(name.to_string());
+            }
+        }
+        let entries = held.into_iter().filter_map(|(id, listeners)| {
+            let holder = self.holders.get(id)?.record.clone();
+            Some(records::Held { holder, listeners })
+        });
+        self.records.write_holders(entries.collect());
+    }
+}

@@ -1,0 +1,75 @@
+//! Keeps brokered and protected ports out of ephemeral allocation, in the kernel's reserved ports.
+
+use super::Broker;
+use super::records::Records;
+use crate::kernel::reserved_ports::ReservedPorts;
+use crate::listeners::plan;
+use crate::model::PortSet;
+
+/// The reserved ports, and which of them are ours.
+pub(super) struct Protection {
+    kernel: ReservedPorts,
+    wanted: PortSet,
+    ours: PortSet,
+    /// Why it does not work, if it does not.
+    fault: Option<String>,
+}
+
+impl Protection {
+    pub(super) fn new(kernel: ReservedPorts, records: &Records) -> Self {
+        Self { kernel, wanted: PortSet::default(), ours: records.read_ports(), fault: None }
+    }
+
+    pub(super) fn fault(&self) -> Option<&str> {
+        self.fault.as_deref()
+    }
+
+    fn assert(&mut self, records: &Records) {
+        let fault = self.try_assert(records).err().map(|error| error.to_string());
+        if let Some(error) = &fault
+            && fault != self.fault
+        {
+            tracing::error!(error, "ports are not kept out of ephemeral allocation");
+        }
+        self.fault = fault;
+    }
+
+    fn try_assert(
+        &mut self,
+        records: &Records,
+    ) -> Result<(), crate::kernel::reserved_ports::ReservedPortsError> {
+        let plan = plan(&self.kernel.read()?, &self.wanted, &self.ours);
+        if plan.ours != self.ours {
+            // Written down first: what we add and then forget would stay reserved for ever.
+            records.write_ports(&plan.ours.union(&self.ours));
+        }
+        if !plan.add.is_empty() {
+            self.kernel.add(&plan.add)?;
+            tracing::info!(ports = %plan.add, "kept out of ephemeral allocation");
+        }
+        if !plan.remove.is_empty() {
+            self.kernel.remove(&plan.remove)?;
+            tracing::info!(ports = %plan.remove, "given back to ephemeral allocation");
+        }
+        if plan.ours != self.ours {
+            records.write_ports(&plan.ours);
+            self.ours = plan.ours;
+        }
+        Ok(())
+    }
+}
+
+impl Broker {
+    /// Brings the reserved ports in step with the configuration.
+    pub(super) fn protect(&mut self, also: &PortSet) {
+        let mut wanted = also.clone();
+        wanted
+            .extend(self.table.iter().flat_map(|(_, l)| l.config.endpoints.iter().filter_map(|e| e.port())));
+        self.protection.wanted = wanted;
+        self.assert_reserved_ports();
+    }
+
+    pub(super) fn assert_reserved_ports(&mut self) {
+        self.protection.assert(&self.records);
+    }
+}

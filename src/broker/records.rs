@@ -1,0 +1,145 @@
+//! What the next daemon has to know after a crash, in files of the runtime directory: who holds what, which
+//! reserved ports are ours, and the last configuration that was good.
+//!
+//! All of it may be lost without losing a socket: those are in systemd's descriptor store. The directory is
+//! on a tmpfs, so what is written here lives exactly as long as the kernel's own state.
+
+use crate::kernel::holder::HolderClaim;
+use crate::model::PortSet;
+use serde::{Deserialize, Serialize};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+/// The version of the files' format; a file of another version is not read.
+const VERSION: u32 = 1;
+
+/// How a holder is found again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum HolderRecord {
+    /// A process, told from a later one of the same pid by its start time (in clock ticks since boot).
+    Process {
+        /// Its pid.
+        pid: i32,
+        /// Its start time.
+        start: u64,
+    },
+    /// A systemd unit, by its cgroup.
+    Unit {
+        /// The unit's name.
+        unit: String,
+        /// The path as in /proc/PID/cgroup.
+        cgroup: String,
+    },
+}
+
+impl From<&HolderClaim> for HolderRecord {
+    fn from(claim: &HolderClaim) -> Self {
+        match claim {
+            HolderClaim::Process { pid, start, .. } => Self::Process { pid: *pid, start: *start },
+            HolderClaim::Unit { unit, cgroup } => {
+                Self::Unit { unit: unit.to_string(), cgroup: cgroup.clone() }
+            }
+        }
+    }
+}
+
+/// A holder and what it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Held {
+    pub(super) holder: HolderRecord,
+    pub(super) listeners: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HoldersFile {
+    version: u32,
+    holders: Vec<Held>,
+}
+
+/// The files.
+#[derive(Debug, Clone)]
+pub(super) struct Records {
+    directory: PathBuf,
+}
+
+impl Records {
+    pub(super) fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_path_buf() }
+    }
+
+    pub(super) fn read_holders(&self) -> Vec<Held> {
+        let Some(text) = self.read("holders.json") else { return Vec::new() };
+        match serde_json::from_str::<HoldersFile>(&text) {
+            Ok(file) if file.version == VERSION => file.holders,
+            Ok(file) => {
+                tracing::warn!(
+                    version = file.version,
+                    "holders.json is of another version; holders are not known until they ask again"
+                );
+                Vec::new()
+            }
+            Err(error) => {
+                tracing::warn!(%error, "holders.json cannot be read; holders are not known until they ask again");
+                Vec::new()
+            }
+        }
+    }
+
+    pub(super) fn write_holders(&self, mut holders: Vec<Held>) {
+        holders.sort_by(|a, b| a.listeners.cmp(&b.listeners));
+        match serde_json::to_string(&HoldersFile { version: VERSION, holders }) {
+            Ok(text) => self.write("holders.json", &text),
+            Err(error) => tracing::warn!(%error, "cannot write down who holds what"),
+        }
+    }
+
+    /// The reserved ports that are ours. What cannot be read is nobody's, and stays reserved until a reboot.
+    pub(super) fn read_ports(&self) -> PortSet {
+        let text = self.read("reserved-ports").unwrap_or_default();
+        text.parse().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the list of our reserved ports cannot be read; they stay reserved until a reboot");
+            PortSet::default()
+        })
+    }
+
+    pub(super) fn write_ports(&self, ports: &PortSet) {
+        self.write("reserved-ports", &format!("{ports}\n"));
+    }
+
+    /// Where the last good configuration is.
+    pub(super) fn last_good(&self) -> PathBuf {
+        self.directory.join("last-good.toml")
+    }
+
+    pub(super) fn write_last_good(&self, text: &str) {
+        self.write("last-good.toml", text);
+    }
+
+    fn read(&self, name: &str) -> Option<String> {
+        let path = self.directory.join(name);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "cannot read what the last daemon wrote down");
+                None
+            }
+        }
+    }
+
+    /// Replaces a file as a whole, so that a crash leaves the old one or the new one.
+    fn write(&self, name: &str, text: &str) {
+        let path = self.directory.join(name);
+        let replace = || -> std::io::Result<()> {
+            let temporary = self.directory.join(format!(".{name}.new"));
+            let mut file = std::fs::File::create(&temporary)?;
+            file.write_all(text.as_bytes())?;
+            std::fs::rename(&temporary, &path)
+        };
+        if let Err(error) = replace() {
+            let path = path.display();
+            tracing::warn!(%error, %path, "cannot write what the next daemon should know; free some room there");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Taking a configuration: at the start, and anew while everything goes on.
+
+use super::Broker;
+use super::command::{Notice, Refusal};
+use crate::config::{Checked, build, show};
+use crate::kernel::socket::ListenerSocket;
+use crate::listeners::SocketId;
+use crate::model::{Endpoint, ListenerName, SocketKind};
+use crate::policy::{Caller, Decision, may_administer};
+use crate::sources::{Locations, gather};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Where the configuration comes from.
+#[derive(Debug, Clone)]
+pub struct Loader {
+    /// Files.
+    pub locations: Locations,
+    /// Sockets that came with LISTEN_FDS and a name.
+    pub inherited: Vec<(ListenerName, Vec<Endpoint>)>,
+}
+
+impl Loader {
+    /// Reads and checks everything.
+    pub(super) fn load(&self) -> Checked {
+        build(&gather(&self.locations, self.inherited.clone()))
+    }
+
+    /// Reads one file in place of everything: the last good configuration.
+    pub(super) fn load_file(&self, path: PathBuf) -> Checked {
+        let locations = Locations { config: Some(path), ..self.locations.clone() };
+        build(&gather(&locations, self.inherited.clone()))
+    }
+}
+
+/// The errors among the faults, a line each; `None` where there are only warnings, which are logged.
+pub(super) fn errors_of(checked: &Checked) -> Option<Vec<String>> {
+    for warning in checked.faults.iter().filter(|fault| !fault.is_error()) {
+        tracing::warn!(event = "configuration", "{warning}");
+    }
+    let errors: Vec<String> =
+        checked.faults.iter().filter(|f| f.is_error()).map(ToString::to_string).collect();
+    if errors.is_empty() { None } else { Some(errors) }
+}
+
+impl Broker {
+    /// Takes the configuration as it is now on disk, or leaves everything as it is and says why.
+    pub(super) fn reload(&mut self, caller: Option<Caller>) -> Result<(), Refusal> {
+        if let Some(caller) = &caller
+            && let Decision::Denied(reason) = may_administer(caller)
+        {
+            let Caller { uid, pid, .. } = caller;
+            tracing::warn!(event = "refusal", reason, uid, pid, "refused to reload the configuration");
+            return Err(Refusal::NotAllowed("reload the configuration: only root may".to_owned()));
+        }
+        let checked = self.loader.load();
+        self.touched = true;
+        if let Some(errors) = errors_of(&checked) {
+            for error in &errors {
+                tracing::error!(event = "configuration", "{error}");
+            }
+            self.configuration_faults = errors.clone();
+            return Err(Refusal::InvalidConfiguration(errors.join("\n")));
+        }
+        self.configuration_faults.clear();
+        self.apply(&checked);
+        tracing::info!(event = "reloaded", listeners = checked.config.listeners.len(), "configuration taken");
+        Ok(())
+    }
+
+    /// Puts a valid configuration into effect.
+    pub(super) fn apply(&mut self, checked: &Checked) {
+        let config = &checked.config;
+        let before: BTreeSet<ListenerName> = self.table.iter().map(|(name, _)| name.clone()).collect();
+        let change = self.table.configure(&config.listeners, Instant::now());
+        // A TCP port goes over to its new address without a gap, since ours may be bound beside each other;
+        // other kinds of socket have to go first where they are in the way.
+        let (first, last): (Vec<_>, Vec<_>) =
+            change.close.into_iter().partition(|id| self.is_in_the_way(*id));
+        first.into_iter().for_each(|id| self.close(id));
+        let now: Vec<ListenerName> = self.table.iter().map(|(name, _)| name.clone()).collect();
+        for name in &now {
+            self.act_on(name, true);
+        }
+        last.into_iter().for_each(|id| self.close(id));
+        self.protect(&config.protect.ports);
+        self.tell_names(&before, &now);
+        self.write_holders();
+        self.records.write_last_good(&show::to_toml(config));
+        self.touched = true;
+    }
+
+    fn is_in_the_way(&self, id: SocketId) -> bool {
+        let Some(old) = self.sockets.get(&id).map(ListenerSocket::endpoint) else { return true };
+        let shares = matches!(old, Endpoint::Inet(_)) && old.kind() == SocketKind::Stream;
+        let unbound = self.table.iter().flat_map(|(_, l)| &l.slots).filter(|slot| slot.state.is_none());
+        !shares && unbound.into_iter().any(|slot| slot.endpoint.conflicts_with(old))
+    }
+
+    /// Names that came and went, for those who watch.
+    fn tell_names(&mut self, before: &BTreeSet<ListenerName>, now: &[ListenerName]) {
+        for name in now {
+            if before.contains(name) {
+                self.changed.insert(name.clone());
+            } else if let Some(view) = self.show(name.as_str()) {
+                self.changed.remove(name);
+                let _ = self.notices.send(Notice::Added(Box::new(view)));
+            }
+        }
+        let now: BTreeSet<&ListenerName> = now.iter().collect();
+        for name in before.iter().filter(|name| !now.contains(name)) {
+            self.changed.remove(name);
+            let _ = self.notices.send(Notice::Removed(name.to_string()));
+        }
+    }
+}

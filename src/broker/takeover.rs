@@ -1,0 +1,225 @@
+//! The start: sockets of an earlier life and of socket units are taken over, the rest is bound.
+
+use super::command::Handle;
+use super::effects::{STORED, inode_of};
+use super::holders::Holders;
+use super::protection::Protection;
+use super::records::{HolderRecord, Records};
+use super::reload::{Loader, errors_of};
+use super::{Broker, COMMANDS, NOTICES};
+use crate::config::Checked;
+use crate::kernel::hangups::HangupWatch;
+use crate::kernel::holder::{HolderClaim, HolderWatch};
+use crate::kernel::reserved_ports::ReservedPorts;
+use crate::kernel::socket::{ListenerSocket, SocketState, endpoint_of};
+use crate::kernel::store::Store;
+use crate::listeners::Target;
+use crate::model::{Endpoint, ListenerName, UnitName};
+use crate::sources::Locations;
+use std::collections::{BTreeSet, HashMap};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::time::Instant;
+use tokio::sync::{broadcast, mpsc};
+
+/// What the broker starts with.
+#[derive(Debug)]
+pub struct Start {
+    /// Where the configuration is.
+    pub locations: Locations,
+    /// Where it writes down what the next daemon has to know; it exists.
+    pub runtime_directory: PathBuf,
+    /// Sockets that came with LISTEN_FDS, by name, without the private socket.
+    pub inheritance: Inheritance,
+}
+
+/// Sockets that came with LISTEN_FDS.
+#[derive(Debug, Default)]
+pub struct Inheritance {
+    /// Those that an earlier daemon had put into systemd's store, under its names.
+    stored: Vec<(String, OwnedFd)>,
+    /// Those that a socket unit, or another starter, gave a listener's name.
+    named: Vec<(ListenerName, OwnedFd)>,
+}
+
+impl Inheritance {
+    /// Sorts what came with LISTEN_FDS. What has no valid name is closed, and the log says so.
+    #[must_use]
+    pub fn new(sockets: Vec<(String, OwnedFd)>) -> Self {
+        let mut inheritance = Self::default();
+        for (name, socket) in sockets {
+            if name.starts_with(STORED) {
+                inheritance.stored.push((name, socket));
+            } else {
+                match ListenerName::try_from(name.as_str()) {
+                    Ok(name) => inheritance.named.push((name, socket)),
+                    Err(error) => {
+                        tracing::warn!(%error, name, "an inherited socket has no listener's name and is closed")
+                    }
+                }
+            }
+        }
+        inheritance
+    }
+}
+
+/// The broker cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration has errors, and nothing was inherited that would have to be kept.
+    #[error("the configuration has faults:\n{0}")]
+    Configuration(String),
+    /// The kernel refused what the broker cannot do without.
+    #[error("cannot watch sockets and holders: {0}")]
+    Kernel(#[from] std::io::Error),
+}
+
+impl Broker {
+    /// Takes over what there is, binds what is missing, and brings everything into its state.
+    pub fn start(start: Start) -> Result<(Self, Handle), StartError> {
+        let mut found: HashMap<Endpoint, OwnedFd> = HashMap::new();
+        let inherited = endpoints_of(start.inheritance.named, &mut found);
+        let loader = Loader { locations: start.locations, inherited };
+        let records = Records::new(&start.runtime_directory);
+        let (checked, configuration_faults) =
+            choose(&loader, &records, !start.inheritance.stored.is_empty())?;
+        let (send, commands) = mpsc::channel(COMMANDS);
+        let (notices, _) = broadcast::channel(NOTICES);
+        let handle = Handle { commands: send, notices: notices.downgrade() };
+        let mut broker = Self {
+            table: crate::listeners::Table::default(),
+            sockets: HashMap::new(),
+            hangups: HangupWatch::new()?,
+            holders: Holders::new(HolderWatch::new()?),
+            protection: Protection::new(ReservedPorts::default(), &records),
+            store: Store::from_env(),
+            records,
+            loader,
+            configuration_faults,
+            announced: Vec::new(),
+            touched: true,
+            changed: BTreeSet::new(),
+            notices,
+            commands,
+        };
+        broker.take_over(start.inheritance.stored, found, &checked);
+        broker.apply(&checked);
+        Ok((broker, handle))
+    }
+
+    /// Matches the sockets that came with the configuration, by what the kernel says that they are.
+    fn take_over(
+        &mut self,
+        stored: Vec<(String, OwnedFd)>,
+        mut found: HashMap<Endpoint, OwnedFd>,
+        checked: &Checked,
+    ) {
+        let mut names: HashMap<Endpoint, String> = HashMap::new();
+        for (name, socket) in stored {
+            match endpoint_of(socket.as_fd()) {
+                Ok(endpoint) if !found.contains_key(&endpoint) => {
+                    names.insert(endpoint.clone(), name);
+                    found.insert(endpoint, socket);
+                }
+                Ok(_) => self.store.remove(&name),
+                Err(error) => {
+                    tracing::warn!(%error, name, "a stored socket is none of ours");
+                    self.store.remove(&name);
+                }
+            }
+        }
+        // The table has its slots from here on; `apply` finds them kept.
+        self.table.configure(&checked.config.listeners, Instant::now());
+        let slots: Vec<_> =
+            self.table.iter().flat_map(|(n, l)| l.slots.iter().map(|s| (n.clone(), s.clone()))).collect();
+        for (listener, slot) in slots {
+            let Some(socket) = found.remove(&slot.endpoint) else { continue };
+            let Ok((_, owner)) = self.table.get(listener.as_str()) else { continue };
+            match ListenerSocket::adopt(socket, &slot.endpoint, &owner.config.options) {
+                Ok(socket) => {
+                    let state = match socket.state() {
+                        Ok(SocketState::Listening) => Target::Listening,
+                        _ => Target::Refusing,
+                    };
+                    tracing::info!(event = "taken-over", %listener, endpoint = %slot.endpoint, inode = inode_of(&socket), "taken over");
+                    self.sockets.insert(slot.id, socket);
+                    self.table.succeeded(slot.id, state, Instant::now());
+                    self.watch_hangups(slot.id, state);
+                    names.remove(&slot.endpoint);
+                }
+                Err(error) => {
+                    tracing::error!(%listener, endpoint = %slot.endpoint, %error, "cannot take a socket over")
+                }
+            }
+        }
+        for (endpoint, name) in names {
+            tracing::info!(event = "closed", %endpoint, "a stored socket is no longer configured");
+            self.store.remove(&name);
+        }
+        self.find_holders();
+    }
+
+    /// Finds the holders of the earlier daemon again, and mends the listeners of those that are gone.
+    fn find_holders(&mut self) {
+        for held in self.records.read_holders() {
+            let claim = match &held.holder {
+                HolderRecord::Process { pid, start } => HolderClaim::process(*pid, *start),
+                HolderRecord::Unit { unit, cgroup } => UnitName::try_from(unit.as_str())
+                    .ok()
+                    .map(|unit| HolderClaim::Unit { unit, cgroup: cgroup.clone() }),
+            };
+            let Some(Ok(Some((id, _)))) = claim.map(|claim| self.holders.admit(claim)) else { continue };
+            for name in &held.listeners {
+                if let Ok(name) = ListenerName::try_from(name.as_str()) {
+                    self.table.hold(&name, id, Instant::now());
+                }
+            }
+        }
+        let free: Vec<ListenerName> =
+            self.table.iter().filter(|(_, l)| l.holders.is_empty()).map(|(name, _)| name.clone()).collect();
+        for name in free {
+            self.mend(&name);
+        }
+    }
+}
+
+/// The named sockets by listener, as the configuration wants to know them, and by endpoint.
+fn endpoints_of(
+    named: Vec<(ListenerName, OwnedFd)>,
+    found: &mut HashMap<Endpoint, OwnedFd>,
+) -> Vec<(ListenerName, Vec<Endpoint>)> {
+    let mut inherited: Vec<(ListenerName, Vec<Endpoint>)> = Vec::new();
+    for (name, socket) in named {
+        let endpoint = match endpoint_of(socket.as_fd()) {
+            Ok(endpoint) => endpoint,
+            Err(error) => {
+                tracing::warn!(%error, listener = %name, "an inherited descriptor is no bound socket and is closed");
+                continue;
+            }
+        };
+        match inherited.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, endpoints)) => endpoints.push(endpoint.clone()),
+            None => inherited.push((name, vec![endpoint.clone()])),
+        }
+        found.insert(endpoint, socket);
+    }
+    inherited
+}
+
+/// The configuration to start with: the one on disk, or, where that has errors and sockets were inherited
+/// that must not be lost, the last good one, with the errors.
+fn choose(loader: &Loader, records: &Records, inherited: bool) -> Result<(Checked, Vec<String>), StartError> {
+    let checked = loader.load();
+    let Some(errors) = errors_of(&checked) else { return Ok((checked, Vec::new())) };
+    for error in &errors {
+        tracing::error!(event = "configuration", "{error}");
+    }
+    if inherited {
+        let last_good = loader.load_file(records.last_good());
+        if errors_of(&last_good).is_none() {
+            tracing::error!("the configuration has faults; the last good one goes on");
+            return Ok((last_good, errors));
+        }
+    }
+    Err(StartError::Configuration(errors.join("\n")))
+}

@@ -1,0 +1,90 @@
+//! What the broker shows of itself: plain values, taken at one instant, for the bus to convert.
+
+use crate::config::{Grant, Idle, ListenerConfig, Origin};
+use crate::listeners::Target;
+
+/// Everything that is shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct View {
+    /// What is not as it was configured, a sentence each; not empty: degraded.
+    pub faults: Vec<String>,
+    /// By name.
+    pub listeners: Vec<ListenerView>,
+}
+
+/// One listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerView {
+    /// Its name.
+    pub name: String,
+    /// `reserved`, `listening` or `failed` (any of its sockets).
+    pub state: &'static str,
+    /// Its sockets.
+    pub sockets: Vec<SocketView>,
+    /// Who holds it.
+    pub holders: Vec<String>,
+    /// As in the configuration.
+    pub idle: String,
+    /// As in the configuration.
+    pub allow: Vec<String>,
+    /// `FILE:LINE`, or `inherited`.
+    pub origin: String,
+}
+
+/// One socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketView {
+    /// As in `tcp 127.0.0.1:3306`.
+    pub endpoint: String,
+    /// `reserved`, `listening` or `failed`.
+    pub state: &'static str,
+    /// The socket's inode number, as `ss -e` shows it; 0 where it is not bound.
+    pub inode: u64,
+    /// Why it failed; else empty.
+    pub error: String,
+}
+
+/// The word for a socket's state: a datagram socket that receives counts as listening.
+pub(super) fn state_word(state: Option<Target>) -> &'static str {
+    match state {
+        None => "failed",
+        Some(Target::Listening) => "listening",
+        Some(Target::Refusing | Target::Dropping) => "reserved",
+    }
+}
+
+/// The state of a listener: the worst of its sockets'.
+pub(super) fn worst(sockets: &[SocketView]) -> &'static str {
+    ["failed", "reserved"]
+        .into_iter()
+        .find(|word| sockets.iter().any(|s| s.state == *word))
+        .unwrap_or("listening")
+}
+
+pub(super) fn idle_text(idle: Idle) -> String {
+    match idle {
+        Idle::Queue => "queue".to_owned(),
+        Idle::Refuse => "refuse".to_owned(),
+        Idle::Drop => "drop".to_owned(),
+        Idle::QueueFor(patience) => format!("queue {}s", patience.as_secs()),
+    }
+}
+
+pub(super) fn allow_text(config: &ListenerConfig) -> Vec<String> {
+    config.allow.iter().map(grant_text).collect()
+}
+
+fn grant_text(grant: &Grant) -> String {
+    let unit = grant.unit.as_ref().map(|unit| format!("unit:{unit}"));
+    let user = grant.user.as_ref().map(|user| format!("user:{}", user.name));
+    let group = grant.group.as_ref().map(|group| format!("group:{}", group.name));
+    [unit, user, group].into_iter().flatten().collect::<Vec<_>>().join("+")
+}
+
+pub(super) fn origin_text(origin: &Origin) -> String {
+    if origin.file.as_os_str().is_empty() {
+        "inherited".to_owned()
+    } else {
+        format!("{}:{}", origin.file.display(), origin.line)
+    }
+}

@@ -1,0 +1,100 @@
+//! Who calls: what the kernel says of the peer of a connection, or the bus of a sender.
+
+use super::Failure;
+use super::manager::Identify;
+use crate::kernel::holder::HolderClaim;
+use crate::kernel::peer::Peer;
+use crate::policy::Caller;
+use tokio::sync::OnceCell;
+use zbus::Connection;
+use zbus::fdo::DBusProxy;
+use zbus::message::Header;
+use zbus::proxy::CacheProperties;
+
+/// The peer of a connection to the private socket. It is looked at once, at its first call that matters:
+/// the connection is the process's that made it, whoever uses it later.
+#[derive(Debug)]
+pub(super) struct PeerIdentity {
+    peer: Peer,
+    caller: OnceCell<Caller>,
+    process: OnceCell<Option<HolderClaim>>,
+}
+
+impl PeerIdentity {
+    pub(super) fn new(peer: Peer) -> Self {
+        Self { peer, caller: OnceCell::new(), process: OnceCell::new() }
+    }
+}
+
+impl Identify for PeerIdentity {
+    async fn identify(
+        &self,
+        _: &Header<'_>,
+        as_unit: bool,
+    ) -> Result<(Caller, Option<HolderClaim>), Failure> {
+        let caller = self.caller.get_or_init(|| async { caller_of(&self.peer) }).await;
+        let holder = if as_unit {
+            HolderClaim::unit_of(&self.peer)
+        } else {
+            self.process.get_or_init(|| async { HolderClaim::process_of(&self.peer) }).await.clone()
+        };
+        Ok((caller.clone(), holder))
+    }
+}
+
+/// Asks the bus for the sender of each call.
+#[derive(Debug)]
+pub(super) struct BusIdentity {
+    bus: DBusProxy<'static>,
+}
+
+impl BusIdentity {
+    pub(super) async fn new(connection: &Connection) -> zbus::Result<Self> {
+        let bus = DBusProxy::builder(connection).cache_properties(CacheProperties::No).build().await?;
+        Ok(Self { bus })
+    }
+
+    async fn peer(&self, call: &Header<'_>) -> Result<Peer, Failure> {
+        let gone = || Failure::standard("NameHasNoOwner", "the sender of this call is gone");
+        let sender = call.sender().ok_or_else(gone)?.to_owned();
+        let name = zbus::names::BusName::Unique(sender);
+        let credentials = self.bus.get_connection_credentials(name.clone()).await.map_err(|_| gone())?;
+        let (Some(uid), Some(pid)) = (credentials.unix_user_id(), credentials.process_id()) else {
+            return Err(Failure::standard("Failed", "the bus does not tell who sends this call"));
+        };
+        let groups = credentials.unix_group_ids().cloned().unwrap_or_default();
+        let peer = Peer::of_process(pid.cast_signed(), uid, groups);
+        // The process that was opened is the sender's only if the sender still had that pid afterwards.
+        match self.bus.get_connection_unix_process_id(name).await {
+            Ok(again) if again == pid => Ok(peer),
+            _ => Err(gone()),
+        }
+    }
+}
+
+impl Identify for BusIdentity {
+    async fn identify(
+        &self,
+        call: &Header<'_>,
+        as_unit: bool,
+    ) -> Result<(Caller, Option<HolderClaim>), Failure> {
+        let peer = self.peer(call).await?;
+        let holder = if as_unit { HolderClaim::unit_of(&peer) } else { HolderClaim::process_of(&peer) };
+        Ok((caller_of(&peer), holder))
+    }
+}
+
+fn caller_of(peer: &Peer) -> Caller {
+    let own = nix::unistd::geteuid().as_raw();
+    Caller {
+        uid: peer.uid,
+        gids: peer.groups.clone(),
+        pid: peer.pid,
+        unit: peer.unit(),
+        administrator: if own == 0 || peer.uid == 0 {
+            peer.uid == 0 && peer.in_initial_namespaces()
+        } else {
+            peer.uid == own
+        },
+    }
+}

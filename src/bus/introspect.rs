@@ -1,0 +1,109 @@
+//! `org.freedesktop.DBus.Introspectable`: what there is, for busctl and d-feet.
+
+use portbroker_client::wire::{LISTENER_PREFIX, MANAGER_PATH, listener_path};
+use std::fmt::Write as _;
+
+const HEAD: &str = r#"<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">
+<node>
+ <interface name="org.freedesktop.DBus.Peer">
+  <method name="Ping"/>
+  <method name="GetMachineId"><arg name="machine_uuid" type="s" direction="out"/></method>
+ </interface>
+ <interface name="org.freedesktop.DBus.Introspectable">
+  <method name="Introspect"><arg name="xml_data" type="s" direction="out"/></method>
+ </interface>
+"#;
+
+const PROPERTIES: &str = r#" <interface name="org.freedesktop.DBus.Properties">
+  <method name="Get">
+   <arg name="interface_name" type="s" direction="in"/><arg name="property_name" type="s" direction="in"/>
+   <arg name="value" type="v" direction="out"/>
+  </method>
+  <method name="GetAll">
+   <arg name="interface_name" type="s" direction="in"/><arg name="properties" type="a{sv}" direction="out"/>
+  </method>
+  <signal name="PropertiesChanged">
+   <arg name="interface_name" type="s"/><arg name="changed_properties" type="a{sv}"/>
+   <arg name="invalidated_properties" type="as"/>
+  </signal>
+ </interface>
+"#;
+
+const MANAGER: &str = r#" <interface name="org.freedesktop.DBus.ObjectManager">
+  <method name="GetManagedObjects">
+   <arg name="objpath_interfaces_and_properties" type="a{oa{sa{sv}}}" direction="out"/>
+  </method>
+  <signal name="InterfacesAdded">
+   <arg name="object_path" type="o"/><arg name="interfaces_and_properties" type="a{sa{sv}}"/>
+  </signal>
+  <signal name="InterfacesRemoved"><arg name="object_path" type="o"/><arg name="interfaces" type="as"/></signal>
+ </interface>
+ <interface name="org.portbroker.PortBroker1.Manager">
+  <method name="AcquireListeners">
+   <arg name="names" type="as" direction="in"/><arg name="options" type="a{sv}" direction="in"/>
+   <arg name="sockets" type="a(sh)" direction="out"/>
+  </method>
+  <method name="Reload"/>
+  <property name="Version" type="s" access="read"/>
+  <property name="State" type="s" access="read"/>
+  <property name="Faults" type="as" access="read"/>
+ </interface>
+"#;
+
+const LISTENER: &str = r#" <interface name="org.portbroker.PortBroker1.Listener">
+  <property name="Name" type="s" access="read"/>
+  <property name="State" type="s" access="read"/>
+  <property name="Sockets" type="a(ssts)" access="read"/>
+  <property name="Holders" type="as" access="read"/>
+  <property name="Idle" type="s" access="read"/>
+  <property name="Allow" type="as" access="read"/>
+  <property name="Origin" type="s" access="read"/>
+ </interface>
+"#;
+
+/// The document of the manager.
+pub(super) fn manager() -> String {
+    format!("{HEAD}{PROPERTIES}{MANAGER} <node name=\"listener\"/>\n</node>\n")
+}
+
+/// The document of a listener.
+pub(super) fn listener() -> String {
+    format!("{HEAD}{PROPERTIES}{LISTENER}</node>\n")
+}
+
+/// The document of a path above ours, or of `…/listener`: only what is below it. `None`: nothing is.
+pub(super) fn above(path: &str, listeners: impl Iterator<Item = String>) -> Option<String> {
+    let mut document = String::from(HEAD);
+    if path == LISTENER_PREFIX.trim_end_matches('/') {
+        for name in listeners {
+            let path = listener_path(&name);
+            let label = path.strip_prefix(LISTENER_PREFIX).unwrap_or_default();
+            // Writing into a String cannot fail.
+            let _ = writeln!(document, " <node name=\"{label}\"/>");
+        }
+    } else {
+        let rest = MANAGER_PATH.strip_prefix(path.trim_end_matches('/'))?.strip_prefix('/')?;
+        let child = rest.split('/').next().filter(|child| !child.is_empty())?;
+        let _ = writeln!(document, " <node name=\"{child}\"/>");
+    }
+    document.push_str("</node>\n");
+    Some(document)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_leads_to_the_next() {
+        let none = || std::iter::empty();
+        assert!(above("/", none()).unwrap().contains("\"org\""));
+        assert!(above("/org", none()).unwrap().contains("\"portbroker\""));
+        assert!(above("/org/portbroker", none()).unwrap().contains("\"PortBroker1\""));
+        assert!(manager().contains("\"listener\""));
+        let names = || ["a-b".to_owned()].into_iter();
+        assert!(above("/org/portbroker/PortBroker1/listener", names()).unwrap().contains("\"a_2db\""));
+        assert_eq!(above("/or", none()), None);
+        assert_eq!(above("/else", none()), None);
+    }
+}

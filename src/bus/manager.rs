@@ -1,0 +1,287 @@
+//! Answers the calls of one connection, and sends it the signals.
+
+use super::properties::{self, Properties};
+use super::{Failure, introspect};
+use crate::broker::{Acquire, Handle, ListenerView, NamedSocket, Notice};
+use crate::kernel::holder::HolderClaim;
+use crate::policy::Caller;
+use portbroker_client::wire::{
+    ErrorName, LISTENER_INTERFACE, LISTENER_PREFIX, MANAGER_INTERFACE, MANAGER_PATH, OPTION_HOLDER,
+    listener_name,
+};
+use std::collections::HashMap;
+use zbus::message::{Flags, Header, Message, Type};
+use zbus::{Connection, Fd, OwnedVariant, Variant};
+
+const PEER: &str = "org.freedesktop.DBus.Peer";
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+const INTROSPECTABLE: &str = "org.freedesktop.DBus.Introspectable";
+const OBJECT_MANAGER: &str = "org.freedesktop.DBus.ObjectManager";
+
+/// Who calls, found out only for the members that ask for it.
+pub(super) trait Identify {
+    /// The caller, and what it would be as a holder: its process, or the unit that it is in.
+    async fn identify(
+        &self,
+        call: &Header<'_>,
+        as_unit: bool,
+    ) -> Result<(Caller, Option<HolderClaim>), Failure>;
+}
+
+/// What serves the calls of a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Manager {
+    /// The way to the broker.
+    pub(super) broker: Handle,
+    /// How many sockets one reply takes on this transport.
+    pub(super) limit: usize,
+}
+
+/// The objects that have interfaces of ours.
+enum Object {
+    Manager,
+    Listener(String),
+}
+
+impl Object {
+    fn at(path: &str) -> Option<Self> {
+        if path == MANAGER_PATH {
+            Some(Self::Manager)
+        } else if path.starts_with(LISTENER_PREFIX) {
+            listener_name(path).map(Self::Listener)
+        } else {
+            None
+        }
+    }
+}
+
+impl Manager {
+    /// Answers one message; whatever is no method call is passed over. Errors are those of the connection.
+    pub(super) async fn answer(
+        &self,
+        connection: &Connection,
+        message: &Message,
+        who: &impl Identify,
+    ) -> zbus::Result<()> {
+        if message.message_type() != Type::MethodCall {
+            return Ok(());
+        }
+        let header = message.header();
+        let reply = match self.call(message, &header, who).await {
+            Ok(reply) => reply,
+            Err(failure) => Message::error(&header, failure.name.as_str()).build(&failure.message)?,
+        };
+        if header.primary().flags().contains(Flags::NO_REPLY_EXPECTED) {
+            return Ok(());
+        }
+        connection.send(&reply).await
+    }
+
+    async fn call(
+        &self,
+        message: &Message,
+        call: &Header<'_>,
+        who: &impl Identify,
+    ) -> Result<Message, Failure> {
+        let member = call.member().map(|m| m.as_str()).unwrap_or_default();
+        let path = call.path().map(|p| p.as_str()).unwrap_or_default();
+        let interface = call.interface().map(|i| i.as_str());
+        let reply = Message::method_return(call);
+        match (interface, member) {
+            (Some(PEER), "Ping") => Ok(reply.build(&())?),
+            (Some(PEER), "GetMachineId") => Ok(reply.build(&machine_id()?)?),
+            (Some(INTROSPECTABLE) | None, "Introspect") => Ok(reply.build(&self.introspect(path).await?)?),
+            (Some(PROPERTIES), "GetAll") => {
+                let wanted: String = argument(message)?;
+                Ok(reply.build(&self.properties(path, &wanted).await?)?)
+            }
+            (Some(PROPERTIES), "Get") => {
+                let (interface, property): (String, String) = argument(message)?;
+                let mut all = self.properties(path, &interface).await?;
+                let unknown =
+                    || Failure::standard("UnknownProperty", format!("no property {property:?} here"));
+                Ok(reply.build(&all.remove(property.as_str()).ok_or_else(unknown)?)?)
+            }
+            (Some(PROPERTIES), "Set") => {
+                Err(Failure::standard("PropertyReadOnly", "all properties here are read-only"))
+            }
+            _ => self.call_manager(message, call, who, path, interface, member).await,
+        }
+    }
+
+    /// The members that only the manager's object has.
+    async fn call_manager(
+        &self,
+        message: &Message,
+        call: &Header<'_>,
+        who: &impl Identify,
+        path: &str,
+        interface: Option<&str>,
+        member: &str,
+    ) -> Result<Message, Failure> {
+        if path != MANAGER_PATH {
+            return Err(self.unknown(path, interface, member).await);
+        }
+        let reply = Message::method_return(call);
+        match (interface, member) {
+            (Some(MANAGER_INTERFACE) | None, "AcquireListeners") => {
+                let sockets = self.acquire(message, call, who).await?;
+                let rows: Vec<(&str, Fd<'_>)> =
+                    sockets.iter().map(|(name, socket)| (name.as_str(), Fd::from(socket))).collect();
+                Ok(reply.build(&rows)?)
+            }
+            (Some(MANAGER_INTERFACE) | None, "Reload") => {
+                let (caller, _) = who.identify(call, false).await?;
+                self.broker.reload(Some(caller)).await??;
+                Ok(reply.build(&())?)
+            }
+            (Some(OBJECT_MANAGER) | None, "GetManagedObjects") => {
+                Ok(reply.build(&properties::of_objects(&self.broker.view().await?))?)
+            }
+            _ => Err(self.unknown(path, interface, member).await),
+        }
+    }
+
+    async fn acquire(
+        &self,
+        message: &Message,
+        call: &Header<'_>,
+        who: &impl Identify,
+    ) -> Result<Vec<NamedSocket>, Failure> {
+        let (names, options): (Vec<String>, HashMap<String, OwnedVariant>) = argument(message)?;
+        let as_unit = holder_is_unit(&options)?;
+        let (caller, holder) = who.identify(call, as_unit).await?;
+        if as_unit && caller.unit.is_none() {
+            let message = "the holder can only be the caller's unit where the caller runs in a systemd unit";
+            return Err(Failure::ours(ErrorName::BadArgument, message));
+        }
+        let request = Acquire { caller, holder, names, limit: self.limit };
+        Ok(self.broker.acquire(request).await??)
+    }
+
+    async fn properties(&self, path: &str, interface: &str) -> Result<Properties, Failure> {
+        let unknown_interface =
+            || Failure::standard("UnknownInterface", format!("no interface {interface:?} at {path}"));
+        match Object::at(path).ok_or_else(|| unknown_object(path))? {
+            Object::Manager if interface == MANAGER_INTERFACE => {
+                Ok(properties::of_manager(&self.broker.view().await?))
+            }
+            Object::Listener(name) => {
+                let view = self.broker.show(name).await?.ok_or_else(|| unknown_object(path))?;
+                if interface != LISTENER_INTERFACE {
+                    return Err(unknown_interface());
+                }
+                Ok(properties::of_listener(&view))
+            }
+            Object::Manager => Err(unknown_interface()),
+        }
+    }
+
+    async fn introspect(&self, path: &str) -> Result<String, Failure> {
+        match Object::at(path) {
+            Some(Object::Manager) => Ok(introspect::manager()),
+            Some(Object::Listener(name)) => {
+                self.broker.show(name).await?.ok_or_else(|| unknown_object(path))?;
+                Ok(introspect::listener())
+            }
+            None => {
+                let names = self.broker.view().await?.listeners.into_iter().map(|listener| listener.name);
+                introspect::above(path, names).ok_or_else(|| unknown_object(path))
+            }
+        }
+    }
+
+    async fn unknown(&self, path: &str, interface: Option<&str>, member: &str) -> Failure {
+        if self.introspect(path).await.is_err() {
+            return unknown_object(path);
+        }
+        let interface = interface.unwrap_or("any interface");
+        Failure::standard("UnknownMethod", format!("no method {member:?} of {interface} at {path}"))
+    }
+
+    /// Sends what happened as signals.
+    pub(super) async fn announce(&self, connection: &Connection, notice: Notice) -> zbus::Result<()> {
+        match notice {
+            Notice::Changed(view) => changed(connection, &view).await,
+            Notice::Manager(faults) => {
+                let view = crate::broker::View { faults, listeners: Vec::new() };
+                let mut properties = properties::of_manager(&view);
+                properties.remove("Version");
+                let body = (MANAGER_INTERFACE, properties, Vec::<String>::new());
+                connection
+                    .emit_signal(None::<&str>, MANAGER_PATH, PROPERTIES, "PropertiesChanged", &body)
+                    .await
+            }
+            Notice::Added(view) => {
+                let interfaces = HashMap::from([(LISTENER_INTERFACE, properties::of_listener(&view))]);
+                let body = (properties::path_of(&view.name), interfaces);
+                connection
+                    .emit_signal(None::<&str>, MANAGER_PATH, OBJECT_MANAGER, "InterfacesAdded", &body)
+                    .await
+            }
+            Notice::Removed(name) => {
+                let body = (properties::path_of(&name), vec![LISTENER_INTERFACE]);
+                connection
+                    .emit_signal(None::<&str>, MANAGER_PATH, OBJECT_MANAGER, "InterfacesRemoved", &body)
+                    .await
+            }
+        }
+    }
+}
+
+async fn changed(connection: &Connection, view: &ListenerView) -> zbus::Result<()> {
+    let body = (LISTENER_INTERFACE, properties::of_listener(view), Vec::<String>::new());
+    let path = properties::path_of(&view.name);
+    connection.emit_signal(None::<&str>, path, PROPERTIES, "PropertiesChanged", &body).await
+}
+
+/// The body of a call. A body of another type is the caller's fault.
+fn argument<T>(message: &Message) -> Result<T, Failure>
+where
+    T: serde::de::DeserializeOwned + zbus::wire::Type,
+{
+    let body = message.body();
+    if body.signature() != T::SIGNATURE {
+        let text = format!(
+            "the arguments are of type {:?}, not {:?}",
+            T::SIGNATURE.to_string(),
+            body.signature().to_string()
+        );
+        return Err(Failure::standard("InvalidArgs", text));
+    }
+    body.deserialize_ignore_signature::<T>()
+        .map_err(|error| Failure::standard("InvalidArgs", error.to_string()))
+}
+
+fn holder_is_unit(options: &HashMap<String, OwnedVariant>) -> Result<bool, Failure> {
+    let mut is_unit = false;
+    for (key, value) in options {
+        let text = match &**value {
+            Variant::Str(text) => text.as_str(),
+            _ => "",
+        };
+        is_unit = match (key.as_str(), text) {
+            (OPTION_HOLDER, "unit") => true,
+            (OPTION_HOLDER, "process") => false,
+            (OPTION_HOLDER, _) => {
+                let message = format!("option {OPTION_HOLDER:?} is \"process\" or \"unit\"");
+                return Err(Failure::ours(ErrorName::BadArgument, message));
+            }
+            (unknown, _) => {
+                let unknown: String = unknown.chars().take(100).collect();
+                return Err(Failure::ours(ErrorName::BadArgument, format!("there is no option {unknown:?}")));
+            }
+        };
+    }
+    Ok(is_unit)
+}
+
+fn unknown_object(path: &str) -> Failure {
+    Failure::standard("UnknownObject", format!("there is no object at {path}"))
+}
+
+fn machine_id() -> Result<String, Failure> {
+    let text = std::fs::read_to_string("/etc/machine-id");
+    text.map(|id| id.trim().to_owned())
+        .map_err(|error| Failure::standard("Failed", format!("/etc/machine-id: {error}")))
+}

@@ -1,0 +1,151 @@
+//! The private socket: the interface peer to peer, without a bus.
+
+use super::caller::PeerIdentity;
+use super::manager::Manager;
+use crate::broker::Handle;
+use crate::kernel::peer::Peer;
+use futures_util::StreamExt as _;
+use portbroker_client::wire::MAX_SOCKETS_PEER_TO_PEER;
+use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::broadcast::error::RecvError;
+use zbus::connection::{AuthMechanism, Builder};
+
+/// How many connections one user may have at once; root has as many as there are descriptors.
+const CONNECTIONS_PER_USER: usize = 128;
+/// How long a client may take to authenticate.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// The private socket could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {path}: {source}; name another place with --socket PATH")]
+pub struct PrivateSocketError {
+    path: String,
+    source: std::io::Error,
+}
+
+/// Makes the private socket where systemd did not: everybody may connect, the policy decides on each call.
+/// A socket that a dead daemon left is replaced, one that answers is not.
+pub fn bind_private_socket(path: &Path) -> Result<UnixListener, PrivateSocketError> {
+    let fault = |source| PrivateSocketError { path: path.display().to_string(), source };
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(fault)?;
+    }
+    if UnixStream::connect(path).is_ok() {
+        return Err(fault(std::io::Error::other("another portbrokerd answers there")));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fault(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(fault)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(fault)?;
+    Ok(listener)
+}
+
+/// Counts connections by user, so that one user cannot use up the descriptors of all.
+#[derive(Debug, Clone, Default)]
+struct Admission(Arc<Mutex<HashMap<u32, usize>>>);
+
+/// A place that was given; it is free again when this is dropped.
+struct Place(Admission, u32);
+
+impl Admission {
+    fn admit(&self, uid: u32) -> Option<Place> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(uid).or_default();
+        if uid != 0 && *count >= CONNECTIONS_PER_USER {
+            return None;
+        }
+        *count += 1;
+        Some(Place(self.clone(), uid))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.1);
+            }
+        }
+    }
+}
+
+/// Serves every connection to the private socket, each in a task of its own.
+pub async fn serve_private_socket(listener: UnixListener, broker: Handle) -> std::io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let admission = Admission::default();
+    let guid = zbus::Guid::generate();
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream.into_std()?,
+            Err(error) => {
+                // Out of descriptors, most likely: those who wait in the queue lose nothing.
+                tracing::warn!(%error, "cannot accept a connection to the private socket");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                continue;
+            }
+        };
+        let peer = match Peer::of_stream(&stream) {
+            Ok(peer) => peer,
+            Err(error) => {
+                tracing::debug!(%error, "a client of the private socket was gone before it could be identified");
+                continue;
+            }
+        };
+        let Some(place) = admission.admit(peer.uid) else {
+            tracing::warn!(
+                uid = peer.uid,
+                pid = peer.pid,
+                "too many connections to the private socket, this one is closed"
+            );
+            continue;
+        };
+        let (broker, guid) = (broker.clone(), guid.clone());
+        tokio::spawn(async move {
+            let pid = peer.pid;
+            if let Err(error) = serve_connection(stream, peer, broker, guid).await {
+                tracing::debug!(%error, pid, "a connection to the private socket ended");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn serve_connection(
+    stream: UnixStream,
+    peer: Peer,
+    broker: Handle,
+    guid: zbus::Guid<'static>,
+) -> zbus::Result<()> {
+    let builder = Builder::unix_stream(stream).server(guid).p2p().auth_mechanism(AuthMechanism::External);
+    let built = tokio::time::timeout(HANDSHAKE, builder.build_message_stream()).await;
+    let mut messages = built.map_err(|_| zbus::Error::Handshake("not authenticated in time".into()))??;
+    let connection = zbus::Connection::from(&messages);
+    let Some(mut notices) = broker.notices() else { return Ok(()) };
+    let manager = Manager { broker, limit: MAX_SOCKETS_PEER_TO_PEER };
+    let identity = PeerIdentity::new(peer);
+    loop {
+        tokio::select! {
+            message = messages.next() => match message {
+                Some(Ok(message)) => manager.answer(&connection, &message, &identity).await?,
+                Some(Err(error)) => return Err(error),
+                None => return Ok(()),
+            },
+            notice = notices.recv() => match notice {
+                Ok(notice) => manager.announce(&connection, notice).await?,
+                // It reads too slowly to be told everything; what it asks for is still right.
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return Ok(()),
+            },
+        }
+    }
+}

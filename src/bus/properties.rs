@@ -1,0 +1,53 @@
+//! Properties of the objects, as D-Bus values.
+
+use crate::broker::{ListenerView, View};
+use portbroker_client::wire::{LISTENER_INTERFACE, listener_path};
+use std::collections::HashMap;
+use zbus::{ObjectPath, OwnedObjectPath, Variant};
+
+/// Property values by name.
+pub(super) type Properties = HashMap<&'static str, Variant<'static>>;
+
+/// Objects with their interfaces with their properties: `a{oa{sa{sv}}}`.
+pub(super) type Objects = HashMap<OwnedObjectPath, HashMap<&'static str, Properties>>;
+
+pub(super) fn of_manager(view: &View) -> Properties {
+    let state = if view.faults.is_empty() { "running" } else { "degraded" };
+    HashMap::from([
+        ("Version", Variant::new(env!("CARGO_PKG_VERSION"))),
+        ("State", Variant::new(state)),
+        ("Faults", Variant::new(view.faults.clone())),
+    ])
+}
+
+pub(super) fn of_listener(view: &ListenerView) -> Properties {
+    let sockets: Vec<(String, String, u64, String)> = view
+        .sockets
+        .iter()
+        .map(|s| (s.endpoint.clone(), s.state.to_owned(), s.inode, s.error.clone()))
+        .collect();
+    HashMap::from([
+        ("Name", Variant::new(view.name.clone())),
+        ("State", Variant::new(view.state)),
+        ("Sockets", Variant::new(sockets)),
+        ("Holders", Variant::new(view.holders.clone())),
+        ("Idle", Variant::new(view.idle.clone())),
+        ("Allow", Variant::new(view.allow.clone())),
+        ("Origin", Variant::new(view.origin.clone())),
+    ])
+}
+
+pub(super) fn path_of(name: &str) -> OwnedObjectPath {
+    // Only letters, digits and `_` come out of the escaping, so this is always an object path.
+    ObjectPath::from_string_unchecked(listener_path(name)).into()
+}
+
+/// What GetManagedObjects returns. The manager itself is not below its own path, and so not among them.
+pub(super) fn of_objects(view: &View) -> Objects {
+    view.listeners
+        .iter()
+        .map(|listener| {
+            (path_of(&listener.name), HashMap::from([(LISTENER_INTERFACE, of_listener(listener))]))
+        })
+        .collect()
+}

@@ -1,0 +1,233 @@
+//! What can only be seen with all listeners side by side, or with what their units are.
+//!
+//! Finding the listeners that are on one address takes time in proportion to their number: a host may have
+//! ten thousand.
+
+use super::definition::Definition;
+use super::fault::Fault;
+use super::key::Key;
+use super::sockets::SocketUnit;
+use super::units::Unit;
+use super::{Idle, Severity};
+use crate::model::{Endpoint, InetEndpoint, ListenerName, SocketKind, UnixAddress};
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+/// An endpoint: the index of its definition, and its own there.
+type At = (usize, usize);
+
+/// The endpoints of one kind and port.
+#[derive(Debug, Default)]
+struct Bucket<'a> {
+    wildcards: Vec<(&'a InetEndpoint, At)>,
+    others: HashMap<IpAddr, Vec<(&'a InetEndpoint, At)>>,
+}
+
+/// Who listens where.
+#[derive(Debug, Default)]
+pub(super) struct AddressBook<'a> {
+    inet: HashMap<(SocketKind, u16), Bucket<'a>>,
+    unix: HashMap<&'a UnixAddress, At>,
+}
+
+impl<'a> Bucket<'a> {
+    fn find(&self, endpoint: &InetEndpoint) -> Option<At> {
+        let same = self.others.get(&endpoint.address.ip());
+        let all = if endpoint.is_wildcard() { Some(self.others.values().flatten()) } else { None };
+        let candidates = self.wildcards.iter().chain(same.into_iter().flatten());
+        candidates
+            .chain(all.into_iter().flatten())
+            .find(|(other, _)| other.conflicts_with(endpoint))
+            .map(|&(_, at)| at)
+    }
+}
+
+impl<'a> AddressBook<'a> {
+    fn find(&self, endpoint: &Endpoint) -> Option<At> {
+        match endpoint {
+            Endpoint::Inet(inet) => self.inet.get(&(inet.kind, inet.address.port()))?.find(inet),
+            Endpoint::Unix(unix) => self.unix.get(&unix.address).copied(),
+        }
+    }
+
+    fn add(&mut self, endpoint: &'a Endpoint, at: At) {
+        match endpoint {
+            Endpoint::Inet(inet) => {
+                let bucket = self.inet.entry((inet.kind, inet.address.port())).or_default();
+                if inet.is_wildcard() {
+                    bucket.wildcards.push((inet, at));
+                } else {
+                    bucket.others.entry(inet.address.ip()).or_default().push((inet, at));
+                }
+            }
+            Endpoint::Unix(unix) => {
+                self.unix.insert(&unix.address, at);
+            }
+        }
+    }
+
+    /// All endpoints of all definitions, and a fault for each two addresses that cannot both be.
+    pub(super) fn of(definitions: &'a [Definition], faults: &mut Vec<Fault>) -> Self {
+        let mut all: Vec<(&Endpoint, At)> = Vec::new();
+        for (n, definition) in definitions.iter().enumerate() {
+            all.extend(
+                definition.config.endpoints.iter().enumerate().map(|(m, endpoint)| (endpoint, (n, m))),
+            );
+        }
+        // Wildcards first: then none has to be compared with all other addresses of its port.
+        all.sort_by_key(|(endpoint, _)| !matches!(endpoint, Endpoint::Inet(inet) if inet.is_wildcard()));
+        let mut book = Self::default();
+        let mut said = HashSet::new();
+        for (endpoint, at) in all {
+            match book.find(endpoint) {
+                None => book.add(endpoint, at),
+                Some(other) => {
+                    let (first, second) = if other < at { (other, at) } else { (at, other) };
+                    let address = |(n, m): At| (n, definitions.get(n).and_then(|d| d.address_of.get(m)));
+                    // A range of ports meets another in many ports: once is enough.
+                    if said.insert((address(first), address(second))) {
+                        faults.extend(conflict(definitions, first, second));
+                    }
+                }
+            }
+        }
+        book
+    }
+}
+
+fn conflict(definitions: &[Definition], first: At, second: At) -> Option<Fault> {
+    let (a, b) = (definitions.get(first.0)?, definitions.get(second.0)?);
+    let (one, other) = (a.config.endpoints.get(first.1)?, b.config.endpoints.get(second.1)?);
+    let same = first.0 == second.0;
+    if a.name == b.name && !same {
+        // One listener defined twice: `names` says that.
+        return None;
+    }
+    let message = match (same, one == other) {
+        (true, true) => format!("{:?} names {one} twice", b.name),
+        (true, false) => format!("{other} of {:?} cannot be beside its {one}", b.name),
+        (false, true) => format!("{:?} and {:?} both listen on {one}", a.name, b.name),
+        (false, false) => format!("{other} of {:?} cannot be beside {one} of {:?}", b.name, a.name),
+    };
+    let dual_stack =
+        [one, other].into_iter().any(|e| matches!(e, Endpoint::Inet(inet) if inet.is_dual_stack()));
+    let help = if dual_stack && one != other {
+        "take one of them out, or set bind-ipv6-only to \"ipv6-only\" for the IPv6 wildcard, which takes IPv4 too"
+    } else {
+        "take one of them out"
+    };
+    let (here, there) = (b.endpoint_place(second.1), a.endpoint_place(first.1));
+    Some(here.error(message).help(help).related(there.origin.clone(), format!("{one} of {:?}", a.name)))
+}
+
+/// Each name is defined once: later definitions of it are faults.
+pub(super) fn names(definitions: &[Definition], faults: &mut Vec<Fault>) {
+    let mut seen: HashMap<&ListenerName, &Definition> = HashMap::new();
+    for definition in definitions {
+        match seen.get(&definition.name) {
+            None => {
+                seen.insert(&definition.name, definition);
+            }
+            Some(first) => {
+                let fault =
+                    definition.place.error(format!("the listener {:?} is defined twice", definition.name));
+                faults.push(
+                    fault
+                        .help("give one of them another name")
+                        .related(first.place.origin.clone(), "the other"),
+                );
+            }
+        }
+    }
+}
+
+/// Whether each socket of a listener can do what it is to do while it is idle.
+pub(super) fn idle(definition: &Definition, faults: &mut Vec<Fault>) {
+    let idle = definition.config.idle;
+    let place = definition.place_of(Key::Idle);
+    let name = &definition.name;
+    let find = |wanted: fn(&Endpoint) -> bool| definition.config.endpoints.iter().find(|e| wanted(e));
+    match idle {
+        Idle::Queue => {}
+        Idle::Drop => {
+            if let Some(stream) = find(|endpoint| endpoint.kind() == SocketKind::Stream) {
+                let fault = place.error(format!("{stream} of {name:?} cannot drop: it has no datagrams"));
+                faults.push(fault.help("use \"refuse\" for streams, in a listener of their own"));
+            }
+        }
+        Idle::Refuse | Idle::QueueFor(_) => {
+            if let Some(stream) = find(is_abstract_stream) {
+                let fault = place.error(format!(
+                    "{stream} of {name:?} cannot refuse: an abstract name would have to be given up for it"
+                ));
+                faults.push(fault.help("use \"queue\", or a path instead of the abstract name"));
+            }
+            if let Some(udp) = find(is_wildcard_udp) {
+                let fault = place.warning(format!(
+                    "{udp} of {name:?} drops instead of refusing: senders to a wildcard address get no ICMP error"
+                ));
+                faults.push(fault.help("write \"drop\", or name the addresses one by one"));
+            }
+        }
+    }
+}
+
+fn is_abstract_stream(endpoint: &Endpoint) -> bool {
+    matches!(endpoint, Endpoint::Unix(unix)
+        if unix.kind == SocketKind::Stream && matches!(unix.address, UnixAddress::Abstract(_)))
+}
+
+fn is_wildcard_udp(endpoint: &Endpoint) -> bool {
+    matches!(endpoint, Endpoint::Inet(inet) if inet.kind == SocketKind::Datagram && inet.is_wildcard())
+}
+
+/// Socket units that listen where a listener is.
+///
+/// Packages ship socket units that nobody enabled (Debian's mariadb.socket on 3306 is one): of these a
+/// warning is enough. One that is enabled, or that the administrator wrote, is meant to be used.
+pub(super) fn socket_units(
+    sockets: &[SocketUnit],
+    definitions: &[Definition],
+    book: &AddressBook<'_>,
+    faults: &mut Vec<Fault>,
+) {
+    for socket in sockets.iter().filter(|socket| !socket.is_ours()) {
+        let mut said = HashSet::new();
+        for (endpoint, origin) in &socket.endpoints {
+            let Some((n, m)) = book.find(endpoint) else { continue };
+            let Some(definition) = definitions.get(n).filter(|_| said.insert(n)) else { continue };
+            let unit = &socket.name;
+            let fault = definition
+                .endpoint_place(m)
+                .error(format!(
+                    "the socket unit {unit} listens on {endpoint}, where {:?} is",
+                    definition.name
+                ))
+                .related(origin.clone(), format!("{endpoint} of {unit}"));
+            let written = ["/etc", "/run"].iter().any(|folder| origin.file.starts_with(folder));
+            faults.push(if socket.enabled || written {
+                fault.help(format!("run \"systemctl mask --now {unit}\", or take the listener out"))
+            } else {
+                let help = format!("it is not enabled: leave it so, or run \"systemctl mask {unit}\"");
+                Fault { severity: Severity::Warning, ..fault.help(help) }
+            });
+        }
+    }
+}
+
+/// Services that will hardly take the sockets.
+pub(super) fn service(unit: &Unit, listeners: &[Definition], faults: &mut Vec<Fault>) {
+    let Some(setting) = unit.value("Service", "Type").filter(|setting| setting.value == "forking") else {
+        return;
+    };
+    if !listeners.is_empty() {
+        let fault = Fault::warning(
+            setting.origin.clone(),
+            format!(
+                "{} is of Type=forking: LISTEN_PID is its first process, and most such services take no sockets",
+                unit.name
+            ),
+        );
+        faults.push(fault.help("run it in the foreground with Type=notify, exec or simple"));
+    }
+}

@@ -1,0 +1,163 @@
+//! A configuration as a TOML file of its own: what the daemon keeps as the last good one.
+//!
+//! Read again, it gives the same configuration but for the origins; listeners of units and inherited ones
+//! have become listeners of the file. Only what is not the default is written, and ports in a row as a
+//! range, so that a large configuration stays below the largest file that is read.
+
+use super::listen::{self, Address, BindIpv6Only};
+use super::{Account, Config, Idle, ListenerConfig, SocketOptions};
+use crate::model::{Endpoint, InetEndpoint, SocketKind};
+use std::fmt::Write as _;
+
+/// The configuration as TOML.
+#[must_use]
+pub fn to_toml(config: &Config) -> String {
+    let mut text = String::new();
+    if !config.protect.ports.is_empty() {
+        let ranges: Vec<_> = config.protect.ports.ranges().iter().map(ToString::to_string).collect();
+        // Writing into a String cannot fail.
+        let _ = writeln!(text, "[protect]\nports = {}\n", list(&ranges));
+    }
+    for (name, listener) in &config.listeners {
+        let _ = writeln!(text, "[[listener]]\nname = {}", quote(name.as_str()));
+        for (key, value) in values(listener) {
+            let _ = writeln!(text, "{key} = {value}");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// A string of TOML.
+pub(super) fn quote(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
+fn list(texts: &[String]) -> String {
+    format!("[{}]", texts.iter().map(|text| quote(text)).collect::<Vec<_>>().join(", "))
+}
+
+/// Keys and values as TOML has them, without those that are the default.
+fn values(listener: &ListenerConfig) -> Vec<(&'static str, String)> {
+    let options = &listener.options;
+    let default = SocketOptions::default();
+    let account = |account: &Option<Account>| account.as_ref().map(|account| quote(&account.name));
+    let mode = |mode: u32, default: u32| (mode != default).then(|| quote(&format!("{mode:04o}")));
+    let allow: Vec<_> = listener.allow.iter().map(ToString::to_string).collect();
+    let (blocks, bind) = addresses(&listener.endpoints);
+    let mut values: Vec<_> = blocks;
+    let others = [
+        ("allow", (!allow.is_empty()).then(|| list(&allow))),
+        ("idle", (listener.idle != Idle::default()).then(|| quote(&listener.idle.to_string()))),
+        ("backlog", (options.backlog != default.backlog).then(|| options.backlog.to_string())),
+        ("free-bind", (options.free_bind != default.free_bind).then(|| options.free_bind.to_string())),
+        ("bind-ipv6-only", (bind != BindIpv6Only::default()).then(|| quote(bind.as_str()))),
+        ("socket-mode", mode(options.socket_mode, default.socket_mode)),
+        ("socket-user", account(&options.socket_user)),
+        ("socket-group", account(&options.socket_group)),
+        ("directory-mode", mode(options.directory_mode, default.directory_mode)),
+    ];
+    values.extend(others.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))));
+    values
+}
+
+/// An address as the syntax of `stream` has it, its ports a range.
+fn written(inet: &InetEndpoint, last: u16) -> String {
+    // With the port behind it, what Display gives is `ADDRESS:PORT`, and `ADDRESS:PORT-LAST` with this.
+    let range = if last == inet.address.port() { String::new() } else { format!("-{last}") };
+    let device = inet.device.as_ref().map(|device| format!("%{}", device.as_str())).unwrap_or_default();
+    format!("{}{range}{device}", inet.address)
+}
+
+/// Runs of endpoints that differ in nothing but the next port.
+fn ranges(endpoints: &[&Endpoint]) -> Vec<String> {
+    let mut texts = Vec::new();
+    let mut run: Option<(&InetEndpoint, u16)> = None;
+    for endpoint in endpoints {
+        match (endpoint, run) {
+            (Endpoint::Inet(inet), Some((first, last))) if continues(first, last, inet) => {
+                run = Some((first, inet.address.port()));
+                continue;
+            }
+            _ => texts.extend(run.take().map(|(first, last)| written(first, last))),
+        }
+        match endpoint {
+            Endpoint::Inet(inet) => run = Some((inet, inet.address.port())),
+            Endpoint::Unix(unix) => texts.push(unix.address.to_string()),
+        }
+    }
+    texts.extend(run.map(|(first, last)| written(first, last)));
+    texts
+}
+
+fn continues(first: &InetEndpoint, last: u16, next: &InetEndpoint) -> bool {
+    let mut expected = first.clone();
+    let Some(port) = last.checked_add(1) else { return false };
+    expected.address.set_port(port);
+    expected == *next
+}
+
+/// The lines for the addresses, and the `bind-ipv6-only` with which they mean these endpoints.
+fn addresses(endpoints: &[Endpoint]) -> (Vec<(&'static str, String)>, BindIpv6Only) {
+    let mut lines = Vec::new();
+    let mut parsed: Vec<(SocketKind, Address)> = Vec::new();
+    for (key, kind) in [("stream", SocketKind::Stream), ("datagram", SocketKind::Datagram)] {
+        let of_kind: Vec<_> = endpoints.iter().filter(|endpoint| endpoint.kind() == kind).collect();
+        if of_kind.is_empty() {
+            continue;
+        }
+        let texts = ranges(&of_kind);
+        parsed.extend(texts.iter().filter_map(|text| Some((kind, text.parse().ok()?))));
+        lines.push((key, list(&texts)));
+    }
+    let fits = |bind: &BindIpv6Only| {
+        let made = listen::endpoints(&parsed, *bind, None).unwrap_or_default();
+        let dual = |e: &&Endpoint| matches!(e, Endpoint::Inet(inet) if inet.is_dual_stack());
+        let wanted: Vec<_> = endpoints.iter().filter(dual).collect();
+        let got: Vec<_> = made.iter().map(|(endpoint, _)| endpoint).filter(dual).collect();
+        wanted.len() == got.len() && wanted.iter().all(|endpoint| got.contains(endpoint))
+    };
+    let all = [BindIpv6Only::Default, BindIpv6Only::Ipv6Only, BindIpv6Only::Both];
+    (lines, all.into_iter().find(fits).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Checked, Origin, Sources, TomlFile, build};
+
+    fn read(text: &str) -> Checked {
+        let files = vec![TomlFile { path: "/x.toml".into(), text: text.into() }];
+        let checked = build(&Sources { files, inherited: Some(Vec::new()), ..Sources::default() });
+        assert_eq!(checked.faults, []);
+        checked
+    }
+
+    fn without_origins(mut config: Config) -> Config {
+        config.listeners.values_mut().for_each(|listener| listener.origin = Origin::default());
+        config
+    }
+
+    #[test]
+    fn a_configuration_reads_as_it_was_kept() {
+        let texts = [
+            "",
+            "[protect]\nports = [\"1\", \"80-90\"]",
+            "[[listener]]\nname = \"a \\\"b\\\"\"\nstream = [\"0.0.0.0:443-445\", \"[::]:443-444\", \"/run/x\", \"446\", \"127.0.0.1:447\"]\n\
+             datagram = [\"[::1]:53%lo\", \"@x y\"]\nallow = [\"unit:a.service+user:33\", \"group:0\"]\nidle = \"queue 500ms\"\n\
+             backlog = 5\nfree-bind = false\nsocket-mode = \"0600\"\nsocket-user = \"33\"\nsocket-group = \"0\"\ndirectory-mode = \"0700\"",
+            "[[listener]]\nname = \"a\"\nstream = [\"80-81\", \"[fe80::1]:82%eth0\", \"[fe80::1]:83%2\"]\nbind-ipv6-only = \"ipv6-only\"",
+            "[[listener]]\nname = \"a\"\nstream = \"65534-65535\"\nbind-to-device = \"lo\"\n[[listener]]\nname = \"b\"\nstream = \"80\"\nbind-ipv6-only = \"both\"",
+        ];
+        for text in texts {
+            let config = without_origins(read(text).config);
+            assert_eq!(without_origins(read(&to_toml(&config)).config), config, "{}", to_toml(&config));
+        }
+    }
+
+    #[test]
+    fn ports_in_a_row_are_a_range() {
+        let config = read("[[listener]]\nname = \"a\"\nstream = [\"0.0.0.0:1-4096\"]").config;
+        assert_eq!(to_toml(&config), "[[listener]]\nname = \"a\"\nstream = [\"0.0.0.0:1-4096\"]\n\n");
+    }
+}

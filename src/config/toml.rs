@@ -1,0 +1,304 @@
+//! The TOML files: `[protect]` and `[[listener]]`, keys in kebab-case.
+//!
+//! The tables are walked by hand rather than by serde, which stops at the first fault: all faults of all
+//! files are reported at once. What a file with a syntax error has besides is looked at too, except for
+//! what could be missing only because of that error.
+
+use super::Origin;
+use super::definition::{Assignment, Draft, Source};
+use super::fault::{Fault, Place, quoted};
+use super::key::{self, Key, Shape};
+use crate::model::{ListenerName, PortRange};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
+
+/// A TOML file's text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TomlFile {
+    /// As it is shown.
+    pub path: PathBuf,
+    /// All of it.
+    pub text: String,
+}
+
+/// What a file says.
+#[derive(Debug, Default)]
+pub(super) struct Parsed {
+    pub(super) drafts: Vec<Draft>,
+    pub(super) protect: Vec<(PortRange, Place)>,
+}
+
+/// Sections of the contract that a later version may have.
+const SECTIONS_NOT_YET: [&str; 2] = ["pool", "socket"];
+/// The same, keys of a listener.
+const KEYS_NOT_YET: [&str; 4] = ["activate", "reuse-port", "seqpacket", "keep-alive"];
+/// The same, keys of `[protect]`.
+const PROTECT_NOT_YET: [&str; 2] = ["learn", "exclude"];
+
+/// Turns byte offsets of a text into lines and columns.
+struct Places<'a> {
+    path: &'a Path,
+    text: &'a str,
+    /// Where each line begins.
+    lines: Vec<usize>,
+}
+
+impl<'a> Places<'a> {
+    fn new(path: &'a Path, text: &'a str) -> Self {
+        let ends = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n');
+        let lines = std::iter::once(0).chain(ends.map(|(n, _)| n.saturating_add(1))).collect();
+        Self { path, text, lines }
+    }
+
+    fn at(&self, span: Range<usize>) -> Place {
+        let start = span.start.min(self.text.len());
+        let line = self.lines.partition_point(|&begin| begin <= start);
+        let begin = self.lines.get(line.saturating_sub(1)).copied().unwrap_or(0);
+        let characters = |range: Range<usize>| self.text.get(range).map_or(0, |text| text.chars().count());
+        let of_line = self.text.get(start..span.end).and_then(|text| text.lines().next());
+        Place {
+            origin: Origin {
+                file: self.path.to_owned(),
+                line,
+                column: characters(begin..start).saturating_add(1),
+                unit: None,
+            },
+            width: of_line.map_or(0, |text| text.chars().count()).max(1),
+        }
+    }
+}
+
+type Item<'a> = Spanned<DeValue<'a>>;
+type Name<'a> = Spanned<DeString<'a>>;
+
+struct Reader<'a> {
+    places: Places<'a>,
+    faults: &'a mut Vec<Fault>,
+    parsed: Parsed,
+    /// Whether the file has syntax errors, so that something may seem to be missing.
+    broken: bool,
+}
+
+/// Reads a file. What is wrong goes to `faults` and is left out.
+pub(super) fn read(file: &TomlFile, faults: &mut Vec<Fault>) -> Parsed {
+    let (table, errors) = DeTable::parse_recoverable(&file.text);
+    let places = Places::new(&file.path, &file.text);
+    let mut syntax = Vec::new();
+    for error in &errors {
+        let place = places.at(error.span().unwrap_or(0..0));
+        syntax.push(place.error(format!("no valid TOML: {}", error.message())));
+    }
+    // One mistake often makes several errors of one line: the first says most.
+    syntax.dedup_by_key(|fault| fault.origin.line);
+    let mut own = Vec::new();
+    let mut reader =
+        Reader { places, faults: &mut own, parsed: Parsed::default(), broken: !errors.is_empty() };
+    reader.file(table.get_ref());
+    let parsed = reader.parsed;
+    own.retain(|fault| syntax.iter().all(|error| error.origin.line != fault.origin.line));
+    faults.append(&mut syntax);
+    faults.append(&mut own);
+    parsed
+}
+
+impl<'a> Reader<'a> {
+    fn place<T>(&self, item: &Spanned<T>) -> Place {
+        self.places.at(item.span())
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        self.faults.push(fault);
+    }
+
+    fn not_yet(&mut self, place: &Place, what: &str) {
+        self.fault(place.error(format!("{what} is not available in this version")).help("take it out"));
+    }
+
+    fn unknown(&mut self, name: &Name<'a>, what: &str, known: &[&str]) {
+        let fault = self.place(name).error(format!("unknown {what} {}", quoted(name.get_ref())));
+        let fault = match key::closest(name.get_ref(), known.iter().copied()) {
+            Some(closest) => fault.help(format!("did you mean {closest:?}?")),
+            None => fault.help(format!("take it out; there is {}", known.join(", "))),
+        };
+        self.fault(fault);
+    }
+
+    fn wrong_type(&mut self, key: &str, item: &Item<'a>, wanted: &str, example: &str) {
+        let fault = self.place(item).error(format!(
+            "{key:?} takes {wanted}, and this is {}",
+            with_article(item.get_ref().type_str())
+        ));
+        self.fault(fault.help(format!("write it as in {example}")));
+    }
+
+    fn file(&mut self, table: &DeTable<'a>) {
+        for (name, item) in table {
+            match (name.get_ref().as_ref(), item.get_ref()) {
+                ("protect", DeValue::Table(protect)) => self.protect(protect),
+                ("protect", _) => self.wrong_type("protect", item, "a table", "[protect]"),
+                ("listener", DeValue::Array(listeners)) => {
+                    for listener in listeners.iter() {
+                        match listener.get_ref() {
+                            DeValue::Table(table) => self.listener(table, listener),
+                            _ => self.wrong_type("listener", listener, "tables", "[[listener]]"),
+                        }
+                    }
+                }
+                ("listener", _) => {
+                    self.wrong_type("listener", item, "a list of tables", "[[listener]], with two brackets");
+                }
+                (section, _) if SECTIONS_NOT_YET.contains(&section) => {
+                    let place = self.place(name);
+                    self.not_yet(&place, &format!("[[{section}]]"));
+                }
+                _ => self.unknown(name, "section", &["protect", "listener"]),
+            }
+        }
+    }
+
+    fn protect(&mut self, table: &DeTable<'a>) {
+        for (name, item) in table {
+            match name.get_ref().as_ref() {
+                "ports" => self.protect_ports(item),
+                key if PROTECT_NOT_YET.contains(&key) => {
+                    let place = self.place(name);
+                    self.not_yet(&place, &format!("{key:?} of [protect]"));
+                }
+                _ => self.unknown(name, "key in [protect]", &["ports"]),
+            }
+        }
+    }
+
+    fn protect_ports(&mut self, item: &Item<'a>) {
+        for (text, place) in self.texts("ports", item, "ports = [\"6379\", \"8000-8010\"]") {
+            match text.parse::<PortRange>() {
+                Ok(range) => self.parsed.protect.push((range, place)),
+                Err(error) => self.fault(place.error(error.to_string())),
+            }
+        }
+    }
+
+    fn listener(&mut self, table: &DeTable<'a>, header: &Item<'a>) {
+        let mut name = None;
+        let mut assignments = Vec::new();
+        let faults_before = self.faults.len();
+        for (key, item) in table {
+            let text = key.get_ref().as_ref();
+            match Key::of_toml(text) {
+                Some((key, shape)) => self.assignment(key, shape, item, &mut assignments),
+                None if text == "name" => name = Some(item),
+                None if KEYS_NOT_YET.contains(&text) => {
+                    let place = self.place(key);
+                    self.not_yet(&place, &format!("{text:?}"));
+                }
+                None => {
+                    let known: Vec<_> = std::iter::once("name").chain(Key::toml_names()).collect();
+                    self.unknown(key, "key in [[listener]]", &known);
+                }
+            }
+        }
+        // The sockets are handed over in the order of the file; the table is in that of the alphabet.
+        assignments.sort_by_key(|a| (a.place.origin.line, a.place.origin.column));
+        let Some((name, place)) = self.name(name, header) else { return };
+        let has_addresses = assignments.iter().any(|a| matches!(a.key, Key::Stream | Key::Datagram));
+        // What seems to be missing may be what is mistyped.
+        if has_addresses || (!self.broken && self.faults.len() == faults_before) {
+            let grants = Vec::new();
+            self.parsed.drafts.push(Draft { name, place, source: Source::Toml, assignments, grants });
+        }
+    }
+
+    fn name(&mut self, item: Option<&Item<'a>>, header: &Item<'a>) -> Option<(ListenerName, Place)> {
+        let Some(item) = item else {
+            if !self.broken {
+                let fault = self.place(header).error("a [[listener]] without a name");
+                self.fault(fault.help("add a line as in name = \"web\""));
+            }
+            return None;
+        };
+        let Some(text) = item.get_ref().as_str() else {
+            self.wrong_type("name", item, "a string", "name = \"web\"");
+            return None;
+        };
+        let place = self.place(item);
+        match ListenerName::try_from(text) {
+            Ok(name) => Some((name, place)),
+            Err(error) => {
+                self.fault(place.error(error.to_string()));
+                None
+            }
+        }
+    }
+
+    fn assignment(&mut self, key: Key, shape: Shape, item: &Item<'a>, into: &mut Vec<Assignment>) {
+        let example = format!("{key} = {}", example(key));
+        let place = self.place(item);
+        let text = match (shape, item.get_ref()) {
+            (Shape::Texts, _) => {
+                let texts = self.texts(key.toml(), item, &example);
+                into.extend(texts.into_iter().map(|(text, place)| Assignment { key, text, place }));
+                return;
+            }
+            (Shape::Text | Shape::Mode, DeValue::String(text)) => text.to_string(),
+            (Shape::Number, DeValue::Integer(number)) if number.radix() == 10 => number.as_str().to_owned(),
+            // 660 without "0o" would be another mode than the one that is meant.
+            (Shape::Mode, DeValue::Integer(number)) if number.radix() == 8 => number.as_str().to_owned(),
+            (Shape::Flag, DeValue::Boolean(flag)) => flag.to_string(),
+            (shape, _) => {
+                let wanted = match shape {
+                    Shape::Texts | Shape::Text => "a string",
+                    Shape::Number => "a decimal integer",
+                    Shape::Flag => "true or false",
+                    Shape::Mode => "a string of octal digits",
+                };
+                return self.wrong_type(key.toml(), item, wanted, &example);
+            }
+        };
+        into.push(Assignment { key, text, place });
+    }
+
+    /// A string, or a list of them, each with its place.
+    fn texts(&mut self, key: &str, item: &Item<'a>, example: &str) -> Vec<(String, Place)> {
+        let items: Vec<&Item<'a>> = match item.get_ref() {
+            DeValue::Array(items) => items.iter().collect(),
+            _ => vec![item],
+        };
+        let mut texts = Vec::new();
+        for item in items {
+            match item.get_ref().as_str() {
+                Some(text) => texts.push((text.to_owned(), self.place(item))),
+                None => self.wrong_type(key, item, "strings", example),
+            }
+        }
+        texts
+    }
+}
+
+fn with_article(kind: &str) -> String {
+    match kind {
+        "integer" | "array" => format!("an {kind}"),
+        kind => format!("a {kind}"),
+    }
+}
+
+fn example(key: Key) -> &'static str {
+    match key {
+        Key::Stream => "[\"127.0.0.1:80\", \"/run/web.sock\"]",
+        Key::Datagram => "[\"127.0.0.1:53\"]",
+        Key::Allow => "[\"unit:nginx.service\", \"user:deploy\"]",
+        Key::Idle => "\"queue 30s\"",
+        Key::Backlog => "512",
+        Key::FreeBind => "false",
+        Key::BindIpv6Only => "\"ipv6-only\"",
+        Key::BindToDevice => "\"eth0\"",
+        Key::SocketMode => "\"0660\"",
+        Key::SocketUser | Key::SocketGroup => "\"www-data\"",
+        Key::DirectoryMode => "\"0755\"",
+    }
+}
+
+#[cfg(test)]
+#[path = "toml_tests.rs"]
+mod tests;

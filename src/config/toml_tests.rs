@@ -1,0 +1,172 @@
+//! Tests of the TOML schema.
+
+use super::*;
+use crate::config::{Checked, Idle, Sources, build};
+use proptest::prelude::*;
+
+fn checked(text: &str) -> Checked {
+    let file = TomlFile { path: "/a.toml".into(), text: text.into() };
+    build(&Sources { files: vec![file], inherited: Some(Vec::new()), ..Sources::default() })
+}
+
+fn faults(text: &str) -> Vec<String> {
+    checked(text).faults.iter().map(|fault| fault.to_string().replacen("/a.toml:", "", 1)).collect()
+}
+
+#[test]
+fn every_key_is_taken() {
+    let checked = checked(
+        r#"
+        [protect]
+        ports = ["6379", "8000-8002"]
+        [[listener]]
+        name = "web"
+        stream = ["0.0.0.0:443", "[::]:443", "/run/web.sock"]
+        datagram = "127.0.0.1:443"
+        allow = ["unit:nginx.service", "user:1000", "unit:a.service+group:33"]
+        idle = "queue 30s"
+        backlog = 512
+        free-bind = false
+        bind-ipv6-only = "default"
+        bind-to-device = "lo"
+        socket-mode = "0660"
+        socket-user = "1000"
+        socket-group = "33"
+        directory-mode = 0o700
+        "#,
+    );
+    assert_eq!(checked.faults, []);
+    assert_eq!(checked.config.protect.ports.to_string(), "6379,8000-8002");
+    let web = checked.config.listeners.values().next().unwrap();
+    let endpoints: Vec<_> = web.endpoints.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        endpoints,
+        ["tcp 0.0.0.0:443%lo", "tcp [::]:443%lo", "unix /run/web.sock", "udp 127.0.0.1:443%lo"]
+    );
+    let allow: Vec<_> = web.allow.iter().map(ToString::to_string).collect();
+    assert_eq!(allow, ["unit:nginx.service", "user:1000", "unit:a.service+group:33"]);
+    assert_eq!(web.idle, Idle::QueueFor(std::time::Duration::from_secs(30)));
+    assert_eq!((web.options.backlog, web.options.free_bind), (512, false));
+    assert_eq!((web.options.socket_mode, web.options.directory_mode), (0o660, 0o700));
+    assert_eq!(web.options.socket_user.as_ref().unwrap().id, Some(1000));
+    assert_eq!(web.options.socket_group.as_ref().unwrap().id, Some(33));
+    assert_eq!((web.origin.line, web.origin.column), (5, 16));
+}
+
+#[test]
+fn unknown_keys_are_said_with_what_was_probably_meant() {
+    assert_eq!(
+        faults(
+            "[[listener]]\nname = \"a\"\nsteam = \"80\"\nstream = \"80\"\nquux = 1\n[protect]\nport = []\n[[listner]]\n[x]\n"
+        ),
+        [
+            "3:1: error: unknown key in [[listener]] \"steam\"; did you mean \"stream\"?",
+            "5:1: error: unknown key in [[listener]] \"quux\"; take it out; there is name, stream, datagram, allow, idle, backlog, free-bind, bind-ipv6-only, bind-to-device, socket-mode, socket-user, socket-group, directory-mode",
+            "7:1: error: unknown key in [protect] \"port\"; did you mean \"ports\"?",
+            "8:3: error: unknown section \"listner\"; did you mean \"listener\"?",
+            "9:2: error: unknown section \"x\"; take it out; there is protect, listener",
+        ]
+    );
+}
+
+#[test]
+fn wrong_types_are_said_with_what_to_write() {
+    let text = "[[listener]]\nname = 5\nstream = 80\n[[listener]]\nname = \"b\"\nstream = [\"80\", 81]\nbacklog = \"5\"\n\
+                free-bind = \"no\"\nsocket-mode = 660\nidle = true\nallow = [[]]\n[protect]\nports = 80\n";
+    assert_eq!(
+        faults(text),
+        [
+            "2:8: error: \"name\" takes a string, and this is an integer; write it as in name = \"web\"",
+            "3:10: error: \"stream\" takes strings, and this is an integer; write it as in stream = [\"127.0.0.1:80\", \"/run/web.sock\"]",
+            "6:17: error: \"stream\" takes strings, and this is an integer; write it as in stream = [\"127.0.0.1:80\", \"/run/web.sock\"]",
+            "7:11: error: \"backlog\" takes a decimal integer, and this is a string; write it as in backlog = 512",
+            "8:13: error: \"free-bind\" takes true or false, and this is a string; write it as in free-bind = false",
+            "9:15: error: \"socket-mode\" takes a string of octal digits, and this is an integer; write it as in socket-mode = \"0660\"",
+            "10:8: error: \"idle\" takes a string, and this is a boolean; write it as in idle = \"queue 30s\"",
+            "11:10: error: \"allow\" takes strings, and this is an array; write it as in allow = [\"unit:nginx.service\", \"user:deploy\"]",
+            "13:9: error: \"ports\" takes strings, and this is an integer; write it as in ports = [\"6379\", \"8000-8010\"]",
+        ]
+    );
+    assert_eq!(
+        faults("protect = 1\n[listener]\nname = \"a\"\n"),
+        [
+            "1:11: error: \"protect\" takes a table, and this is an integer; write it as in [protect]",
+            "2:1: error: \"listener\" takes a list of tables, and this is a table; write it as in [[listener]], with two brackets",
+        ]
+    );
+}
+
+#[test]
+fn what_a_later_version_has_is_refused_honestly() {
+    let not_yet = |place: &str, what: &str| {
+        format!("{place}: error: {what} is not available in this version; take it out")
+    };
+    assert_eq!(
+        faults(
+            "[protect]\nlearn = true\nexclude = [\"1\"]\n[[pool]]\nname = \"x\"\n[[listener]]\nname = \"a\"\nstream = \"80\"\nactivate = \"a.service\"\nreuse-port = 2\nseqpacket = \"/x\"\n"
+        ),
+        [
+            not_yet("2:1", "\"learn\" of [protect]"),
+            not_yet("3:1", "\"exclude\" of [protect]"),
+            not_yet("4:3", "[[pool]]"),
+            not_yet("9:1", "\"activate\""),
+            not_yet("10:1", "\"reuse-port\""),
+            not_yet("11:1", "\"seqpacket\""),
+        ]
+    );
+}
+
+#[test]
+fn a_syntax_error_hides_no_other_fault() {
+    assert_eq!(
+        faults(
+            "[[listener]]\nname = \"a\"\nsteam = \"80\"\n[[listener]]\nname = \"b\"\nstream = \"80\n\n[protect]\nports = [\"0\"]\n"
+        ),
+        [
+            "3:1: error: unknown key in [[listener]] \"steam\"; did you mean \"stream\"?",
+            "6:13: error: no valid TOML: invalid basic string, expected `\"`",
+            "9:10: error: \"0\" is no port: ports are numbers from 1 to 65535",
+        ]
+    );
+    assert!(faults("name = \"a\"\nname = \"b\"\n").iter().any(|fault| fault.contains("duplicate key")));
+}
+
+#[test]
+fn a_listener_has_a_name_and_addresses() {
+    assert_eq!(
+        faults("[[listener]]\nstream = \"80\"\n[[listener]]\nname = \"\"\n[[listener]]\nname = \"x\"\n"),
+        [
+            "1:1: error: a [[listener]] without a name; add a line as in name = \"web\"",
+            "4:8: error: a listener's name must not be empty",
+            "6:8: error: the listener \"x\" has no address, and no socket of that name was inherited; add a line as in stream = [\"0.0.0.0:80\"]",
+        ]
+    );
+}
+
+#[test]
+fn columns_are_counted_in_characters() {
+    assert_eq!(
+        faults("[[listener]]\nname = \"a\"\nstream = [\"/run/ü\", \"x\"]\n")[0],
+        "3:21: error: \"x\" is no address; write PORT, ADDRESS:PORT, [IPV6-ADDRESS]:PORT, /PATH or @NAME; host names are not looked up"
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_text_is_too_much(text in ".{0,300}") {
+        drop(checked(&text));
+    }
+
+    #[test]
+    fn no_text_like_a_configuration_is_too_much(
+        lines in proptest::collection::vec(
+            "(\\[{1,2}(listener|protect|pool)\\]{1,2}|(name|stream|datagram|allow|idle|backlog|socket-mode|ports) = (\"[0-9a-z:/@.%\\[\\]-]{0,12}\"|\\[\"[0-9-]{0,9}\"(, \"@[a-z]\")?\\]|[0-9]{1,3}|true|\"ü))",
+            0..12,
+        )
+    ) {
+        let checked = checked(&lines.join("\n"));
+        for fault in &checked.faults {
+            prop_assert!(fault.origin.line <= lines.len().max(1), "{fault}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Wiring: configuration, kernel, broker, READY, the bus, and the end.
+
+use crate::broker::{Broker, Handle, Inheritance, Start, StartError};
+use crate::bus::{PrivateSocketError, bind_private_socket, serve_private_socket, serve_system_bus};
+use crate::kernel::inotify::watch_generator_stamp;
+use crate::kernel::store;
+use crate::sources::Locations;
+use clap::Parser;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// Exit status of a daemon whose configuration has faults (sysexits.h, EX_CONFIG).
+const EXIT_CONFIGURATION: u8 = 78;
+
+/// Holds listening ports from boot on and hands their sockets to services.
+///
+/// Runs in the foreground and logs to the journal, or to stderr. Configuration: see "portbroker check" and
+/// "portbroker cat-config". Without privileges it does what an unprivileged process may do.
+#[derive(Debug, Parser)]
+#[command(name = "portbrokerd", version)]
+struct Options {
+    /// Read this one TOML file in place of the default files and of the units' sections
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Go before the default paths of configuration, units and state
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+    /// Where the private socket is, unless systemd passes it
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Do not join the system bus
+    #[arg(long)]
+    no_bus: bool,
+}
+
+/// The name that systemd gives to the private socket.
+const PRIVATE_SOCKET: &str = "portbroker";
+
+#[derive(Debug, thiserror::Error)]
+enum DaemonError {
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    PrivateSocket(#[from] PrivateSocketError),
+    #[error("cannot use {directory}: {source}")]
+    Directory { directory: String, source: std::io::Error },
+    #[error("another portbrokerd runs with {0}: give each its own --root")]
+    Running(String),
+    #[error("cannot start the runtime: {0}")]
+    Runtime(#[source] std::io::Error),
+}
+
+/// Runs the daemon until it is told to stop.
+#[must_use]
+pub fn main() -> ExitCode {
+    let options = Options::parse();
+    start_logging();
+    // Before the runtime and its threads: this changes the environment.
+    let inherited = store::take_listen_fds();
+    match run(options, inherited) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            match error {
+                DaemonError::Start(StartError::Configuration(_)) => ExitCode::from(EXIT_CONFIGURATION),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+/// Logs to the journal where stderr is connected to it, else to stderr. RUST_LOG filters.
+fn start_logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,zbus=warn"));
+    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
+    let registry = tracing_subscriber::registry().with(filter);
+    match journal {
+        Some(layer) => registry.with(layer.with_field_prefix(Some("PORTBROKER".into()))).init(),
+        None => {
+            let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            registry
+                .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal))
+                .init();
+        }
+    }
+}
+
+fn run(options: Options, inherited: Vec<(String, OwnedFd)>) -> Result<(), DaemonError> {
+    let directory = runtime_directory(&options.root)?;
+    let _lock = lock(&directory)?;
+    let (private, inherited): (Vec<_>, Vec<_>) =
+        inherited.into_iter().partition(|(name, _)| name == PRIVATE_SOCKET);
+    let private = match private.into_iter().next() {
+        Some((_, socket)) => UnixListener::from(socket),
+        None => bind_private_socket(&options.socket.unwrap_or_else(|| directory.join("bus")))?,
+    };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DaemonError::Runtime)?;
+    runtime.block_on(async {
+        let (broker, handle) = Broker::start(Start {
+            locations: Locations { root: options.root, config: options.config },
+            runtime_directory: directory,
+            inheritance: Inheritance::new(inherited),
+        })?;
+        serve(broker, handle, private, !options.no_bus).await.map_err(DaemonError::Runtime)
+    })
+}
+
+/// Where state that lives as long as the kernel does is kept: of systemd's making, or of our own.
+fn runtime_directory(root: &Path) -> Result<PathBuf, DaemonError> {
+    let user = std::env::var_os("XDG_RUNTIME_DIR").filter(|_| !nix::unistd::geteuid().is_root());
+    let directory = match (std::env::var_os("RUNTIME_DIRECTORY"), user) {
+        (Some(given), _) if root == Path::new("/") => PathBuf::from(given),
+        (_, Some(user)) if root == Path::new("/") => PathBuf::from(user).join("portbroker"),
+        _ => root.join("run/portbroker"),
+    };
+    let fault = |source| DaemonError::Directory { directory: directory.display().to_string(), source };
+    std::fs::create_dir_all(&directory).map_err(fault)?;
+    Ok(directory)
+}
+
+/// Two daemons must not share their state.
+fn lock(directory: &Path) -> Result<File, DaemonError> {
+    let shown = directory.display().to_string();
+    let file = File::create(directory.join("lock"))
+        .map_err(|source| DaemonError::Directory { directory: shown.clone(), source })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(DaemonError::Running(shown)),
+        Err(std::fs::TryLockError::Error(source)) => Err(DaemonError::Directory { directory: shown, source }),
+    }
+}
+
+async fn serve(broker: Broker, handle: Handle, private: UnixListener, bus: bool) -> std::io::Result<()> {
+    let (stop, stopped) = oneshot::channel();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(reload_when_told(handle.clone(), hangup));
+    if bus {
+        tokio::spawn(serve_system_bus(handle.clone()));
+    }
+    let serving = tokio::spawn(serve_private_socket(private, handle));
+    let running = tokio::spawn(broker.run(stopped));
+    store::notify_ready();
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        // It ends only where it could not begin.
+        ended = serving => return ended.unwrap_or_else(|error| Err(std::io::Error::other(error))),
+    }
+    store::notify_stopping();
+    let _ = stop.send(());
+    running.await.map_err(std::io::Error::other)
+}
+
+/// SIGHUP, and `systemctl daemon-reload`, which runs our generator, which leaves a mark.
+async fn reload_when_told(handle: Handle, mut hangup: tokio::signal::unix::Signal) {
+    let mut stamps = match watch_generator_stamp() {
+        Ok(stamps) => Some(stamps),
+        Err(error) => {
+            tracing::debug!(%error, "no generator of systemd's to watch");
+            None
+        }
+    };
+    loop {
+        let stamped = async {
+            match &mut stamps {
+                Some(stamps) => stamps.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            told = hangup.recv() => if told.is_none() { return },
+            result = stamped => if let Err(error) = result {
+                tracing::warn!(%error, "\"systemctl daemon-reload\" is not seen any more: use \"portbroker reload\"");
+                stamps = None;
+                continue;
+            },
+        }
+        if handle.reload(None).await.is_err() {
+            return;
+        }
+    }
+}

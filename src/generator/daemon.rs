@@ -1,0 +1,50 @@
+//! What the daemon's own unit needs more because of what is configured.
+
+use super::delivery::{HEADER, paths};
+use super::words;
+use crate::config::Config;
+use std::collections::BTreeSet;
+use std::path::{Component, Path, PathBuf};
+
+/// The drop-in for portbroker.service; none where it needs nothing more.
+///
+/// Unix sockets in the file system: their directories belong to others (CAP_DAC_OVERRIDE), and they are given
+/// to whom the configuration says (CAP_CHOWN). Outside of /run the daemon sees everything read-only, so the
+/// top directory of each path is opened too: all of it, since what is below may not be there yet.
+#[must_use]
+pub(super) fn drop_in(config: &Config) -> Option<String> {
+    let sockets: Vec<PathBuf> = config.listeners.values().flat_map(|l| paths(&l.endpoints)).collect();
+    if sockets.is_empty() {
+        return None;
+    }
+    let tops: BTreeSet<PathBuf> = sockets.iter().filter_map(|path| top(path)).collect();
+    let mut text = format!(
+        "{HEADER}[Service]\n\
+         AmbientCapabilities=CAP_CHOWN CAP_DAC_OVERRIDE\n\
+         CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE\n"
+    );
+    for top in tops {
+        text.push_str(&format!("ReadWritePaths={}\n", words::quote(&format!("-{}", top.display()))));
+    }
+    Some(text)
+}
+
+/// `/srv` of `/srv/app/socket`; none for what is writable anyway, or lies in the root directory itself.
+fn top(path: &Path) -> Option<PathBuf> {
+    let mut parts = path.parent()?.components();
+    let (Some(Component::RootDir), Some(first)) = (parts.next(), parts.next()) else { return None };
+    let top = Path::new("/").join(first);
+    (top != Path::new("/run") && top != Path::new("/dev")).then_some(top)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_opened_is_the_top_directory() {
+        assert_eq!(top(Path::new("/srv/app/x/socket")), Some("/srv".into()));
+        assert_eq!(top(Path::new("/run/app/socket")), None);
+        assert_eq!(top(Path::new("/socket")), None);
+    }
+}

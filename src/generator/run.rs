@@ -1,0 +1,124 @@
+//! Reads the machine's units and configuration and writes what the pure part makes of them.
+
+use super::daemon;
+use super::delivery::Delivery;
+use super::tool::Tool;
+use crate::config::section::UnitSection;
+use crate::config::units::Unit;
+use crate::config::{self, Checked, Fault};
+use crate::model::UnitName;
+use crate::sources;
+use crate::sources::units::DELIVERY_FILE;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The file that is written last, by rename: a running daemon that watches for it reads the units anew.
+pub const STAMP: &str = "portbroker.stamp";
+
+/// The daemon's own unit.
+const DAEMON: &str = "portbroker.service";
+/// The most faults that are logged; `portbroker check` shows all.
+const MAX_LOGGED: usize = 20;
+
+/// What went wrong with one file; the others are written all the same.
+#[derive(Debug, thiserror::Error)]
+pub enum GenerateError {
+    /// No section for this unit then.
+    #[error("cannot write {path}: {source}; {unit} does not get its sockets")]
+    Delivery {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        unit: UnitName,
+        /// Why.
+        source: io::Error,
+    },
+    /// The broker lacks capabilities then.
+    #[error("cannot write {path}: {source}; the broker cannot make unix sockets in others' directories")]
+    Daemon {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The daemon is not told then.
+    #[error("cannot write {path}: {source}; run \"portbroker reload\" by hand")]
+    Stamp {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Writes the drop-ins for all units with a section below `root`, and then [`STAMP`], into `output`
+/// (systemd.generator(7), its first argument). What went wrong comes back, to be logged.
+#[must_use]
+pub fn generate(root: &Path, output: &Path, tool: &Tool) -> Vec<String> {
+    let sources = sources::gather_services(root);
+    let checked = config::build(&sources);
+    let mut messages = logged(&checked.faults);
+    for delivery in deliveries(&sources.units, &checked) {
+        let path = dropin_path(output, delivery.unit.name.as_str());
+        if let Err(source) = write(&path, &delivery.drop_in(tool)) {
+            let unit = delivery.unit.name.clone();
+            messages.push(GenerateError::Delivery { path, unit, source }.to_string());
+        }
+    }
+    if let Some(text) = daemon::drop_in(&checked.config) {
+        let path = dropin_path(output, DAEMON);
+        if let Err(source) = write(&path, &text) {
+            messages.push(GenerateError::Daemon { path, source }.to_string());
+        }
+    }
+    if let Err(source) = stamp(output) {
+        messages.push(GenerateError::Stamp { path: output.join(STAMP), source }.to_string());
+    }
+    messages
+}
+
+/// The units that get a drop-in. Listeners that are nowhere bound are faults, and nothing to deliver.
+fn deliveries<'a>(units: &'a [Unit], checked: &'a Checked) -> Vec<Delivery<'a>> {
+    let of_section = |section: &'a UnitSection| {
+        let unit = units.iter().find(|unit| unit.name == section.unit)?;
+        let listeners: Vec<_> = section
+            .listeners
+            .iter()
+            .filter(|listener| !listener.config.endpoints.is_empty())
+            .map(|listener| (&listener.name, listener.config.endpoints.as_slice()))
+            .collect();
+        let broker_itself = unit.name.as_str() == DAEMON;
+        (!listeners.is_empty() && !broker_itself).then_some(Delivery {
+            unit,
+            listeners,
+            required: section.required,
+        })
+    };
+    checked.sections().iter().filter_map(of_section).collect()
+}
+
+fn logged(faults: &[Fault]) -> Vec<String> {
+    let mut messages: Vec<_> = faults.iter().take(MAX_LOGGED).map(ToString::to_string).collect();
+    if let Some(more) = faults.len().checked_sub(MAX_LOGGED).filter(|more| *more > 0) {
+        messages.push(format!("and {more} more: run \"portbroker check\""));
+    }
+    messages
+}
+
+fn dropin_path(output: &Path, unit: &str) -> PathBuf {
+    output.join(format!("{unit}.d")).join(DELIVERY_FILE)
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    fs::write(path, text)
+}
+
+fn stamp(output: &Path) -> io::Result<()> {
+    let new = output.join(format!(".{STAMP}.new"));
+    write(&new, "")?;
+    fs::rename(new, output.join(STAMP))
+}

@@ -1,0 +1,122 @@
+//! The contents of unit files and of drop-in directories, each looked at once.
+
+use super::tree::{MAX_HOPS, below, entries};
+use crate::config::units::SECTION;
+use crate::config::{Fault, Origin};
+use nix::libc::O_NONBLOCK;
+use std::collections::HashMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// The largest unit file that is read.
+const MAX_FILE: u64 = 4 * 1024 * 1024;
+
+/// What is in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    /// It is not there, or cannot be read.
+    Absent,
+    /// Nothing at all, which masks.
+    Empty,
+    /// Something.
+    Plain,
+    /// Something with the section's name in it.
+    Marked,
+}
+
+/// What was seen so far.
+#[derive(Debug)]
+pub(super) struct Files {
+    root: PathBuf,
+    contents: HashMap<PathBuf, Content>,
+    listings: HashMap<PathBuf, Vec<String>>,
+    /// What could not be read.
+    pub(super) faults: Vec<Fault>,
+}
+
+impl Files {
+    pub(super) fn new(root: &Path) -> Self {
+        Self { root: root.to_owned(), contents: HashMap::new(), listings: HashMap::new(), faults: Vec::new() }
+    }
+
+    /// What kind of content a file has.
+    pub(super) fn content(&mut self, path: &Path) -> Content {
+        if let Some(content) = self.contents.get(path) {
+            return *content;
+        }
+        let content = match self.read(path) {
+            None => Content::Absent,
+            Some(text) if text.is_empty() => Content::Empty,
+            Some(text) if contains(&text, SECTION.as_bytes()) => Content::Marked,
+            Some(_) => Content::Plain,
+        };
+        self.contents.insert(path.to_owned(), content);
+        content
+    }
+
+    /// The bytes of a file; none where it is not there, or cannot be read, which is a fault then.
+    pub(super) fn read(&mut self, path: &Path) -> Option<Vec<u8>> {
+        match read_capped(&self.followed(path)) {
+            Ok(text) => Some(text),
+            // A link that leads nowhere: systemd has no such unit either.
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => {
+                let origin = Origin { file: self.shown(path), ..Origin::default() };
+                // Only a warning: a file that only root may read mostly has no section.
+                self.faults.push(
+                    Fault::warning(origin, format!("cannot be read: {error}"))
+                        .help(format!("make it readable for all if it has a section [{SECTION}]")),
+                );
+                None
+            }
+        }
+    }
+
+    /// A path as it is shown: without our root.
+    pub(super) fn shown(&self, path: &Path) -> PathBuf {
+        path.strip_prefix(&self.root).map_or_else(|_| path.to_owned(), |below| Path::new("/").join(below))
+    }
+
+    /// Where a link leads: below our root, also where it is absolute.
+    fn followed(&self, path: &Path) -> PathBuf {
+        let mut path = path.to_owned();
+        if self.root == Path::new("/") {
+            return path;
+        }
+        for _ in 0..MAX_HOPS {
+            let Ok(target) = fs::read_link(&path) else { break };
+            path = below(&self.root, &path, &target);
+        }
+        path
+    }
+
+    /// The names of the drop-ins in a directory.
+    pub(super) fn dropins(&mut self, directory: &Path) -> &[String] {
+        self.listings.entry(directory.to_owned()).or_insert_with(|| {
+            let names = entries(directory).filter_map(|item| item.file_name().into_string().ok());
+            names.filter(|name| name.ends_with(".conf") && !name.starts_with('.')).collect()
+        })
+    }
+}
+
+fn read_capped(path: &Path) -> io::Result<Vec<u8>> {
+    // O_NONBLOCK: opening a pipe must not wait for a writer.
+    let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
+    let metadata = file.metadata()?;
+    // /dev/null, reached by way of other links, masks; other devices are no unit files.
+    if !metadata.is_file() {
+        return if metadata.is_dir() { Err(ErrorKind::IsADirectory.into()) } else { Ok(Vec::new()) };
+    }
+    if metadata.len() > MAX_FILE {
+        return Err(io::Error::other(format!("it is larger than {MAX_FILE} bytes")));
+    }
+    let mut text = Vec::new();
+    file.take(MAX_FILE).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
