@@ -63,6 +63,9 @@ pub fn prepare(name: &str) -> Preparation {
     let target = "[Unit]\nRequires=basic.target\nAfter=basic.target\nAllowIsolate=yes\n";
     Preparation { name, dir }
         .file("/etc/systemd/system/lab.target", target)
+        .file("/opt/serve.py", include_str!("programs/serve.py"))
+        .file("/opt/ask.py", include_str!("programs/ask.py"))
+        .file("/opt/knock.py", include_str!("programs/knock.py"))
         // They take a second of each boot and have nothing to do with us.
         .mask(&["systemd-update-utmp.service", "e2scrub_reap.service", "systemd-pstore.service"])
 }
@@ -226,6 +229,11 @@ impl Lab {
     /// The root directory of the container, seen from outside.
     pub fn root(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root", self.init))
+    }
+
+    /// The greeting of a server inside, `/opt/serve.py`, at a port or path.
+    pub fn ask(&self, address: &str) -> String {
+        self.ok(&format!("python3 /opt/ask.py {address}"))
     }
 
     /// A property of a unit.

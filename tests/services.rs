@@ -1,0 +1,231 @@
+//! Services of all kinds on a booted system, each with nothing but a section in its unit file.
+
+use portbroker_lab::{Lab, Preparation, prepare};
+use std::path::Path;
+
+fn installed(name: &str) -> Preparation {
+    prepare(name).install(Path::new(env!("CARGO_MANIFEST_DIR")), Path::new(env!("CARGO_BIN_EXE_portbroker")))
+}
+
+/// What is in a unit's descriptor store.
+fn stored(lab: &Lab, unit: &str) -> String {
+    lab.show(unit, "NFileDescriptorStore")
+}
+
+/// Inodes of the sockets that the broker has for a listener.
+fn inodes(lab: &Lab, listener: &str) -> String {
+    lab.ok(&format!("portbroker --json show listener {listener} | grep -o '\"inode\":[0-9]*'"))
+}
+
+/// Kinds of service: a name, its port, and what is in its unit file.
+const KINDS: [(&str, u16, &str); 12] = [
+    ("plain", 3001, ""),
+    ("user", 3002, "User=nobody\n"),
+    ("dynamic", 3003, "DynamicUser=yes\n"),
+    ("strict", 3004, "DynamicUser=yes\nProtectSystem=strict\nPrivateTmp=yes\nProtectProc=invisible\n"),
+    ("network", 3005, "PrivateNetwork=yes\n"),
+    ("families", 3006, "RestrictAddressFamilies=AF_INET\n"),
+    ("notify", 3007, "NotifyAccess=main\nFileDescriptorStoreMax=3\n"),
+    (
+        "chroot",
+        3008,
+        "RootDirectory=/srv/chroot\nBindReadOnlyPaths=/usr /opt\nBindReadOnlyPaths=/usr/bin:/bin\n\
+         BindReadOnlyPaths=/usr/lib:/lib /usr/lib64:/lib64\n",
+    ),
+    ("tmpfs", 3009, "TemporaryFileSystem=/run\n"),
+    ("hidden", 3010, "InaccessiblePaths=/run/portbroker\nUser=nobody\n"),
+    (
+        "filter",
+        3011,
+        "SystemCallFilter=@system-service\nNoNewPrivileges=yes\nCapabilityBoundingSet=\nPrivateUsers=yes\n",
+    ),
+    ("nothing", 3012, "TemporaryFileSystem=/\nBindReadOnlyPaths=/usr /opt /lib /lib64 /bin\n"),
+];
+
+fn kinds(mut lab: Preparation) -> Preparation {
+    for (name, port, service) in KINDS {
+        let text = format!(
+            "[Service]\n{service}ExecStart=/usr/bin/python3 /opt/serve.py {port}\n\
+             [X-PortBroker]\nListenStream=127.0.0.1:{port}\n"
+        );
+        lab = lab.unit(&format!("{name}.service"), &text);
+    }
+    lab.file("/srv/chroot/is", "another root")
+}
+
+#[test]
+fn every_kind_of_service_gets_its_socket_and_keeps_it_over_restarts() {
+    let lab = kinds(installed("kinds")).boot();
+    for (name, port, _) in KINDS {
+        let ask = || lab.ask(&port.to_string());
+        lab.step(&format!("{name}: it gets its socket"));
+        lab.ok(&format!("systemctl start {name}"));
+        assert_eq!(ask(), format!("given {name}"));
+        let (store, before) = (stored(&lab, name), inodes(&lab, name));
+        assert_eq!(store, "1");
+
+        lab.step(&format!("{name}: restarted, stopped and started, nothing piles up in its store"));
+        for _ in 0..3 {
+            lab.ok(&format!("systemctl restart {name}"));
+            assert_eq!(stored(&lab, name), "1");
+        }
+        lab.ok(&format!("systemctl stop {name} && systemctl start {name}"));
+        assert_eq!(stored(&lab, name), "1");
+        assert_eq!(ask(), format!("given {name}"));
+        assert_eq!(inodes(&lab, name), before);
+        lab.ok(&format!("systemctl stop {name}"));
+    }
+    lab.ok("portbroker status");
+}
+
+#[test]
+fn sockets_in_directories_and_of_oneshots_and_templates_are_delivered_too() {
+    let lab = installed("more")
+        .unit(
+            "directory.service",
+            "[Service]\nUser=nobody\nRuntimeDirectory=directory\n\
+             ExecStart=/usr/bin/python3 /opt/serve.py /run/directory/socket\n\
+             [X-PortBroker]\nListenStream=/run/directory/socket\nSocketMode=0660\nSocketUser=nobody\n",
+        )
+        .unit(
+            "once.service",
+            "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo \"$LISTEN_FDS $LISTEN_FDNAMES\"'\n\
+             [X-PortBroker]\nListenStream=127.0.0.1:3101\nListenDatagram=127.0.0.1:3101\n",
+        )
+        .unit(
+            "web@.service",
+            "[Service]\nExecStart=/usr/bin/python3 /opt/serve.py 31%i\n\
+             [X-PortBroker]\nListenStream=127.0.0.1:31%i\nFileDescriptorName=web-%i\n",
+        )
+        .link("/etc/systemd/system/lab.target.wants/web@11.service", "/etc/systemd/system/web@.service")
+        .boot();
+
+    lab.step("a socket in RuntimeDirectory= outlives a stop");
+    lab.ok("systemctl start directory");
+    assert_eq!(lab.ask("/run/directory/socket"), "given directory");
+    assert_eq!(lab.ok("stat -c '%a %U' /run/directory/socket"), "660 nobody");
+    lab.ok("systemctl stop directory && test -S /run/directory/socket && systemctl start directory");
+    assert_eq!(lab.ask("/run/directory/socket"), "given directory");
+
+    lab.step("a oneshot is given stream and datagram");
+    lab.ok("systemctl start once && systemctl start once");
+    assert_eq!(lab.ok("journalctl -u once -o cat -t sh"), "2 once:once\n2 once:once");
+
+    lab.step("the enabled instance of a template is served");
+    assert_eq!(lab.ask("3111"), "given web-11");
+}
+
+#[test]
+fn a_section_is_known_after_a_daemon_reload_alone() {
+    let lab = installed("reload")
+        .unit("late.service", "[Service]\nExecStart=/usr/bin/python3 /opt/serve.py 3201\n")
+        .unit("other.service", "[Service]\nExecStart=/usr/bin/python3 /opt/serve.py 3202\n[X-PortBroker]\nListenStream=127.0.0.1:3202\n")
+        .boot();
+    lab.ok("systemctl start other");
+    let before = inodes(&lab, "other");
+
+    lab.step("a new section");
+    lab.write(
+        "/etc/systemd/system/late.service.d/ports.conf",
+        "[X-PortBroker]\nListenStream=127.0.0.1:3201\n",
+    );
+    lab.ok("systemctl daemon-reload");
+    lab.wait_for("portbroker show listener late", 5);
+    lab.ok("systemctl start late");
+    assert_eq!(lab.ask("3201"), "given late");
+    assert!(lab.ok("cat /proc/sys/net/ipv4/ip_local_reserved_ports").contains("3201"));
+
+    lab.step("a service that is started in the same moment");
+    lab.write("/etc/systemd/system/new.service", "[Service]\nExecStart=/usr/bin/python3 /opt/serve.py 3203\n[X-PortBroker]\nListenStream=127.0.0.1:3203\n");
+    lab.ok("systemctl daemon-reload && systemctl start new");
+    assert_eq!(lab.ask("3203"), "given new");
+
+    lab.step("a section that is gone");
+    lab.ok("rm /etc/systemd/system/late.service.d/ports.conf && systemctl daemon-reload");
+    lab.wait_for("! portbroker show listener late", 5);
+    lab.ok("systemctl restart late");
+    assert_eq!(lab.ask("3201"), "bound");
+
+    lab.step("a faulty one leaves all as it is");
+    lab.write("/etc/systemd/system/late.service.d/ports.conf", "[X-PortBroker]\nListenStraem=3201\n");
+    lab.ok("systemctl daemon-reload");
+    lab.wait_for("portbroker status | grep ListenStraem", 5);
+    assert_eq!(lab.ask("3202"), "given other");
+    assert_eq!(inodes(&lab, "other"), before);
+}
+
+#[test]
+fn without_a_broker_a_service_binds_for_itself_unless_it_must_not() {
+    let section = "[X-PortBroker]\nListenStream=127.0.0.1:3301\n";
+    let lab = installed("without")
+        .unit("may.service", &format!("[Service]\nExecStart=/usr/bin/python3 /opt/serve.py 3301\n{section}"))
+        .unit(
+            "must.service",
+            "[Service]\nExecStart=/usr/bin/python3 /opt/serve.py 3302\n\
+             [X-PortBroker]\nListenStream=127.0.0.1:3302\nRequired=yes\n",
+        )
+        .boot();
+    lab.ok("systemctl stop portbroker.socket portbroker.service");
+
+    lab.step("it binds for itself, and says so in the journal");
+    lab.ok("systemctl start may");
+    assert_eq!(lab.ask("3301"), "bound");
+    let journal = lab.ok("journalctl -u may -o cat");
+    assert!(journal.contains("binds may for itself"), "{journal}");
+    assert_ne!(lab.show("portbroker.service", "ActiveState"), "active");
+
+    lab.step("Required=yes makes it fail");
+    lab.fails("systemctl start must");
+
+    lab.step("with a broker again, both get their sockets");
+    lab.ok("systemctl stop may && systemctl start portbroker.service && systemctl start may must");
+    assert_eq!(lab.ask("3301"), "given may");
+    assert_eq!(lab.ask("3302"), "given must");
+}
+
+#[test]
+fn check_warns_of_forking_services_and_refuses_a_socket_unit_on_the_same_address() {
+    let lab = installed("check")
+        .unit(
+            "fork.service",
+            "[Service]\nType=forking\nExecStart=/bin/true\n[X-PortBroker]\nListenStream=3401\n",
+        )
+        .boot();
+    let output = lab.sh("portbroker check");
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("Type=forking"), "{output:?}");
+
+    lab.write(
+        "/etc/systemd/system/fork.socket",
+        "[Socket]\nListenStream=3401\n[Install]\nWantedBy=sockets.target\n",
+    );
+    lab.ok("systemctl daemon-reload && systemctl enable fork.socket");
+    let output = lab.sh("portbroker check");
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("fork.socket"), "{output:?}");
+}
+
+#[test]
+fn lighttpd_is_served_through_a_section() {
+    let lab = installed("lighttpd")
+        .file("/etc/lighttpd/conf-enabled/50-given.conf", "server.systemd-socket-activation = \"enable\"\n")
+        .file(
+            "/etc/systemd/system/lighttpd.service.d/ports.conf",
+            "[X-PortBroker]\nListenStream=0.0.0.0:80\nListenStream=[::]:80\nBindIPv6Only=ipv6-only\n",
+        )
+        .file("/var/www/html/index.html", "well served\n")
+        .boot();
+    let page = "python3 -c 'import urllib.request as u; print(u.urlopen(\"http://127.0.0.1/\", timeout=10).read().decode())'";
+    lab.ok("systemctl start lighttpd");
+    for _ in 0..3 {
+        assert_eq!(lab.ok(page), "well served");
+        lab.ok("systemctl restart lighttpd");
+    }
+    let inode = inodes(&lab, "lighttpd")
+        .lines()
+        .next()
+        .map(|line| line.replace("\"inode\":", ""))
+        .unwrap_or_default();
+    let open = lab.ok("ls -l /proc/$(systemctl show -P MainPID lighttpd)/fd");
+    assert!(open.contains(&format!("socket:[{inode}]")), "lighttpd has not socket {inode}:\n{open}");
+}
