@@ -5,6 +5,7 @@
 #[path = "support/bus.rs"]
 mod bus;
 #[path = "support/daemon.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
 mod daemon;
 #[path = "support/netns.rs"]
 #[expect(dead_code, reason = "nobody is robbed here")]

@@ -1,8 +1,8 @@
 //! Taking a configuration: at the start, and anew while everything goes on.
 
 use super::Broker;
-use super::effects::with_causes;
 use super::command::{Notice, Refusal};
+use super::effects::with_causes;
 use crate::config::{Checked, build, show};
 use crate::kernel::socket::ListenerSocket;
 use crate::listeners::SocketId;
@@ -53,7 +53,8 @@ impl Broker {
         {
             let Caller { uid, pid, .. } = caller;
             tracing::warn!(event = "refusal", reason, uid, pid, "refused to reload the configuration");
-            return Err(Refusal::NotAllowed("reload the configuration: only root may".to_owned()));
+            let action = "reload the configuration: only root may".to_owned();
+            return Err(Refusal::NotAllowed { action, reason });
         }
         let checked = self.loader.load();
         self.touched = true;

@@ -1,14 +1,19 @@
 //! Who is at the other end: groups, unit, and which uid 0 is root.
 
 use crate::netns::NOBODY;
+use portbroker::kernel::holder::HolderClaim;
 use portbroker::kernel::peer::Peer;
-use portbroker::kernel::process::ProcessError;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+
+/// As the broker decides it.
+fn is_root(peer: &Peer) -> bool {
+    peer.uid == 0 && peer.in_initial_namespaces()
+}
 
 /// A client that connects to `path` after it has become whatever `command` makes it.
 fn client(path: &Path, wrapper: &[&str], program: &str) -> Child {
@@ -41,16 +46,14 @@ fn peer_of(wrapper: &[&str], program: &str) -> (Peer, Child) {
 #[test]
 fn root_of_the_host_is_root_and_other_users_are_not() {
     let (peer, child) = peer_of(&[], "");
-    assert_eq!((peer.uid, peer.gid), (0, 0));
-    assert!(peer.is_root());
-    let process = peer.process.as_ref().unwrap();
-    assert_eq!(process.pid(), child.id());
-    assert_eq!(process.name().unwrap(), "python3");
+    assert_eq!((peer.uid, peer.pid), (0, child.id().cast_signed()));
+    assert!(is_root(&peer));
+    assert!(HolderClaim::process_of(&peer).unwrap().to_string().starts_with("python3["));
     end(child);
     let (peer, child) = peer_of(&[], &format!("os.setgroups([]); os.setuid({NOBODY})"));
     assert_eq!(peer.uid, NOBODY);
-    assert!(!peer.is_root());
-    assert!(peer.process.as_ref().unwrap().in_initial_namespaces());
+    assert!(!is_root(&peer));
+    assert!(peer.in_initial_namespaces());
     end(child);
 }
 
@@ -59,8 +62,7 @@ fn all_groups_of_a_caller_are_told_however_many() {
     for count in [0, 3, 64, 65, 1000] {
         let program = format!("os.setgroups(range(5000, 5000 + {count})); os.setgid(77)");
         let (peer, child) = peer_of(&[], &program);
-        assert_eq!(peer.gid, 77);
-        assert_eq!(peer.groups, (5000..5000 + count).collect::<Vec<u32>>());
+        assert_eq!(peer.groups, (5000..5000 + count).chain([77]).collect::<Vec<u32>>());
         end(child);
     }
 }
@@ -77,8 +79,8 @@ fn uid_0_in_a_container_is_not_root() {
     for wrapper in namespaces {
         let (peer, child) = peer_of(wrapper, "");
         assert_eq!(peer.uid, 0, "{wrapper:?}");
-        assert!(peer.process.is_some());
-        assert!(!peer.is_root(), "{wrapper:?}");
+        assert!(peer.pidfd.is_some());
+        assert!(!is_root(&peer), "{wrapper:?}");
         end(child);
     }
 }
@@ -92,23 +94,22 @@ fn a_root_that_changed_its_root_directory_is_not_root() {
     );
     let (peer, child) = peer_of(&[], &program);
     // It connects first and changes its root then.
-    let process = peer.process.as_ref().unwrap();
-    let root = format!("/proc/{}/root", process.pid());
+    let root = format!("/proc/{}/root", peer.pid);
     while std::fs::read_link(&root).unwrap() == Path::new("/") {
         std::thread::yield_now();
     }
-    assert!(!peer.is_root());
+    assert!(!is_root(&peer));
     end(child);
 }
 
 #[test]
 fn nothing_is_known_of_a_caller_that_went_while_its_call_was_under_way() {
     let (peer, child) = peer_of(&[], "");
-    let process = peer.process.as_ref().unwrap();
-    assert!(process.cgroup().is_ok());
+    assert!(peer.cgroup().is_some());
     end(child);
-    assert!(matches!(process.cgroup(), Err(ProcessError::Gone { .. })));
-    assert!(!peer.is_root());
+    assert_eq!((peer.cgroup(), peer.unit()), (None, None));
+    assert!(HolderClaim::process_of(&peer).is_none() && HolderClaim::unit_of(&peer).is_none());
+    assert!(!is_root(&peer));
 }
 
 /// Set where this program runs again in a pid namespace of its own, in which pids can be chosen.
@@ -152,31 +153,31 @@ fn reuse_a_pid() {
     let pid = caller.id();
     let (stream, _) = listener.accept().unwrap();
     let early = Peer::of_stream(&stream).unwrap();
-    assert!(early.is_root());
+    assert!(is_root(&early));
     end(caller);
     let other = process_with_pid(pid);
     // /proc answers for that pid, and not for the caller.
     assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap(), "cat\n");
-    let process = early.process.as_ref().unwrap();
-    assert!(matches!(process.cgroup(), Err(ProcessError::Gone { .. })));
-    assert!(!early.is_root());
+    assert_eq!(early.cgroup(), None);
+    assert!(HolderClaim::process_of(&early).is_none());
+    assert!(!is_root(&early));
     // The same where the call is looked at only now.
     let late = Peer::of_stream(&stream).unwrap();
-    assert!(late.process.as_ref().is_none_or(|process| process.cgroup().is_err()));
-    assert!(!late.is_root());
+    assert!(late.cgroup().is_none());
+    assert!(!is_root(&late));
     // And where the kernel has no descriptor for a peer, and the user is all that tells them apart.
-    assert!(Peer::of_bus(0, 0, vec![], pid).process.is_none());
+    assert!(Peer::of_process(pid.cast_signed(), 0, vec![]).pidfd.is_none());
     end(other);
 }
 
 #[test]
 fn a_caller_that_a_bus_told_is_known_by_its_pid_and_user() {
     let (peer, child) = peer_of(&[], &format!("os.setgroups([]); os.setuid({NOBODY})"));
-    let pid = peer.process.as_ref().unwrap().pid();
-    let told = Peer::of_bus(NOBODY, 0, vec![7], pid);
-    assert_eq!(told.process.as_ref().unwrap().pid(), pid);
-    assert_eq!(told.groups, [7]);
-    assert!(Peer::of_bus(0, 0, vec![], pid).process.is_none(), "the pid is another user's");
+    let pid = peer.pid;
+    let told = Peer::of_process(pid, NOBODY, vec![7]);
+    assert!(told.pidfd.is_some());
+    assert_eq!((told.pid, &told.groups[..]), (pid, &[7][..]));
+    assert!(Peer::of_process(pid, 0, vec![]).pidfd.is_none(), "the pid is another user's");
     end(child);
-    assert!(Peer::of_bus(NOBODY, 0, vec![], pid).process.is_none());
+    assert!(Peer::of_process(pid, NOBODY, vec![]).pidfd.is_none());
 }

@@ -1,19 +1,13 @@
-//! Hang-ups of sockets, and holders that go.
+//! Hang-ups of sockets.
 
 use crate::netns::{Holder, in_netns};
 use crate::support::{SERVICE, bind, tcp, udp, unix};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use portbroker::kernel::hangups::HangupWatch;
-use portbroker::kernel::holder::HolderWatch;
-use portbroker::kernel::process::open_pidfd;
 use portbroker::kernel::socket::{Mended, SocketState};
 use portbroker::model::SocketKind;
-use std::fs;
 use std::future::Future;
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -25,11 +19,11 @@ fn run<F: Future>(task: F) -> F::Output {
     runtime.block_on(task)
 }
 
-async fn soon<T>(task: impl Future<Output = std::io::Result<T>>) -> T {
-    tokio::time::timeout(SOON, task).await.expect("an event").unwrap()
+async fn soon<T>(task: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, task).await.expect("an event")
 }
 
-async fn is_quiet<T>(task: impl Future<Output = std::io::Result<T>>) -> bool {
+async fn is_quiet<T>(task: impl Future<Output = T>) -> bool {
     tokio::time::timeout(QUIET, task).await.is_err()
 }
 
@@ -37,11 +31,11 @@ async fn is_quiet<T>(task: impl Future<Output = std::io::Result<T>>) -> bool {
 fn a_holder_that_un_listens_is_noticed_and_connections_wake_nobody() {
     in_netns(|| {
         run(async {
-            let mut watch = HangupWatch::new().unwrap();
+            let watch = HangupWatch::new().unwrap();
             let mut sockets = [bind(&tcp("127.0.0.1:80", false)), bind(&tcp("127.0.0.1:81", false))];
-            for (number, socket) in (0..).zip(&mut sockets) {
+            for (number, socket) in (0u64..).zip(&mut sockets) {
                 socket.listen().unwrap();
-                watch.add(number, socket).unwrap();
+                watch.add(number, socket.as_fd()).unwrap();
             }
             let _clients: Vec<_> = (0..100).map(|_| TcpStream::connect("127.0.0.1:81").unwrap()).collect();
             assert!(is_quiet(watch.next()).await);
@@ -51,7 +45,7 @@ fn a_holder_that_un_listens_is_noticed_and_connections_wake_nobody() {
             assert!(matches!(sockets[1].mend(SocketState::Listening).unwrap(), Mended::InPlace(_)));
             drop(Holder::new(&sockets[1], SERVICE, "s.shutdown(socket.SHUT_RD)"));
             assert_eq!(soon(watch.next()).await, 1, "watched on");
-            watch.remove(0, &sockets[0]).unwrap();
+            watch.remove(sockets[0].as_fd()).unwrap();
             sockets[0].refuse().unwrap();
             assert!(is_quiet(watch.next()).await);
         });
@@ -62,16 +56,16 @@ fn a_holder_that_un_listens_is_noticed_and_connections_wake_nobody() {
 fn unix_and_udp_sockets_that_are_shut_down_are_noticed() {
     in_netns(|| {
         run(async {
-            let mut watch = HangupWatch::new().unwrap();
+            let watch = HangupWatch::new().unwrap();
             let kinds = [
                 (unix(SocketKind::Stream, "@portbroker-a"), "s.shutdown(socket.SHUT_RD)"),
                 (unix(SocketKind::Datagram, "@portbroker-b"), "s.shutdown(socket.SHUT_RD)"),
                 (udp("127.0.0.1:53", false), "s.connect(('127.0.0.1', 9)); s.shutdown(socket.SHUT_RD)"),
             ];
-            for (number, (endpoint, program)) in (0..).zip(kinds) {
+            for (number, (endpoint, program)) in (0u64..).zip(kinds) {
                 let mut socket = bind(&endpoint);
                 socket.listen().unwrap();
-                watch.add(number, &socket).unwrap();
+                watch.add(number, socket.as_fd()).unwrap();
                 assert!(is_quiet(watch.next()).await, "{endpoint}");
                 drop(Holder::new(&socket, SERVICE, program));
                 assert_eq!(soon(watch.next()).await, number, "{endpoint}");
@@ -84,126 +78,16 @@ fn unix_and_udp_sockets_that_are_shut_down_are_noticed() {
 fn a_replaced_socket_that_somebody_keeps_is_not_taken_for_its_successor() {
     in_netns(|| {
         run(async {
-            let mut watch = HangupWatch::new().unwrap();
+            let watch = HangupWatch::new().unwrap();
             let mut socket = bind(&tcp("127.0.0.1:80", false));
             socket.listen().unwrap();
-            watch.add(7, &socket).unwrap();
+            watch.add(7, socket.as_fd()).unwrap();
             let _keeps = Holder::new(&socket, SERVICE, "s.setsockopt(S, 44, 1)");
             assert!(matches!(socket.mend(SocketState::Listening).unwrap(), Mended::Replaced(_)));
-            watch.add(7, &socket).unwrap();
+            watch.add(7, socket.as_fd()).unwrap();
             assert!(is_quiet(watch.next()).await, "the old one hung up when it was replaced");
             drop(Holder::new(&socket, SERVICE, "unspec()"));
             assert_eq!(soon(watch.next()).await, 7);
         });
-    });
-}
-
-#[test]
-fn a_process_that_ends_is_told_once() {
-    run(async {
-        let mut watch = HolderWatch::new().unwrap();
-        let mut children: Vec<_> =
-            (0..3).map(|_| Command::new("cat").stdin(Stdio::piped()).spawn().unwrap()).collect();
-        let ids: Vec<_> = children
-            .iter()
-            .map(|child| watch.add_process(open_pidfd(child.id()).unwrap()).unwrap())
-            .collect();
-        assert!(is_quiet(watch.next()).await);
-        let pid = Pid::from_raw(i32::try_from(children[1].id()).unwrap());
-        kill(pid, Signal::SIGKILL).unwrap();
-        assert_eq!(soon(watch.next()).await, ids[1]);
-        watch.remove(ids[0]).unwrap();
-        drop(children[0].stdin.take());
-        assert!(is_quiet(watch.next()).await);
-        drop(children[2].stdin.take());
-        assert_eq!(soon(watch.next()).await, ids[2]);
-        for mut child in children {
-            child.wait().unwrap();
-        }
-    });
-}
-
-/// A slice in whichever cgroup hierarchy there is; removed with everything below.
-struct Slice {
-    directory: PathBuf,
-    path: String,
-}
-
-impl Slice {
-    fn new(name: &str) -> Self {
-        let path = format!("/portbroker-{name}-{}.slice", std::process::id());
-        let mounts = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup"];
-        let writable = |mount: &&&str| {
-            Path::new(mount).join("cgroup.procs").exists() && fs::create_dir(format!("{mount}{path}")).is_ok()
-        };
-        let mount = mounts.iter().find(writable).expect("needs a cgroup hierarchy, and root");
-        Self { directory: PathBuf::from(format!("{mount}{path}")), path }
-    }
-
-    fn unit(&self, name: &str) -> (String, PathBuf) {
-        let directory = self.directory.join(name);
-        fs::create_dir(&directory).unwrap();
-        (format!("{}/{name}", self.path), directory)
-    }
-}
-
-impl Drop for Slice {
-    fn drop(&mut self) {
-        for unit in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
-            let _ = fs::remove_dir(unit.path());
-        }
-        let _ = fs::remove_dir(&self.directory);
-    }
-}
-
-#[test]
-fn a_unit_is_gone_when_its_cgroup_is_removed_and_not_while_it_is_empty() {
-    let slice = Slice::new("unit");
-    run(async {
-        let mut watch = HolderWatch::new().unwrap();
-        let (path, directory) = slice.unit("a.service");
-        let (other, other_directory) = slice.unit("b.service");
-        let a = watch.add_unit(&path).unwrap();
-        let b = watch.add_unit(&other).unwrap();
-        // ExecStartPre= ends, ExecStart= begins: a process comes and goes, the directory stays.
-        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-        fs::write(directory.join("cgroup.procs"), child.id().to_string()).unwrap();
-        drop(child.stdin.take());
-        child.wait().unwrap();
-        assert!(is_quiet(watch.next()).await);
-        fs::remove_dir(&directory).unwrap();
-        assert_eq!(soon(watch.next()).await, a);
-        assert!(is_quiet(watch.next()).await, "told once, and b is there");
-        fs::remove_dir(&other_directory).unwrap();
-        assert_eq!(soon(watch.next()).await, b);
-    });
-}
-
-#[test]
-fn a_unit_that_was_restarted_is_another_holder() {
-    let slice = Slice::new("restart");
-    run(async {
-        let mut watch = HolderWatch::new().unwrap();
-        let (path, directory) = slice.unit("a.service");
-        let first = watch.add_unit(&path).unwrap();
-        fs::remove_dir(&directory).unwrap();
-        fs::create_dir(&directory).unwrap();
-        let second = watch.add_unit(&path).unwrap();
-        assert_eq!(soon(watch.next()).await, first);
-        assert!(is_quiet(watch.next()).await);
-        fs::remove_dir(&directory).unwrap();
-        assert_eq!(soon(watch.next()).await, second);
-    });
-}
-
-#[test]
-fn a_unit_that_is_gone_already_is_told_at_once_and_odd_paths_are_refused() {
-    run(async {
-        let mut watch = HolderWatch::new().unwrap();
-        let gone = watch.add_unit("/system.slice/portbroker-nonexistent.service").unwrap();
-        assert_eq!(soon(watch.next()).await, gone);
-        for odd in ["/", "", "/../x.service", "/a//b.service", "/./x.service"] {
-            assert!(watch.add_unit(odd).is_err(), "{odd:?}");
-        }
     });
 }

@@ -44,7 +44,8 @@ impl Daemon {
 
     fn wait_until_it_answers(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
+        // Its socket is there before everything is held, and calls wait in it.
+        while run(&mut self.portbroker(&["list", "listeners"])).0 != 0 {
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none() && Instant::now() < deadline, "{ended:?}: {}", self.log());
             std::thread::sleep(Duration::from_millis(10));
