@@ -2,12 +2,16 @@
 
 #![cfg(test)]
 
+#[path = "support/bus.rs"]
+mod bus;
 #[path = "support/daemon.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
 mod daemon;
 #[path = "support/netns.rs"]
 #[expect(dead_code, reason = "nobody is robbed here")]
 mod netns;
 
+use bus::Bus;
 use daemon::{Daemon, read_until, run};
 use netns::{NOBODY, in_netns};
 use portbroker_client::wire::ErrorName;
@@ -244,37 +248,6 @@ fn more_sockets_than_a_message_takes_are_asked_for_in_parts() {
         let count = run(&mut daemon.portbroker(&["exec", "b", "--", "sh", "-c", "echo $LISTEN_FDS"])).1;
         assert_eq!(count, "200\n");
     });
-}
-
-/// A bus of the test's own; killed when dropped.
-struct Bus {
-    daemon: std::process::Child,
-    address: String,
-}
-
-impl Bus {
-    fn start(folder: &std::path::Path) -> Self {
-        let (config, socket) = (folder.join("bus.conf"), folder.join("system_bus"));
-        let policy =
-            r#"<allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/>"#;
-        std::fs::write(
-            &config,
-            format!("<busconfig><listen>unix:path={}</listen><auth>EXTERNAL</auth><policy context=\"default\">{policy}</policy></busconfig>", socket.display()),
-        )
-        .unwrap();
-        let mut command = Command::new("dbus-daemon");
-        command.args(["--nofork", "--print-address", "--config-file"]).arg(config);
-        let mut daemon = command.stdout(Stdio::piped()).spawn().expect("needs dbus-daemon");
-        let address = read_until(daemon.stdout.as_mut().unwrap(), "\n").trim().to_owned();
-        Self { daemon, address }
-    }
-}
-
-impl Drop for Bus {
-    fn drop(&mut self) {
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
-    }
 }
 
 #[test]

@@ -30,8 +30,13 @@ pub enum Refusal {
     #[error("there is no listener {0:?}: see \"portbroker list listeners\"")]
     NoSuchListener(String),
     /// The policy says no.
-    #[error("you may not {0}")]
-    NotAllowed(String),
+    #[error("you may not {action}")]
+    NotAllowed {
+        /// What was asked for.
+        action: String,
+        /// Why not: for the log, and not for the caller.
+        reason: &'static str,
+    },
     /// Its socket is not bound (yet).
     #[error("listener {0:?} is not ready: {1}")]
     NotReady(String, String),

@@ -15,6 +15,17 @@ pub(super) fn store_name(inode: u64) -> String {
     format!("{STORED}{inode}")
 }
 
+/// An error with its causes, on one line.
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
 /// A socket's inode number; 0 where the kernel does not tell, which it does for every socket.
 pub(super) fn inode_of(socket: &ListenerSocket) -> u64 {
     socket.inode().unwrap_or_default()
@@ -55,8 +66,10 @@ impl Broker {
                     None
                 };
                 let text = match taken_by {
-                    Some(owner) => format!("{error}: {owner}; it is tried again until the port is free"),
-                    None => error.to_string(),
+                    Some(owner) => {
+                        format!("{}: {owner}; it is tried again until it is free", with_causes(&error))
+                    }
+                    None => with_causes(&error),
                 };
                 self.fail(name, id, &endpoint, text);
             }
@@ -90,7 +103,7 @@ impl Broker {
                 self.watch_hangups(id, target);
                 self.table.succeeded(id, target, Instant::now());
             }
-            Err(error) => self.fail(name, id, &endpoint, error.to_string()),
+            Err(error) => self.fail(name, id, &endpoint, with_causes(&error)),
         }
     }
 
@@ -142,7 +155,7 @@ impl Broker {
                 self.watch_hangups(id, state);
             }
             Err(error) => {
-                self.fail(name, id, &endpoint, error.to_string());
+                self.fail(name, id, &endpoint, with_causes(&error));
                 return;
             }
         }

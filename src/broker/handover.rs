@@ -53,9 +53,9 @@ impl Broker {
             if names.contains(name) {
                 return Err(Refusal::BadArgument(format!("listener {name:?} is named twice")));
             }
-            if let Decision::Denied(_) = may_acquire(&request.caller, &listener.config.allow) {
+            if let Decision::Denied(reason) = may_acquire(&request.caller, &listener.config.allow) {
                 let text = format!("take listener {name:?}: its configuration does not allow you to");
-                return Err(Refusal::NotAllowed(text));
+                return Err(Refusal::NotAllowed { action: text, reason });
             }
             names.push(name.clone());
         }
@@ -126,7 +126,10 @@ fn log(request: &Acquire, outcome: &Result<Vec<NamedSocket>, Refusal>) {
             );
         }
         Err(refusal) => {
-            let reason = refusal.to_string();
+            let reason = match refusal {
+                Refusal::NotAllowed { reason, .. } => (*reason).to_owned(),
+                other => other.to_string(),
+            };
             tracing::warn!(event = "refusal", listeners, reason, uid, pid, unit, "refused");
         }
     }

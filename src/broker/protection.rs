@@ -1,6 +1,7 @@
 //! Keeps brokered and protected ports out of ephemeral allocation, in the kernel's reserved ports.
 
 use super::Broker;
+use super::effects::with_causes;
 use super::records::Records;
 use crate::kernel::reserved_ports::ReservedPorts;
 use crate::listeners::plan;
@@ -25,7 +26,7 @@ impl Protection {
     }
 
     fn assert(&mut self, records: &Records) {
-        let fault = self.try_assert(records).err().map(|error| error.to_string());
+        let fault = self.try_assert(records).err().map(|error| with_causes(&error));
         if let Some(error) = &fault
             && fault != self.fault
         {

@@ -2,6 +2,7 @@
 
 use super::Broker;
 use super::command::{Notice, Refusal};
+use super::effects::with_causes;
 use crate::config::{Checked, build, show};
 use crate::kernel::socket::ListenerSocket;
 use crate::listeners::SocketId;
@@ -52,7 +53,8 @@ impl Broker {
         {
             let Caller { uid, pid, .. } = caller;
             tracing::warn!(event = "refusal", reason, uid, pid, "refused to reload the configuration");
-            return Err(Refusal::NotAllowed("reload the configuration: only root may".to_owned()));
+            let action = "reload the configuration: only root may".to_owned();
+            return Err(Refusal::NotAllowed { action, reason });
         }
         let checked = self.loader.load();
         self.touched = true;
@@ -79,6 +81,9 @@ impl Broker {
         let (first, last): (Vec<_>, Vec<_>) =
             change.close.into_iter().partition(|id| self.is_in_the_way(*id));
         first.into_iter().for_each(|id| self.close(id));
+        for id in change.kept {
+            self.adjust(id);
+        }
         let now: Vec<ListenerName> = self.table.iter().map(|(name, _)| name.clone()).collect();
         for name in &now {
             self.act_on(name, true);
@@ -96,6 +101,15 @@ impl Broker {
         let shares = matches!(old, Endpoint::Inet(_)) && old.kind() == SocketKind::Stream;
         let unbound = self.table.iter().flat_map(|(_, l)| &l.slots).filter(|slot| slot.state.is_none());
         !shares && unbound.into_iter().any(|slot| slot.endpoint.conflicts_with(old))
+    }
+
+    /// Options that a bound socket can still change follow the configuration.
+    fn adjust(&mut self, id: SocketId) {
+        let Some((name, listener)) = self.table.owner(id) else { return };
+        let Some(socket) = self.sockets.get_mut(&id) else { return };
+        if let Err(error) = socket.adjust(&listener.config.options) {
+            tracing::warn!(listener = %name, endpoint = %socket.endpoint(), error = with_causes(&error), "an option could not be changed on its socket");
+        }
     }
 
     /// Names that came and went, for those who watch.

@@ -11,6 +11,7 @@ mod manager;
 mod private;
 mod properties;
 mod system;
+mod transport;
 
 pub use private::{PrivateSocketError, bind_private_socket, serve_private_socket};
 pub use system::serve_system_bus;
@@ -40,7 +41,7 @@ impl From<crate::broker::Refusal> for Failure {
         use crate::broker::Refusal;
         let name = match &refusal {
             Refusal::NoSuchListener(_) => ErrorName::NoSuchListener,
-            Refusal::NotAllowed(_) => ErrorName::NotAllowed,
+            Refusal::NotAllowed { .. } => ErrorName::NotAllowed,
             Refusal::NotReady(..) => ErrorName::NotReady,
             Refusal::TooManySockets(_) => ErrorName::TooManySockets,
             Refusal::BadArgument(_) => ErrorName::BadArgument,

@@ -2,6 +2,7 @@
 
 use super::caller::PeerIdentity;
 use super::manager::Manager;
+use super::transport::Transport;
 use crate::broker::Handle;
 use crate::kernel::peer::Peer;
 use futures_util::StreamExt as _;
@@ -62,6 +63,14 @@ impl Admission {
             return None;
         }
         *count += 1;
+        if uid != 0 && *count == CONNECTIONS_PER_USER {
+            // Said once, when the limit is reached, and not for each connection that is turned away.
+            tracing::warn!(
+                uid,
+                limit = *count,
+                "a user has as many connections to the private socket as one may"
+            );
+        }
         Some(Place(self.clone(), uid))
     }
 }
@@ -86,7 +95,7 @@ pub async fn serve_private_socket(listener: UnixListener, broker: Handle) -> std
     let guid = zbus::Guid::generate();
     loop {
         let stream = match listener.accept().await {
-            Ok((stream, _)) => stream.into_std()?,
+            Ok((stream, _)) => stream,
             Err(error) => {
                 // Out of descriptors, most likely: those who wait in the queue lose nothing.
                 tracing::warn!(%error, "cannot accept a connection to the private socket");
@@ -101,14 +110,7 @@ pub async fn serve_private_socket(listener: UnixListener, broker: Handle) -> std
                 continue;
             }
         };
-        let Some(place) = admission.admit(peer.uid) else {
-            tracing::warn!(
-                uid = peer.uid,
-                pid = peer.pid,
-                "too many connections to the private socket, this one is closed"
-            );
-            continue;
-        };
+        let Some(place) = admission.admit(peer.uid) else { continue };
         let (broker, guid) = (broker.clone(), guid.clone());
         tokio::spawn(async move {
             let pid = peer.pid;
@@ -121,12 +123,13 @@ pub async fn serve_private_socket(listener: UnixListener, broker: Handle) -> std
 }
 
 async fn serve_connection(
-    stream: UnixStream,
+    stream: tokio::net::UnixStream,
     peer: Peer,
     broker: Handle,
     guid: zbus::Guid<'static>,
 ) -> zbus::Result<()> {
-    let builder = Builder::unix_stream(stream).server(guid).p2p().auth_mechanism(AuthMechanism::External);
+    let transport = Transport::new(stream, peer.uid);
+    let builder = Builder::socket(transport).server(guid).p2p().auth_mechanism(AuthMechanism::External);
     let built = tokio::time::timeout(HANDSHAKE, builder.build_message_stream()).await;
     let mut messages = built.map_err(|_| zbus::Error::Handshake("not authenticated in time".into()))??;
     let connection = zbus::Connection::from(&messages);

@@ -39,6 +39,8 @@ pub(super) struct Draft {
     pub(super) assignments: Vec<Assignment>,
     /// Grants that it has without writing them: a unit's own.
     pub(super) grants: Vec<Grant>,
+    /// Whether something could not be read, so that what seems to be missing may be there.
+    pub(super) incomplete: bool,
 }
 
 /// An address as written.

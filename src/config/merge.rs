@@ -104,6 +104,7 @@ fn inherited(name: &ListenerName, origin: &Origin, endpoints: Vec<(Endpoint, Ori
         source: Source::Inherited,
         assignments: Vec::new(),
         grants: Vec::new(),
+        incomplete: false,
     };
     let mut definition = Definition::of(draft, &Accounts::default(), &mut Vec::new());
     for (endpoint, origin) in endpoints {
@@ -148,7 +149,11 @@ fn files(
         let parsed = toml::read(file, faults);
         protect.extend(parsed.protect);
         for draft in parsed.drafts {
+            let incomplete = draft.incomplete;
             let definition = Definition::of(draft, &sources.accounts, faults);
+            if incomplete && definition.addresses.is_empty() {
+                continue;
+            }
             let inherited = definitions
                 .iter()
                 .position(|other| other.source == Source::Inherited && is_the_same(other, &definition));

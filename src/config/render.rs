@@ -94,6 +94,7 @@ impl Shown {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn place(line: usize, column: usize) -> Origin {
         Origin { file: "/etc/a.toml".into(), line, column, unit: None }
@@ -120,6 +121,19 @@ error: unknown key
   |
   = help: did you mean \"stream\"?"
         );
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_and_no_place_is_too_much(
+            text in "(.{0,30}\n?){0,4}", line in 0usize..6, column in 0usize..40, width in 0usize..40, what in ".{0,9}",
+        ) {
+            let fault = Fault::error(place(line, column), what.as_str()).width(width).help(what.as_str());
+            let fault = fault.related(place(column, line), what.as_str());
+            for colour in [Colour::On, Colour::Off] {
+                prop_assert!(render(&fault, &|_| Some(text.clone()), colour).contains("/etc/a.toml"));
+            }
+        }
     }
 
     #[test]

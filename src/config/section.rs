@@ -176,7 +176,14 @@ impl Reader<'_> {
             let index = drafts.iter().position(|draft| draft.name == name).unwrap_or_else(|| {
                 let grants = vec![Grant { unit: Some(unit.clone()), ..Grant::default() }];
                 let assignments = self.options.clone();
-                drafts.push(Draft { name, place, source: Source::Unit, assignments, grants });
+                drafts.push(Draft {
+                    name,
+                    place,
+                    source: Source::Unit,
+                    assignments,
+                    grants,
+                    incomplete: false,
+                });
                 drafts.len().saturating_sub(1)
             });
             if let Some(draft) = drafts.get_mut(index) {

@@ -8,7 +8,9 @@ use super::Origin;
 use super::definition::{Assignment, Draft, Source};
 use super::fault::{Fault, Place, quoted};
 use super::key::{self, Key, Shape};
+use super::listen::MAX_ENDPOINTS;
 use crate::model::{ListenerName, PortRange};
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
@@ -37,6 +39,11 @@ const KEYS_NOT_YET: [&str; 4] = ["activate", "reuse-port", "seqpacket", "keep-al
 /// The same, keys of `[protect]`.
 const PROTECT_NOT_YET: [&str; 2] = ["learn", "exclude"];
 
+/// How far into a line columns are counted.
+const MAX_COLUMN: usize = 64 * 1024;
+/// How many syntax errors of one file are looked at.
+const MAX_SYNTAX_ERRORS: usize = 200;
+
 /// Turns byte offsets of a text into lines and columns.
 struct Places<'a> {
     path: &'a Path,
@@ -56,16 +63,13 @@ impl<'a> Places<'a> {
         let start = span.start.min(self.text.len());
         let line = self.lines.partition_point(|&begin| begin <= start);
         let begin = self.lines.get(line.saturating_sub(1)).copied().unwrap_or(0);
-        let characters = |range: Range<usize>| self.text.get(range).map_or(0, |text| text.chars().count());
+        let before = self.text.get(begin..start).unwrap_or_default();
         let of_line = self.text.get(start..span.end).and_then(|text| text.lines().next());
+        // Counting for every value of a line of a megabyte would take long, and nobody counts with us.
+        let column = if before.len() > MAX_COLUMN { 0 } else { before.chars().count().saturating_add(1) };
         Place {
-            origin: Origin {
-                file: self.path.to_owned(),
-                line,
-                column: characters(begin..start).saturating_add(1),
-                unit: None,
-            },
-            width: of_line.map_or(0, |text| text.chars().count()).max(1),
+            origin: Origin { file: self.path.to_owned(), line, column, unit: None },
+            width: of_line.map_or(0, |text| text.chars().take(MAX_COLUMN).count()).max(1),
         }
     }
 }
@@ -86,7 +90,7 @@ pub(super) fn read(file: &TomlFile, faults: &mut Vec<Fault>) -> Parsed {
     let (table, errors) = DeTable::parse_recoverable(&file.text);
     let places = Places::new(&file.path, &file.text);
     let mut syntax = Vec::new();
-    for error in &errors {
+    for error in errors.iter().take(MAX_SYNTAX_ERRORS) {
         let place = places.at(error.span().unwrap_or(0..0));
         syntax.push(place.error(format!("no valid TOML: {}", error.message())));
     }
@@ -97,7 +101,8 @@ pub(super) fn read(file: &TomlFile, faults: &mut Vec<Fault>) -> Parsed {
         Reader { places, faults: &mut own, parsed: Parsed::default(), broken: !errors.is_empty() };
     reader.file(table.get_ref());
     let parsed = reader.parsed;
-    own.retain(|fault| syntax.iter().all(|error| error.origin.line != fault.origin.line));
+    let lines: HashSet<usize> = syntax.iter().map(|fault| fault.origin.line).collect();
+    own.retain(|fault| !lines.contains(&fault.origin.line));
     faults.append(&mut syntax);
     faults.append(&mut own);
     parsed
@@ -202,12 +207,9 @@ impl<'a> Reader<'a> {
         // The sockets are handed over in the order of the file; the table is in that of the alphabet.
         assignments.sort_by_key(|a| (a.place.origin.line, a.place.origin.column));
         let Some((name, place)) = self.name(name, header) else { return };
-        let has_addresses = assignments.iter().any(|a| matches!(a.key, Key::Stream | Key::Datagram));
-        // What seems to be missing may be what is mistyped.
-        if has_addresses || (!self.broken && self.faults.len() == faults_before) {
-            let grants = Vec::new();
-            self.parsed.drafts.push(Draft { name, place, source: Source::Toml, assignments, grants });
-        }
+        let incomplete = self.broken || self.faults.len() > faults_before;
+        let grants = Vec::new();
+        self.parsed.drafts.push(Draft { name, place, source: Source::Toml, assignments, grants, incomplete });
     }
 
     fn name(&mut self, item: Option<&Item<'a>>, header: &Item<'a>) -> Option<(ListenerName, Place)> {
@@ -265,6 +267,11 @@ impl<'a> Reader<'a> {
             DeValue::Array(items) => items.iter().collect(),
             _ => vec![item],
         };
+        if items.len() > MAX_ENDPOINTS {
+            let fault = self.place(item).error(format!("{key:?} has more than {MAX_ENDPOINTS} elements"));
+            self.fault(fault.help("use ranges of ports, or several listeners"));
+            return Vec::new();
+        }
         let mut texts = Vec::new();
         for item in items {
             match item.get_ref().as_str() {

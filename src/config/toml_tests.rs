@@ -144,6 +144,39 @@ fn a_listener_has_a_name_and_addresses() {
 }
 
 #[test]
+fn lengths_are_capped_before_anything_is_made_of_them() {
+    let list = |n: usize| {
+        format!("[[listener]]\nname = \"a\"\nallow = [{}]\nstream = \"80\"", "\"user:0\",".repeat(n))
+    };
+    assert_eq!(faults(&list(4096)), [""; 0]);
+    assert_eq!(
+        faults(&list(4097)),
+        ["3:9: error: \"allow\" has more than 4096 elements; use ranges of ports, or several listeners"]
+    );
+    assert_eq!(
+        faults(&format!("x = [{}]", " ".repeat(70_000))),
+        ["1:1: error: unknown section \"x\"; take it out; there is protect, listener"]
+    );
+    let far = format!("{} y", " ".repeat(70_000));
+    assert!(faults(&far)[0].starts_with("1: error: no valid TOML"), "{:?}", faults(&far));
+    // Nothing but errors, each of them a line of its own.
+    let start = std::time::Instant::now();
+    assert!((1..=200).contains(&faults(&"=\n".repeat(100_000)).len()));
+    assert!(start.elapsed() < std::time::Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_mistyped_key_hides_no_fault_and_makes_none() {
+    assert_eq!(
+        faults("[[listener]]\nname = \"a\"\nsteam = \"80\"\nbacklog = -1\n"),
+        [
+            "3:1: error: unknown key in [[listener]] \"steam\"; did you mean \"stream\"?",
+            "4:11: error: \"-1\" is no backlog: a number from 0 to 2147483647",
+        ]
+    );
+}
+
+#[test]
 fn columns_are_counted_in_characters() {
     assert_eq!(
         faults("[[listener]]\nname = \"a\"\nstream = [\"/run/ü\", \"x\"]\n")[0],

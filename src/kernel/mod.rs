@@ -17,3 +17,4 @@ pub mod socket;
 pub mod socket_owner;
 mod sockopt;
 pub mod store;
+pub mod stream;

@@ -38,7 +38,7 @@ impl Peer {
             // Kernels before 6.5. A process of that pid that belongs to another user is another process; one
             // that started after this very moment cannot have connected.
             Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
-                open_pidfd(pid).ok().filter(|pidfd| process::owner(pid, pidfd) == Some(credentials.uid()))
+                open_pidfd(pid).ok().filter(|pidfd| process::has_user(pid, credentials.uid(), pidfd))
             }
             // The peer is gone (ESRCH, or EINVAL for one that is reaped).
             Err(_) => None,
@@ -47,10 +47,11 @@ impl Peer {
     }
 
     /// A process that somebody trustworthy named. The caller must make sure *afterwards* that this pid was
-    /// still the one that was meant.
+    /// still the one that was meant. A process of that pid that has none of its user ids is not.
     #[must_use]
     pub fn of_process(pid: i32, uid: u32, groups: Vec<u32>) -> Self {
-        Self { uid, groups, pid, pidfd: open_pidfd(pid).ok().map(Arc::new) }
+        let pidfd = open_pidfd(pid).ok().filter(|pidfd| process::has_user(pid, uid, pidfd));
+        Self { uid, groups, pid, pidfd: pidfd.map(Arc::new) }
     }
 
     /// What `read` finds below /proc, if the process was there before and after.
@@ -85,6 +86,11 @@ impl Peer {
         };
         self.while_alive(initial).unwrap_or(false)
     }
+}
+
+/// The system unit that has a process now, whoever that is.
+pub(super) fn unit_of(pid: i32) -> Option<UnitName> {
+    Peer { uid: 0, groups: Vec::new(), pid, pidfd: open_pidfd(pid).ok().map(Arc::new) }.unit()
 }
 
 /// A mount table may be large, and only its beginning matters here.

@@ -5,7 +5,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd as _, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
 
 /// pidfd_open(2).
 #[expect(unsafe_code, reason = "nix has no pidfd_open")]
@@ -26,10 +25,11 @@ pub(super) fn is_alive(pidfd: &impl AsFd) -> bool {
     matches!(poll(&mut descriptors, PollTimeout::ZERO), Ok(0))
 }
 
-/// The uid that a process runs as.
-pub(super) fn owner(pid: i32, pidfd: &OwnedFd) -> Option<u32> {
-    let uid = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
-    is_alive(pidfd).then_some(uid)
+/// Whether one of a process's user ids (real, effective, saved, of the file system) is this one.
+pub(super) fn has_user(pid: i32, uid: u32, pidfd: &OwnedFd) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+    ids.split_whitespace().any(|id| id.parse() == Ok(uid)) && is_alive(pidfd)
 }
 
 /// When a process started, in clock ticks since boot: with the pid, this names a process for good.

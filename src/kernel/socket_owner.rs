@@ -4,7 +4,7 @@
 //! inode among its descriptors, which the daemon can see for processes of its own user, and of others with
 //! CAP_SYS_PTRACE. Where it cannot, the user is named. The work is bounded, and only done when a bind failed.
 
-use super::peer::Peer;
+use super::peer::unit_of;
 use super::process;
 use super::sock_diag::{Doing, Entry, on_port};
 use crate::model::{Endpoint, InetEndpoint, UnixAddress, UnixEndpoint};
@@ -188,9 +188,8 @@ fn socket_inode(descriptor: &Path) -> Option<u64> {
 }
 
 fn describe(pid: u32) -> Who {
-    let process = Peer::of_process(pid.cast_signed(), 0, Vec::new());
-    let unit = process.unit().map(|unit| unit.to_string());
-    let name = Some(process::name(process.pid)).filter(|name| !name.is_empty());
+    let unit = unit_of(pid.cast_signed()).map(|unit| unit.to_string());
+    let name = Some(process::name(pid.cast_signed())).filter(|name| !name.is_empty());
     Who::Process(name.unwrap_or_else(|| "a process".to_owned()), pid, unit)
 }
 

@@ -58,7 +58,8 @@ pub fn survey(locations: &Locations) -> Sources {
         }
         None => {
             toml_files(&locations.root, &mut sources);
-            read_units(&locations.root, &mut sources);
+            let (units, faults) = units::read(&locations.root);
+            sources.add_units(&locations.root, units, faults);
         }
     }
     sources
@@ -71,14 +72,14 @@ pub fn gather_services(root: &Path) -> Sources {
     sources.accounts = accounts(root, &mut sources.faults);
     toml_files(root, &mut sources);
     let (units, faults) = units::read_services(root);
-    sources.units = units;
-    sources.faults.extend(faults);
+    sources.add_units(root, units, faults);
     sources
 }
 
 /// Reads one unit file, or one drop-in, wherever it is: its name says which unit it is of.
 #[must_use]
 pub fn gather_unit(root: &Path, path: &Path, name: UnitName) -> Sources {
+    let name = some_instance(name);
     let mut sources = Sources::default();
     sources.accounts = accounts(root, &mut sources.faults);
     let location = Location::given(path);
@@ -92,6 +93,17 @@ pub fn gather_unit(root: &Path, path: &Path, name: UnitName) -> Sources {
         Err(fault) => sources.faults.push(fault),
     }
     sources
+}
+
+/// Of a template, an instance: the settings of the template itself have no meaning without one.
+///
+/// `1` can stand for most of what %i stands for: a name, a number, a port.
+fn some_instance(name: UnitName) -> UnitName {
+    let instance = match name.as_str().split_once("@.") {
+        Some((prefix, suffix)) => UnitName::try_from(format!("{prefix}@1.{suffix}").as_str()).ok(),
+        None => None,
+    };
+    instance.unwrap_or(name)
 }
 
 /// The unit that a file is of: `x.service`, or `x.service.d/*.conf`. `None` where it is no file of a unit.
@@ -119,7 +131,7 @@ fn toml_files(root: &Path, sources: &mut Sources) {
     let main = Location::below(root, Path::new(MAIN));
     // The directory that the file is in: who can write there can put another in its place.
     if let Some(folder) = Path::new(MAIN).parent()
-        && let Err(fault) = Location::below(root, folder).list()
+        && let Err(fault) = Location::below(root, folder).is_trusted_directory()
     {
         sources.faults.push(fault);
     }
@@ -136,19 +148,21 @@ fn toml_files(root: &Path, sources: &mut Sources) {
     }
 }
 
-/// Reads the units; their places are shown without the root, like all others.
-fn read_units(root: &Path, sources: &mut Sources) {
-    let (mut units, mut faults) = units::read(root);
-    let settings = units.iter_mut().flat_map(|unit| &mut unit.settings).map(|setting| &mut setting.origin);
-    for origin in settings.chain(faults.iter_mut().map(|fault| &mut fault.origin)) {
-        if root != Path::new("/")
-            && let Ok(below) = origin.file.strip_prefix(root)
-        {
-            origin.file = Path::new("/").join(below);
+impl Sources {
+    /// Adds units; their places are shown without the root, like all others.
+    fn add_units(&mut self, root: &Path, mut units: Vec<Unit>, mut faults: Vec<Fault>) {
+        let settings =
+            units.iter_mut().flat_map(|unit| &mut unit.settings).map(|setting| &mut setting.origin);
+        for origin in settings.chain(faults.iter_mut().map(|fault| &mut fault.origin)) {
+            if root != Path::new("/")
+                && let Ok(below) = origin.file.strip_prefix(root)
+            {
+                origin.file = Path::new("/").join(below);
+            }
         }
+        self.units = units;
+        self.faults.extend(faults);
     }
-    sources.units = units;
-    sources.faults.extend(faults);
 }
 
 fn accounts(root: &Path, faults: &mut Vec<Fault>) -> Accounts {

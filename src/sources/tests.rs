@@ -170,6 +170,30 @@ fn one_file_replaces_all_others_and_the_units() {
 }
 
 #[test]
+fn a_template_is_read_as_one_of_its_instances() {
+    let root = root(&[("web@.service", "[X-PortBroker]\nListenStream=127.0.0.1:%i\n")]);
+    let path = root.path().join("web@.service");
+    let sources = gather_unit(root.path(), &path, unit_of_file(&path).unwrap());
+    assert_eq!(sources.units[0].name.as_str(), "web@1.service");
+    let checked = crate::config::build(&sources);
+    assert_eq!(checked.faults, []);
+    assert_eq!(checked.config.listeners.len(), 1);
+}
+
+#[test]
+fn the_generator_reads_no_socket_units_and_all_else() {
+    let root = root(&[
+        (FILE, "main"),
+        ("etc/systemd/system/a.service", "[X-PortBroker]\nListenStream=80\n"),
+        ("etc/systemd/system/b.socket", "[Socket]\nListenStream=81\n"),
+    ]);
+    let sources = gather_services(root.path());
+    assert_eq!((sources.files.len(), sources.units.len()), (1, 1));
+    assert_eq!(sources.units[0].settings[0].origin.file, Path::new("/etc/systemd/system/a.service"));
+    assert_eq!(read(&root).units.len(), 2);
+}
+
+#[test]
 fn a_files_name_says_which_unit_it_is_of() {
     let unit = |path: &str| unit_of_file(Path::new(path)).map(|unit| unit.to_string());
     assert_eq!(unit("/x/a.service").as_deref(), Some("a.service"));

@@ -102,14 +102,20 @@ impl Location {
         })
     }
 
+    /// Whether there is such a directory; a fault where others can write it.
+    pub(super) fn is_trusted_directory(&self) -> Result<bool, Fault> {
+        match std::fs::metadata(&self.host) {
+            Ok(metadata) => self.trust("directory", &metadata).map(|()| true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(self.cannot_read("directory", &error)),
+        }
+    }
+
     /// The names in a directory that nobody else can write; none where there is no such directory.
     pub(super) fn list(&self) -> Result<Vec<PathBuf>, Fault> {
-        let metadata = match std::fs::metadata(&self.host) {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(self.cannot_read("directory", &error)),
-        };
-        self.trust("directory", &metadata)?;
+        if !self.is_trusted_directory()? {
+            return Ok(Vec::new());
+        }
         let entries = std::fs::read_dir(&self.host).map_err(|error| self.cannot_read("directory", &error))?;
         entries
             .map(|entry| entry.map(|entry| PathBuf::from(entry.file_name())))

@@ -6,10 +6,22 @@
 mod netns;
 
 #[cfg(test)]
+mod datagram;
+#[cfg(test)]
+mod mend;
+#[cfg(test)]
 mod owner;
 #[cfg(test)]
+mod peer;
+#[cfg(test)]
 mod reserved_ports;
+#[cfg(test)]
+mod rules;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
 mod tcp;
+#[cfg(test)]
+mod unix;
+#[cfg(test)]
+mod watches;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -43,7 +44,8 @@ impl Daemon {
 
     fn wait_until_it_answers(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
+        // Its socket is there before everything is held, and calls wait in it.
+        while run(&mut self.portbroker(&["list", "listeners"])).0 != 0 {
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none() && Instant::now() < deadline, "{ended:?}: {}", self.log());
             std::thread::sleep(Duration::from_millis(10));
@@ -66,6 +68,51 @@ impl Daemon {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Runs as another user, in a folder that is that user's.
+    pub(crate) fn start_as(uid: u32, configuration: &str) -> Self {
+        Self::start_with(configuration, |command| {
+            let folder = PathBuf::from(command.get_args().skip_while(|a| *a != "--root").nth(1).unwrap());
+            for path in [folder.clone(), folder.join("portbroker.toml")] {
+                std::os::unix::fs::chown(path, Some(uid), Some(uid)).unwrap();
+            }
+            let program = folder.join("portbrokerd");
+            copy_program(env!("CARGO_BIN_EXE_portbrokerd"), &program);
+            let arguments: Vec<_> = command.get_args().map(std::ffi::OsStr::to_owned).collect();
+            *command = Command::new(program);
+            command.args(arguments).arg("--no-bus").uid(uid).gid(uid);
+            command.env_remove("NOTIFY_SOCKET").env_remove("LISTEN_FDS").env_remove("XDG_RUNTIME_DIR");
+        })
+    }
+
+    /// Kills the daemon and starts it anew in the same folder, with another configuration.
+    pub(crate) fn restart_after_kill(&mut self, configuration: &str) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        fs::write(self.config(), configuration).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portbrokerd"));
+        command.arg("--config").arg(self.config()).arg("--root").arg(self.folder()).arg("--no-bus");
+        command.arg("--socket").arg(self.socket()).stdin(Stdio::null());
+        let log = fs::File::options().append(true).open(self.folder().join("log")).unwrap();
+        self.child = command.stderr(log).spawn().unwrap();
+        self.wait_until_it_answers();
+    }
+
+    /// A call of the command line as another user.
+    pub(crate) fn portbroker_as(&self, uid: u32, arguments: &[&str]) -> Command {
+        let program = self.folder().join("portbroker");
+        if !program.exists() {
+            copy_program(env!("CARGO_BIN_EXE_portbroker"), &program);
+        }
+        let mut command = Command::new(program);
+        command.env("PORTBROKER_SOCKET", self.socket()).env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
+        command.args(arguments).uid(uid).gid(uid);
+        command
+    }
+
     /// A call of the command line, to this daemon.
     pub(crate) fn portbroker(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portbroker"));
@@ -83,6 +130,12 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Copies a program to where another user may run it; by another process, for a descriptor of ours that is open
+/// for writing could be in a child of another test just then, and the program be busy.
+fn copy_program(from: &str, to: &Path) {
+    assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
 }
 
 /// Exit status, standard output, standard error.

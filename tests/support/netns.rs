@@ -17,6 +17,9 @@ pub(crate) fn in_netns<R: Send>(test: impl FnOnce() -> R + Send) -> R {
                 .expect("unshare(CLONE_NEWNET) takes root");
             let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
             assert!(up.expect("needs ip (iproute2)").success(), "cannot bring lo up");
+            // So that thieves may try every port; the file is the namespace's own.
+            let low = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+            std::fs::write(low, "0\n").expect("low ports are opened to users");
             test()
         });
         match thread.join() {
@@ -37,7 +40,7 @@ pub(crate) struct Thief {
 
 /// The frame of every thief: `attempt` is called in a loop until standard input ends.
 const FRAME: &str = r#"
-import collections, os, select, socket, sys
+import collections, errno, os, select, socket, sys
 S, R, P = socket.SOL_SOCKET, socket.SO_REUSEADDR, socket.SO_REUSEPORT
 count = collections.Counter()
 os.setgroups([]); os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))
@@ -59,7 +62,7 @@ def attempt(count):
             s.bind(ADDRESS); count['binds'] += 1
             s.listen(5); count['listens'] += 1
             s.accept(); count['accepts'] += 1
-        except OSError: pass
+        except OSError as e: assert e.errno != errno.EACCES, 'a thief that may not try at all'
         s.close()
 "#;
 
@@ -72,7 +75,7 @@ def attempt(count):
         try:
             s.bind(ADDRESS); count['binds'] += 1
             s.recv(9); count['receives'] += 1
-        except OSError: pass
+        except OSError as e: assert e.errno != errno.EACCES, 'a thief that may not try at all'
         s.close()
 "#;
 
@@ -82,7 +85,7 @@ def attempt(count):
     s = socket.socket(socket.AF_UNIX, FAMILY); count['tries'] += 1
     try:
         s.bind(ADDRESS); count['binds'] += 1
-    except OSError: pass
+    except OSError as e: assert e.errno != errno.EACCES, 'a thief that may not try at all'
     s.close()
 "#;
 
@@ -206,7 +209,7 @@ impl Holder {
         let mut stdout = BufReader::new(child.stdout.take().expect("its output is piped"));
         let mut line = String::new();
         stdout.read_line(&mut line).expect("the holder says that it is ready");
-        assert_eq!(line, "ready\n", "the holder failed");
+        assert_eq!(line, "ready\n", "the holder failed: {program}");
         Self { child }
     }
 

@@ -26,7 +26,7 @@ pub use inspect::Spoilt;
 pub use mend::Mended;
 
 use crate::config::SocketOptions;
-use crate::model::{Endpoint, InetEndpoint, SocketKind, UnixAddress};
+use crate::model::{Endpoint, InetEndpoint, SocketKind, UnixAddress, UnixEndpoint};
 use options::Baseline;
 use path::Dress;
 use socket2::Socket;
@@ -193,6 +193,28 @@ impl ListenerSocket {
         }
         self.expected = SocketState::Reserved;
         Ok(())
+    }
+
+    /// Takes other options, as far as a bound socket can: the backlog, and mode and owner of a path.
+    pub fn adjust(&mut self, options: &SocketOptions) -> Result<(), SocketError> {
+        if self.options == *options {
+            return Ok(());
+        }
+        let failed = SocketError::kernel("change the options of", &self.endpoint);
+        let queue = self.options.backlog != options.backlog
+            && self.expected == SocketState::Listening
+            && self.endpoint.kind() == SocketKind::Stream;
+        self.options = options.clone();
+        let dressed = match &self.endpoint {
+            Endpoint::Unix(UnixEndpoint { address: UnixAddress::Path(path), .. }) => self
+                .dress()
+                .map_err(|error| io::Error::other(error.to_string()))
+                .and_then(|dress| dress.put_on(path).map(drop)),
+            _ => Ok(()),
+        };
+        // listen(2) on a socket that listens changes its backlog and nothing else.
+        let backlog = i32::try_from(options.backlog).unwrap_or(i32::MAX);
+        dressed.and_then(|()| if queue { self.socket.listen(backlog) } else { Ok(()) }).map_err(failed)
     }
 
     /// Throws datagrams away without an answer to their senders.

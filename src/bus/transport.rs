@@ -1,0 +1,256 @@
+//! The private socket's byte stream under zbus: as zbus's own, and with a limit to what a caller can make us
+//! allocate, and without the descriptors that a caller might send.
+//!
+//! zbus allocates a message when it has its first 16 bytes, up to 128 MiB of it. So the length is looked at
+//! here, before zbus sees these bytes. To know where messages begin, nothing is read beyond the line with which
+//! the authentication ends.
+
+use crate::kernel::stream;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use zbus::connection::socket::{ReadHalf, Socket, Split, WriteHalf};
+use zbus::export::async_trait::async_trait;
+use zbus::fdo::ConnectionCredentials;
+
+/// The longest message that is taken: 253 names of listeners, each of the greatest length, and room.
+const MAX_MESSAGE: usize = 128 * 1024;
+/// The longest line of the authentication.
+const MAX_LINE: usize = 1024;
+/// What the length of a message can be told from.
+const PREFIX: usize = 16;
+
+/// A connection to the private socket.
+#[derive(Debug)]
+pub(super) struct Transport {
+    stream: Arc<UnixStream>,
+    uid: u32,
+}
+
+impl Transport {
+    /// Takes a connected stream, and what the kernel says of its peer.
+    pub(super) fn new(stream: UnixStream, uid: u32) -> Self {
+        Self { stream: Arc::new(stream), uid }
+    }
+}
+
+impl Socket for Transport {
+    type ReadHalf = Reader;
+    type WriteHalf = Writer;
+
+    fn split(self) -> Split<Reader, Writer> {
+        let credentials = Credentials(self.uid);
+        let reader = Reader { stream: Arc::clone(&self.stream), credentials, phase: Phase::Line(Vec::new()) };
+        Split::new(reader, Writer { stream: self.stream, credentials })
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Credentials(u32);
+
+impl Credentials {
+    fn get(self) -> ConnectionCredentials {
+        ConnectionCredentials::default().set_unix_user_id(self.0)
+    }
+}
+
+/// Where in the stream we are.
+#[derive(Debug)]
+enum Phase {
+    /// In a line of the authentication, of which this much was read.
+    Line(Vec<u8>),
+    /// In the first bytes of a message.
+    Prefix(Vec<u8>),
+    /// So many bytes before the end of a message.
+    Rest(usize),
+}
+
+impl Phase {
+    /// Goes on by what was read.
+    fn advance(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Line(line) => {
+                line.extend_from_slice(bytes);
+                if line.len() > MAX_LINE {
+                    return Err(invalid("a line of the authentication is too long"));
+                }
+                if line.ends_with(b"\n") {
+                    *self = if line.as_slice() == b"BEGIN\r\n" {
+                        Self::message()
+                    } else {
+                        Self::Line(Vec::new())
+                    };
+                }
+            }
+            Self::Prefix(prefix) => {
+                prefix.extend_from_slice(bytes);
+                if prefix.len() == PREFIX {
+                    let length = message_length(prefix).filter(|&length| length <= MAX_MESSAGE);
+                    let length =
+                        length.ok_or_else(|| invalid("a message is longer than what is taken here"))?;
+                    *self = Self::rest(length - PREFIX);
+                }
+            }
+            Self::Rest(rest) => *self = Self::rest(rest.saturating_sub(bytes.len())),
+        }
+        Ok(())
+    }
+
+    fn message() -> Self {
+        Self::Prefix(Vec::with_capacity(PREFIX))
+    }
+
+    fn rest(bytes: usize) -> Self {
+        if bytes == 0 { Self::message() } else { Self::Rest(bytes) }
+    }
+
+    /// How much of what is there may be read now.
+    fn take(&self, there: &[u8]) -> usize {
+        match self {
+            Self::Line(_) => there.iter().position(|&byte| byte == b'\n').map_or(there.len(), |end| end + 1),
+            Self::Prefix(prefix) => there.len().min(PREFIX - prefix.len()),
+            Self::Rest(rest) => there.len().min(*rest),
+        }
+    }
+}
+
+/// The length of a message, header included: D-Bus specification, "Message Format".
+fn message_length(prefix: &[u8]) -> Option<usize> {
+    let number = |at: usize| {
+        let bytes: [u8; 4] = prefix.get(at..at + 4)?.try_into().ok()?;
+        let number =
+            if prefix.first() == Some(&b'B') { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) };
+        usize::try_from(number).ok()
+    };
+    let fields = number(12)?.checked_next_multiple_of(8)?;
+    PREFIX.checked_add(fields)?.checked_add(number(4)?)
+}
+
+fn invalid(message: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}
+
+/// The half that is read.
+#[derive(Debug)]
+pub(super) struct Reader {
+    stream: Arc<UnixStream>,
+    credentials: Credentials,
+    phase: Phase,
+}
+
+#[async_trait]
+impl ReadHalf for Reader {
+    async fn recvmsg(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+        let phase = &self.phase;
+        let read = |stream: &UnixStream, buffer: &mut [u8]| {
+            let wanted = match phase {
+                Phase::Line(_) => {
+                    let there = stream::peek(stream, buffer)?;
+                    phase.take(buffer.get(..there).unwrap_or_default())
+                }
+                Phase::Prefix(_) | Phase::Rest(_) => phase.take(buffer),
+            };
+            stream::receive(stream, buffer.get_mut(..wanted).unwrap_or_default())
+        };
+        let count = self.stream.async_io(Interest::READABLE, || read(&self.stream, buffer)).await?;
+        self.phase.advance(buffer.get(..count).unwrap_or_default())?;
+        Ok((count, Vec::new()))
+    }
+
+    fn can_pass_unix_fd(&self) -> bool {
+        true
+    }
+
+    async fn peer_credentials(&mut self) -> io::Result<ConnectionCredentials> {
+        Ok(self.credentials.get())
+    }
+}
+
+/// The half that is written.
+#[derive(Debug)]
+pub(super) struct Writer {
+    stream: Arc<UnixStream>,
+    credentials: Credentials,
+}
+
+#[async_trait]
+impl WriteHalf for Writer {
+    async fn sendmsg(&mut self, buffer: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+        self.stream.async_io(Interest::WRITABLE, || stream::send(&*self.stream, buffer, fds)).await
+    }
+
+    async fn close(&mut self) -> io::Result<()> {
+        let socket = std::os::fd::AsFd::as_fd(&*self.stream).try_clone_to_owned()?;
+        std::os::unix::net::UnixStream::from(socket).shutdown(std::net::Shutdown::Both)
+    }
+
+    fn can_pass_unix_fd(&self) -> bool {
+        true
+    }
+
+    async fn peer_credentials(&mut self) -> io::Result<ConnectionCredentials> {
+        Ok(self.credentials.get())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Feeds a stream to a phase in pieces as zbus would ask for them.
+    fn feed(stream: &[u8], sizes: &[usize]) -> io::Result<Vec<usize>> {
+        let (mut phase, mut at, mut pieces) = (Phase::Line(Vec::new()), 0, Vec::new());
+        for size in sizes.iter().cycle() {
+            let Some(there) = stream.get(at..).filter(|rest| !rest.is_empty()) else { break };
+            let there = &there[..there.len().min(*size)];
+            let taken = phase.take(there);
+            phase.advance(&there[..taken])?;
+            at += taken;
+            pieces.push(at);
+        }
+        Ok(pieces)
+    }
+
+    fn message(body: usize) -> Vec<u8> {
+        let length = u32::try_from(body).unwrap().to_le_bytes();
+        let mut message = [&b"l\x01\0\x01"[..], &length, &[1, 0, 0, 0], &[5, 0, 0, 0], &[7; 8]].concat();
+        message.resize(24 + body, 0);
+        message
+    }
+
+    const AUTH: &[u8] = b"\0AUTH EXTERNAL 30\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n";
+
+    proptest! {
+        #[test]
+        fn every_message_is_seen_from_its_first_byte_however_it_is_cut(bodies in proptest::collection::vec(0usize..90, 0..5), sizes in proptest::collection::vec(1usize..70, 1..9)) {
+            let mut stream = AUTH.to_vec();
+            let mut ends = vec![stream.len()];
+            for body in &bodies {
+                stream.extend(message(*body));
+                ends.push(stream.len());
+            }
+            let pieces = feed(&stream, &sizes).unwrap();
+            for end in ends {
+                prop_assert!(pieces.contains(&end), "nothing is read across the end of a message");
+            }
+            // After all that, too long a message is still told from its first 16 bytes.
+            let mut long = message(MAX_MESSAGE)[..PREFIX].to_vec();
+            stream.append(&mut long);
+            prop_assert!(feed(&stream, &sizes).is_err());
+        }
+
+        #[test]
+        fn garbage_is_no_panic(garbage in proptest::collection::vec(any::<u8>(), 0..200), sizes in proptest::collection::vec(1usize..70, 1..9), authenticated: bool) {
+            let head = if authenticated { AUTH } else { b"" };
+            let _ = feed(&[head, &garbage].concat(), &sizes);
+        }
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_not_collected_for_ever() {
+        assert!(feed(&[b'x'; MAX_LINE + 10], &[100]).is_err());
+    }
+}
