@@ -81,7 +81,8 @@ fn is_refused(address: &str) -> bool {
 #[test]
 fn a_listener_refuses_again_when_its_holder_is_gone_and_its_port_is_nobodys_meanwhile() {
     in_netns(|| {
-        let daemon = Daemon::start("[[listener]]\nname = \"web\"\nstream = \"127.0.0.1:7801\"\nidle = \"refuse\"\n");
+        let daemon =
+            Daemon::start("[[listener]]\nname = \"web\"\nstream = \"127.0.0.1:7801\"\nidle = \"refuse\"\n");
         let inode = listener(&daemon, "web")["sockets"][0]["inode"].clone();
         let thief = Thief::tcp("127.0.0.1:7801".parse().unwrap());
         for _ in 0..5 {
@@ -119,7 +120,8 @@ fn patience_ends_in_refusal_and_begins_anew_with_each_holder() {
 #[test]
 fn datagrams_are_dropped_while_nobody_holds_the_listener() {
     in_netns(|| {
-        let daemon = Daemon::start("[[listener]]\nname = \"dns\"\ndatagram = \"0.0.0.0:7853\"\nidle = \"drop\"\n");
+        let daemon =
+            Daemon::start("[[listener]]\nname = \"dns\"\ndatagram = \"0.0.0.0:7853\"\nidle = \"drop\"\n");
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         client.connect("127.0.0.1:7853").unwrap();
         for _ in 0..3 {
@@ -188,8 +190,10 @@ fn a_reload_leaves_what_did_not_change_alone() {
         let mut queued = TcpStream::connect("127.0.0.1:7802").unwrap();
         let (status, errors) = reload(
             &daemon,
-            &format!("{a}[[listener]]\nname = \"c\"\nstream = \"127.0.0.1:7802\"\nbacklog = 7\n\
-                      [[listener]]\nname = \"d\"\nstream = \"127.0.0.1:7803\"\n"),
+            &format!(
+                "{a}[[listener]]\nname = \"c\"\nstream = \"127.0.0.1:7802\"\nbacklog = 7\n\
+                      [[listener]]\nname = \"d\"\nstream = \"127.0.0.1:7803\"\n"
+            ),
         );
         assert_eq!((status, errors.as_str()), (0, ""));
         assert_eq!(listener(&daemon, "a"), before, "held as before, by the same process");
@@ -331,7 +335,9 @@ fn callers_that_vanish_send_garbage_or_never_read_cost_nobody_else_anything() {
                     open.push(stream);
                 }
                 // Authenticated, then a header that is none.
-                2 => drop(stream.write_all(&[hello, &b"l\x01\0\x01\x04\0\0\0\x01\0\0\0\xff\xff\0\0garbage"[..]].concat())),
+                2 => drop(stream.write_all(
+                    &[hello, &b"l\x01\0\x01\x04\0\0\0\x01\0\0\0\xff\xff\0\0garbage"[..]].concat(),
+                )),
                 _ => {}
             }
         }
@@ -343,7 +349,14 @@ fn callers_that_vanish_send_garbage_or_never_read_cost_nobody_else_anything() {
         }
         assert_eq!(run(&mut daemon.portbroker(&["exec", "web", "--", "true"])).0, 0);
         let rss = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-        let rss: u64 = rss.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB").parse().unwrap();
+        let rss: u64 = rss
+            .lines()
+            .find_map(|l| l.strip_prefix("VmRSS:"))
+            .unwrap()
+            .trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .unwrap();
         assert!(rss < 100_000, "50 clients that claim to send 100 MB each made it {rss} kB");
         drop(open);
         eventually("all is let go", || descriptors() <= before);
@@ -379,9 +392,10 @@ fn the_system_bus_may_come_late_and_come_back() {
         let folder = tempfile::tempdir().unwrap();
         let bus = folder.path().join("deep/bus");
         let address = format!("unix:path={}", bus.display());
-        let daemon = Daemon::start_with("[[listener]]\nname = \"web\"\nstream = \"127.0.0.1:7801\"\n", |command| {
-            command.env("DBUS_SYSTEM_BUS_ADDRESS", &address);
-        });
+        let daemon =
+            Daemon::start_with("[[listener]]\nname = \"web\"\nstream = \"127.0.0.1:7801\"\n", |command| {
+                command.env("DBUS_SYSTEM_BUS_ADDRESS", &address);
+            });
         for _ in 0..2 {
             fs::create_dir_all(bus.parent().unwrap()).unwrap();
             let mut running = Command::new("dbus-daemon")

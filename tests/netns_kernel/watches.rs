@@ -5,13 +5,14 @@ use crate::support::{SERVICE, bind, tcp, udp, unix};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use portbroker::kernel::hangups::HangupWatch;
-use portbroker::kernel::holder::HolderWatch;
-use portbroker::kernel::process::open_pidfd;
+use portbroker::kernel::holder::{HolderClaim, HolderWatch, Presence};
+use portbroker::kernel::peer::Peer;
 use portbroker::kernel::socket::{Mended, SocketState};
-use portbroker::model::SocketKind;
+use portbroker::model::{SocketKind, UnitName};
 use std::fs;
 use std::future::Future;
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -25,11 +26,11 @@ fn run<F: Future>(task: F) -> F::Output {
     runtime.block_on(task)
 }
 
-async fn soon<T>(task: impl Future<Output = std::io::Result<T>>) -> T {
-    tokio::time::timeout(SOON, task).await.expect("an event").unwrap()
+async fn soon(task: impl Future<Output = u64>) -> u64 {
+    tokio::time::timeout(SOON, task).await.expect("an event")
 }
 
-async fn is_quiet<T>(task: impl Future<Output = std::io::Result<T>>) -> bool {
+async fn is_quiet(task: impl Future<Output = u64>) -> bool {
     tokio::time::timeout(QUIET, task).await.is_err()
 }
 
@@ -37,11 +38,11 @@ async fn is_quiet<T>(task: impl Future<Output = std::io::Result<T>>) -> bool {
 fn a_holder_that_un_listens_is_noticed_and_connections_wake_nobody() {
     in_netns(|| {
         run(async {
-            let mut watch = HangupWatch::new().unwrap();
+            let watch = HangupWatch::new().unwrap();
             let mut sockets = [bind(&tcp("127.0.0.1:80", false)), bind(&tcp("127.0.0.1:81", false))];
             for (number, socket) in (0..).zip(&mut sockets) {
                 socket.listen().unwrap();
-                watch.add(number, socket).unwrap();
+                watch.add(number, socket.as_fd()).unwrap();
             }
             let _clients: Vec<_> = (0..100).map(|_| TcpStream::connect("127.0.0.1:81").unwrap()).collect();
             assert!(is_quiet(watch.next()).await);
@@ -51,7 +52,7 @@ fn a_holder_that_un_listens_is_noticed_and_connections_wake_nobody() {
             assert!(matches!(sockets[1].mend(SocketState::Listening).unwrap(), Mended::InPlace(_)));
             drop(Holder::new(&sockets[1], SERVICE, "s.shutdown(socket.SHUT_RD)"));
             assert_eq!(soon(watch.next()).await, 1, "watched on");
-            watch.remove(0, &sockets[0]).unwrap();
+            watch.remove(sockets[0].as_fd()).unwrap();
             sockets[0].refuse().unwrap();
             assert!(is_quiet(watch.next()).await);
         });
@@ -62,7 +63,7 @@ fn a_holder_that_un_listens_is_noticed_and_connections_wake_nobody() {
 fn unix_and_udp_sockets_that_are_shut_down_are_noticed() {
     in_netns(|| {
         run(async {
-            let mut watch = HangupWatch::new().unwrap();
+            let watch = HangupWatch::new().unwrap();
             let kinds = [
                 (unix(SocketKind::Stream, "@portbroker-a"), "s.shutdown(socket.SHUT_RD)"),
                 (unix(SocketKind::Datagram, "@portbroker-b"), "s.shutdown(socket.SHUT_RD)"),
@@ -71,7 +72,7 @@ fn unix_and_udp_sockets_that_are_shut_down_are_noticed() {
             for (number, (endpoint, program)) in (0..).zip(kinds) {
                 let mut socket = bind(&endpoint);
                 socket.listen().unwrap();
-                watch.add(number, &socket).unwrap();
+                watch.add(number, socket.as_fd()).unwrap();
                 assert!(is_quiet(watch.next()).await, "{endpoint}");
                 drop(Holder::new(&socket, SERVICE, program));
                 assert_eq!(soon(watch.next()).await, number, "{endpoint}");
@@ -81,17 +82,20 @@ fn unix_and_udp_sockets_that_are_shut_down_are_noticed() {
 }
 
 #[test]
-fn a_replaced_socket_that_somebody_keeps_is_not_taken_for_its_successor() {
+fn a_socket_that_was_replaced_is_watched_anew_and_the_old_one_is_told_once_at_most() {
     in_netns(|| {
         run(async {
-            let mut watch = HangupWatch::new().unwrap();
+            let watch = HangupWatch::new().unwrap();
             let mut socket = bind(&tcp("127.0.0.1:80", false));
             socket.listen().unwrap();
-            watch.add(7, &socket).unwrap();
+            watch.add(7, socket.as_fd()).unwrap();
             let _keeps = Holder::new(&socket, SERVICE, "s.setsockopt(S, 44, 1)");
             assert!(matches!(socket.mend(SocketState::Listening).unwrap(), Mended::Replaced(_)));
-            watch.add(7, &socket).unwrap();
-            assert!(is_quiet(watch.next()).await, "the old one hung up when it was replaced");
+            watch.add(7, socket.as_fd()).unwrap();
+            // The old one hung up when it was replaced; its successor has nothing to tell.
+            assert_eq!(soon(watch.next()).await, 7);
+            assert_eq!(socket.inspect(), []);
+            assert!(is_quiet(watch.next()).await);
             drop(Holder::new(&socket, SERVICE, "unspec()"));
             assert_eq!(soon(watch.next()).await, 7);
         });
@@ -99,24 +103,26 @@ fn a_replaced_socket_that_somebody_keeps_is_not_taken_for_its_successor() {
 }
 
 #[test]
-fn a_process_that_ends_is_told_once() {
+fn a_process_that_ends_is_told() {
     run(async {
         let mut watch = HolderWatch::new().unwrap();
         let mut children: Vec<_> =
             (0..3).map(|_| Command::new("cat").stdin(Stdio::piped()).spawn().unwrap()).collect();
-        let ids: Vec<_> = children
-            .iter()
-            .map(|child| watch.add_process(open_pidfd(child.id()).unwrap()).unwrap())
-            .collect();
+        for (id, child) in (0..).zip(&children) {
+            let peer = Peer::of_process(child.id().cast_signed(), 0, Vec::new());
+            let claim = HolderClaim::process_of(&peer).unwrap();
+            assert_eq!(watch.add(id, claim).unwrap(), Presence::There);
+        }
         assert!(is_quiet(watch.next()).await);
-        let pid = Pid::from_raw(i32::try_from(children[1].id()).unwrap());
+        let pid = Pid::from_raw(children[1].id().cast_signed());
         kill(pid, Signal::SIGKILL).unwrap();
-        assert_eq!(soon(watch.next()).await, ids[1]);
-        watch.remove(ids[0]).unwrap();
+        assert_eq!(soon(watch.next()).await, 1);
+        watch.remove(1);
+        watch.remove(0);
         drop(children[0].stdin.take());
         assert!(is_quiet(watch.next()).await);
         drop(children[2].stdin.take());
-        assert_eq!(soon(watch.next()).await, ids[2]);
+        assert_eq!(soon(watch.next()).await, 2);
         for mut child in children {
             child.wait().unwrap();
         }
@@ -140,10 +146,11 @@ impl Slice {
         Self { directory: PathBuf::from(format!("{mount}{path}")), path }
     }
 
-    fn unit(&self, name: &str) -> (String, PathBuf) {
+    fn unit(&self, name: &str) -> (HolderClaim, PathBuf) {
         let directory = self.directory.join(name);
         fs::create_dir(&directory).unwrap();
-        (format!("{}/{name}", self.path), directory)
+        let unit = UnitName::try_from(name).unwrap();
+        (HolderClaim::Unit { unit, cgroup: format!("{}/{name}", self.path) }, directory)
     }
 }
 
@@ -161,10 +168,10 @@ fn a_unit_is_gone_when_its_cgroup_is_removed_and_not_while_it_is_empty() {
     let slice = Slice::new("unit");
     run(async {
         let mut watch = HolderWatch::new().unwrap();
-        let (path, directory) = slice.unit("a.service");
-        let (other, other_directory) = slice.unit("b.service");
-        let a = watch.add_unit(&path).unwrap();
-        let b = watch.add_unit(&other).unwrap();
+        let (a, directory) = slice.unit("a.service");
+        let (b, other_directory) = slice.unit("b.service");
+        assert_eq!(watch.add(1, a).unwrap(), Presence::There);
+        assert_eq!(watch.add(2, b.clone()).unwrap(), Presence::There);
         // ExecStartPre= ends, ExecStart= begins: a process comes and goes, the directory stays.
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         fs::write(directory.join("cgroup.procs"), child.id().to_string()).unwrap();
@@ -172,10 +179,13 @@ fn a_unit_is_gone_when_its_cgroup_is_removed_and_not_while_it_is_empty() {
         child.wait().unwrap();
         assert!(is_quiet(watch.next()).await);
         fs::remove_dir(&directory).unwrap();
-        assert_eq!(soon(watch.next()).await, a);
-        assert!(is_quiet(watch.next()).await, "told once, and b is there");
+        assert_eq!(soon(watch.next()).await, 1);
+        watch.remove(1);
+        assert!(is_quiet(watch.next()).await, "b is there");
         fs::remove_dir(&other_directory).unwrap();
-        assert_eq!(soon(watch.next()).await, b);
+        assert_eq!(soon(watch.next()).await, 2);
+        watch.remove(2);
+        assert_eq!(watch.add(3, b).unwrap(), Presence::Gone);
     });
 }
 
@@ -184,26 +194,15 @@ fn a_unit_that_was_restarted_is_another_holder() {
     let slice = Slice::new("restart");
     run(async {
         let mut watch = HolderWatch::new().unwrap();
-        let (path, directory) = slice.unit("a.service");
-        let first = watch.add_unit(&path).unwrap();
+        let (claim, directory) = slice.unit("a.service");
+        watch.add(1, claim.clone()).unwrap();
         fs::remove_dir(&directory).unwrap();
         fs::create_dir(&directory).unwrap();
-        let second = watch.add_unit(&path).unwrap();
-        assert_eq!(soon(watch.next()).await, first);
+        watch.add(2, claim).unwrap();
+        assert_eq!(soon(watch.next()).await, 1);
+        watch.remove(1);
         assert!(is_quiet(watch.next()).await);
         fs::remove_dir(&directory).unwrap();
-        assert_eq!(soon(watch.next()).await, second);
-    });
-}
-
-#[test]
-fn a_unit_that_is_gone_already_is_told_at_once_and_odd_paths_are_refused() {
-    run(async {
-        let mut watch = HolderWatch::new().unwrap();
-        let gone = watch.add_unit("/system.slice/portbroker-nonexistent.service").unwrap();
-        assert_eq!(soon(watch.next()).await, gone);
-        for odd in ["/", "", "/../x.service", "/a//b.service", "/./x.service"] {
-            assert!(watch.add_unit(odd).is_err(), "{odd:?}");
-        }
+        assert_eq!(soon(watch.next()).await, 2);
     });
 }
