@@ -11,7 +11,7 @@ use crate::config::Checked;
 use crate::kernel::hangups::HangupWatch;
 use crate::kernel::holder::{HolderClaim, HolderWatch};
 use crate::kernel::reserved_ports::ReservedPorts;
-use crate::kernel::socket::{ListenerSocket, SocketState, endpoint_of};
+use crate::kernel::socket::{ListenerSocket, SocketState, endpoint_of, endpoint_of_stored};
 use crate::kernel::store::Store;
 use crate::listeners::Target;
 use crate::model::{Endpoint, ListenerName, UnitName};
@@ -116,7 +116,7 @@ impl Broker {
     ) {
         let mut names: HashMap<Endpoint, String> = HashMap::new();
         for (name, socket) in stored {
-            match endpoint_of(socket.as_fd()) {
+            match endpoint_of_stored(socket.as_fd()) {
                 Ok(endpoint) if !found.contains_key(&endpoint) => {
                     names.insert(endpoint.clone(), name);
                     found.insert(endpoint, socket);

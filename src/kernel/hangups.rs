@@ -1,5 +1,9 @@
 //! Sees when somebody who shares a listening socket stops it from listening (shutdown, AF_UNSPEC).
 //!
+//! A TCP socket hangs up then (EPOLLHUP); a unix or datagram socket only shuts its receiving half (EPOLLRDHUP).
+//! A socket that was replaced while its holder keeps a copy can be told once more, under the number of its
+//! successor: an event means "look", no more.
+//!
 //! An epoll set of its own, edge-triggered and without EPOLLIN, so that incoming connections wake nobody here.
 
 use super::async_fd::{EpollSet, Registered};
@@ -21,8 +25,8 @@ impl HangupWatch {
     /// Watches a socket from now on; `id` comes back when it hangs up.
     pub fn add(&self, id: u64, socket: BorrowedFd<'_>) -> io::Result<()> {
         let set = &self.0.get().0;
-        // EPOLLHUP is always reported, so nothing else is asked for.
-        let mut event = EpollEvent::new(EpollFlags::EPOLLET, id);
+        // EPOLLHUP is always reported, and need not be asked for.
+        let mut event = EpollEvent::new(EpollFlags::EPOLLET | EpollFlags::EPOLLRDHUP, id);
         match set.add(socket, event) {
             // There already: armed again.
             Err(Errno::EEXIST) => Ok(set.modify(socket, &mut event)?),

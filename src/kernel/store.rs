@@ -6,12 +6,23 @@ use std::os::fd::{BorrowedFd, FromRawFd as _, OwnedFd};
 /// The sockets that came with LISTEN_FDS, by name, close-on-exec. The variables are taken out of the
 /// environment.
 ///
-/// To be called once, before any other thread runs.
+/// To be called first of all: once there is another thread the environment cannot be changed any more, and
+/// nothing is taken.
 #[expect(unsafe_code, reason = "the environment is changed, and the numbers of LISTEN_FDS become owners")]
 #[must_use]
 pub fn take_listen_fds() -> Vec<(String, OwnedFd)> {
-    // SAFETY: the daemon calls this first of all, before its runtime and any thread.
+    if !is_single_threaded() {
+        tracing::error!("other threads run already; starting without the sockets of LISTEN_FDS");
+        return Vec::new();
+    }
+    // SAFETY: there is no other thread that could read the environment meanwhile.
     let taken = unsafe { sd_notify::listen_fds_with_names_and_unset_env() };
+    // It names this process (systemd 259); sd-notify does not know it yet.
+    #[expect(clippy::disallowed_methods, reason = "there is no other thread")]
+    // SAFETY: as above.
+    unsafe {
+        std::env::remove_var("LISTEN_PIDFDID");
+    }
     match taken {
         Ok(sockets) => sockets
             // SAFETY: LISTEN_PID says that these descriptors were passed to this process, and nobody has
@@ -23,6 +34,10 @@ pub fn take_listen_fds() -> Vec<(String, OwnedFd)> {
             Vec::new()
         }
     }
+}
+
+fn is_single_threaded() -> bool {
+    std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)
 }
 
 /// Tells systemd that all ports are held.

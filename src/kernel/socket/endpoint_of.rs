@@ -1,6 +1,6 @@
 //! What the kernel says a socket is bound to.
 
-use crate::kernel::sockopt::get_int;
+use crate::kernel::sockopt::{disconnect, get_int};
 use crate::model::{DeviceName, Endpoint, InetEndpoint, SocketKind, UnixAddress, UnixEndpoint};
 use nix::libc;
 use socket2::{Domain, SockAddr, SockRef, Type};
@@ -23,6 +23,21 @@ pub fn endpoint_of(fd: BorrowedFd<'_>) -> io::Result<Endpoint> {
         (Domain::UNIX, _) => Ok(Endpoint::Unix(UnixEndpoint { kind, address: unix_address(&address)? })),
         _ => Err(unfit(format!("sockets of domain {domain:?} cannot be listeners"))),
     }
+}
+
+/// The same for a socket of our own that comes back from the descriptor store, and that a holder may have
+/// connected while no daemon was there to see it: a connected socket shows a part of its address only, and would
+/// not be known again. It is disconnected first.
+pub fn endpoint_of_stored(fd: BorrowedFd<'_>) -> io::Result<Endpoint> {
+    let socket = SockRef::from(&fd);
+    if matches!(socket.domain()?, Domain::IPV4 | Domain::IPV6)
+        && let Ok(peer) = socket.peer_addr()
+        // A UDP socket that refuses is connected to itself, and stays so.
+        && peer.as_socket() != socket.local_addr()?.as_socket()
+    {
+        disconnect(fd)?;
+    }
+    endpoint_of(fd)
 }
 
 fn unfit(message: String) -> io::Error {

@@ -20,7 +20,7 @@ mod path;
 mod tcp;
 mod unix;
 
-pub use endpoint_of::endpoint_of;
+pub use endpoint_of::{endpoint_of, endpoint_of_stored};
 pub use error::{AdoptError, BindError, SocketError};
 pub use inspect::Spoilt;
 pub use mend::Mended;

@@ -1,0 +1,128 @@
+//! Sockets that come from elsewhere: the descriptor store, a socket unit, another starter.
+
+use crate::netns::{Holder, in_netns};
+use crate::support::{Client, SERVICE, bind, connect, is_refused, is_reserved, tcp, udp};
+use portbroker::config::SocketOptions;
+use portbroker::kernel::socket::{AdoptError, ListenerSocket, SocketState, endpoint_of, endpoint_of_stored};
+use portbroker::model::Endpoint;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+
+fn adopt(fd: OwnedFd, endpoint: &Endpoint) -> ListenerSocket {
+    ListenerSocket::adopt(fd, endpoint, &SocketOptions::default()).unwrap()
+}
+
+#[test]
+fn the_kernel_tells_what_a_socket_is_bound_to() {
+    in_netns(|| {
+        for endpoint in [
+            tcp("127.0.0.1:80", false),
+            tcp("[::1]:80", true),
+            tcp("[::]:81", false),
+            tcp("[::]:82", true),
+            udp("0.0.0.0:53", false),
+            udp("[::]:54", false),
+        ] {
+            assert_eq!(endpoint_of(bind(&endpoint).as_fd()).unwrap(), endpoint);
+        }
+        let unbound = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        assert!(endpoint_of(unbound.as_fd()).is_err(), "port 0 is no address");
+        assert!(endpoint_of(UnixDatagram::unbound().unwrap().as_fd()).is_err());
+        assert!(endpoint_of(std::fs::File::open("/dev/null").unwrap().as_fd()).is_err());
+    });
+}
+
+#[test]
+fn a_socket_comes_back_from_the_store_in_the_state_it_was_in() {
+    in_netns(|| {
+        for endpoint in [tcp("127.0.0.1:80", false), udp("127.0.0.1:53", false), udp("0.0.0.0:54", false)] {
+            let mut socket = bind(&endpoint);
+            let inode = socket.inode().unwrap();
+            for state in [SocketState::Reserved, SocketState::Listening] {
+                if state == SocketState::Listening {
+                    socket.listen().unwrap();
+                }
+                let stored = socket.as_fd().try_clone_to_owned().unwrap();
+                drop(socket);
+                assert_eq!(endpoint_of_stored(stored.as_fd()).unwrap(), endpoint);
+                socket = adopt(stored, &endpoint);
+                assert_eq!((socket.state().unwrap(), socket.inode().unwrap()), (state, inode), "{endpoint}");
+                assert_eq!(socket.inspect(), []);
+            }
+        }
+        assert!(is_refused("127.0.0.1:53"), "all are closed");
+    });
+}
+
+#[test]
+fn a_listening_socket_of_a_socket_unit_is_held_like_our_own() {
+    in_netns(|| {
+        // std sets SO_REUSEADDR and not SO_REUSEPORT, as systemd does.
+        let theirs = TcpListener::bind("127.0.0.1:80").unwrap();
+        let mut socket = adopt(OwnedFd::from(theirs), &tcp("127.0.0.1:80", false));
+        assert_eq!(socket.state().unwrap(), SocketState::Listening);
+        assert_eq!(socket.inspect(), []);
+        let _client = TcpStream::connect("127.0.0.1:80").unwrap();
+        let _service = Holder::new(&socket, SERVICE, "accept()");
+        for _ in 0..3 {
+            socket.refuse().unwrap();
+            assert_eq!(connect("127.0.0.1:80"), Client::Refused);
+            socket.listen().unwrap();
+            assert_eq!(connect("127.0.0.1:80"), Client::Connected);
+        }
+    });
+}
+
+#[test]
+fn an_open_udp_socket_of_a_socket_unit_is_held_like_our_own() {
+    in_netns(|| {
+        let theirs = UdpSocket::bind("127.0.0.1:53").unwrap();
+        socket2::SockRef::from(&theirs).set_reuse_address(true).unwrap();
+        let mut socket = adopt(OwnedFd::from(theirs), &udp("127.0.0.1:53", false));
+        assert!(!is_reserved(&socket));
+        assert!(!socket2::SockRef::from(&socket).reuse_address().unwrap(), "any user could share it");
+        socket.refuse().unwrap();
+        assert!(is_refused("127.0.0.1:53"));
+    });
+}
+
+#[test]
+fn a_socket_of_another_address_kind_or_family_is_not_adopted() {
+    in_netns(|| {
+        let wrong = [
+            (tcp("127.0.0.1:80", false), tcp("127.0.0.1:81", false)),
+            (tcp("127.0.0.1:80", false), udp("127.0.0.1:80", false)),
+            (tcp("[::]:80", false), tcp("[::]:80", true)),
+            (tcp("0.0.0.0:80", false), tcp("127.0.0.1:80", false)),
+        ];
+        for (is, wanted) in wrong {
+            let stored = bind(&is).as_fd().try_clone_to_owned().unwrap();
+            let error = ListenerSocket::adopt(stored, &wanted, &SocketOptions::default()).unwrap_err();
+            assert!(matches!(error, AdoptError::Mismatch { .. }), "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_stored_socket_that_its_holder_connected_while_no_daemon_was_there_is_known_again() {
+    in_netns(|| {
+        let _somebody = TcpListener::bind("127.0.0.1:9999").unwrap();
+        let cases = [
+            (tcp("0.0.0.0:80", false), "unspec(); s.connect(('127.0.0.1', 9999))"),
+            (udp("0.0.0.0:53", false), "s.connect(('127.0.0.1', 9999))"),
+        ];
+        for (endpoint, program) in cases {
+            let mut socket = bind(&endpoint);
+            socket.listen().unwrap();
+            let stored = socket.as_fd().try_clone_to_owned().unwrap();
+            drop(socket);
+            drop(Holder::new(&stored, SERVICE, program));
+            assert_ne!(endpoint_of(stored.as_fd()).unwrap(), endpoint);
+            assert_eq!(endpoint_of_stored(stored.as_fd()).unwrap(), endpoint);
+            let mut socket = adopt(stored, &endpoint);
+            let _mended = socket.mend(SocketState::Listening).unwrap();
+            assert_eq!((socket.state().unwrap(), socket.inspect()), (SocketState::Listening, vec![]));
+        }
+    });
+}
