@@ -3,7 +3,7 @@
 //! broker, then with it.
 //!
 //! `cargo run --release --example demo`
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a demonstration prints")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a demonstration prints")]
 
 use std::collections::VecDeque;
 use std::error::Error;

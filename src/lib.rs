@@ -10,7 +10,7 @@
 //! - [`broker`]: the one task that owns all state.
 //! - [`bus`]: the D-Bus interface on both transports.
 //! - [`generator`]: what systemd has to know, as drop-ins: pure.
-//! - [`daemon`]: wiring.
+//! - [`daemon`] wires them.
 
 pub mod broker;
 pub mod bus;

@@ -78,6 +78,11 @@ fn is_refused(address: &str) -> bool {
     matches!(TcpStream::connect(address), Err(error) if error.kind() == ErrorKind::ConnectionRefused)
 }
 
+#[expect(clippy::disallowed_methods, reason = "a service that knows nothing of the broker")]
+fn somebody_listens(address: &str) -> TcpListener {
+    TcpListener::bind(address).unwrap()
+}
+
 #[test]
 fn a_listener_refuses_again_when_its_holder_is_gone_and_its_port_is_nobodys_meanwhile() {
     in_netns(|| {
@@ -146,7 +151,7 @@ while True:
 #[test]
 fn a_port_that_somebody_holds_is_named_waited_for_and_costs_the_others_nothing() {
     in_netns(|| {
-        let taken = TcpListener::bind("127.0.0.1:7801").unwrap();
+        let taken = somebody_listens("127.0.0.1:7801");
         let daemon = Daemon::start(
             "[[listener]]\nname = \"web\"\nstream = \"127.0.0.1:7801\"\n\
              [[listener]]\nname = \"api\"\nstream = \"127.0.0.1:7802\"\n",
@@ -169,7 +174,7 @@ fn a_port_that_somebody_holds_is_named_waited_for_and_costs_the_others_nothing()
 #[test]
 fn a_port_that_becomes_free_is_taken_without_being_asked() {
     in_netns(|| {
-        let taken = TcpListener::bind("127.0.0.1:7801").unwrap();
+        let taken = somebody_listens("127.0.0.1:7801");
         let daemon = Daemon::start("[[listener]]\nname = \"web\"\nstream = \"127.0.0.1:7801\"\n");
         assert_eq!(listener(&daemon, "web")["state"], "failed");
         drop(taken);

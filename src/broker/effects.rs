@@ -223,8 +223,8 @@ impl Broker {
             state: view::worst(&sockets),
             sockets,
             holders: listener.holders.iter().filter_map(|id| Some(self.holders.get(*id)?.shown())).collect(),
-            idle: view::idle_text(listener.config.idle),
-            allow: view::allow_text(&listener.config),
+            idle: listener.config.idle.to_string(),
+            allow: listener.config.allow.iter().map(ToString::to_string).collect(),
             origin: view::origin_text(&listener.config.origin),
         }
     }

@@ -1,6 +1,6 @@
 //! What the broker shows of itself: plain values, taken at one instant, for the bus to convert.
 
-use crate::config::{Grant, Idle, ListenerConfig, Origin};
+use crate::config::Origin;
 use crate::listeners::Target;
 
 /// Everything that is shown.
@@ -61,30 +61,8 @@ pub(super) fn worst(sockets: &[SocketView]) -> &'static str {
         .unwrap_or("listening")
 }
 
-pub(super) fn idle_text(idle: Idle) -> String {
-    match idle {
-        Idle::Queue => "queue".to_owned(),
-        Idle::Refuse => "refuse".to_owned(),
-        Idle::Drop => "drop".to_owned(),
-        Idle::QueueFor(patience) => format!("queue {}s", patience.as_secs()),
-    }
-}
-
-pub(super) fn allow_text(config: &ListenerConfig) -> Vec<String> {
-    config.allow.iter().map(grant_text).collect()
-}
-
-fn grant_text(grant: &Grant) -> String {
-    let unit = grant.unit.as_ref().map(|unit| format!("unit:{unit}"));
-    let user = grant.user.as_ref().map(|user| format!("user:{}", user.name));
-    let group = grant.group.as_ref().map(|group| format!("group:{}", group.name));
-    [unit, user, group].into_iter().flatten().collect::<Vec<_>>().join("+")
-}
-
+/// `FILE:LINE`, or `inherited`.
 pub(super) fn origin_text(origin: &Origin) -> String {
-    if origin.file.as_os_str().is_empty() {
-        "inherited".to_owned()
-    } else {
-        format!("{}:{}", origin.file.display(), origin.line)
-    }
+    let whole = Origin { column: 0, ..origin.clone() };
+    whole.to_string()
 }

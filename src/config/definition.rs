@@ -156,7 +156,7 @@ fn owner(
     if account.id.is_none() {
         let file = if kind == "user" { "/etc/passwd" } else { "/etc/group" };
         faults.push(place.warning(format!(
-            "the {kind} {} is not in {file} yet; the socket does not belong to it until it is, and the configuration is read again",
+            "the {kind} {} is not in {file} yet; the socket is not made until it is, and the configuration is read again",
             quoted(text)
         )));
     }

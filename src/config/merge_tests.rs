@@ -305,7 +305,7 @@ fn unknown_accounts_are_warned_of() {
         of_toml(&text),
         [
             "/0.toml:4:10: warning: the user \"later\" is not in /etc/passwd yet; the grant matches nobody until it is, and the configuration is read again",
-            "/0.toml:5:16: warning: the group \"gone\" is not in /etc/group yet; the socket does not belong to it until it is, and the configuration is read again",
+            "/0.toml:5:16: warning: the group \"gone\" is not in /etc/group yet; the socket is not made until it is, and the configuration is read again",
         ]
     );
 }

@@ -212,8 +212,8 @@ proptest! {
             // Only what is due, or was just touched, may have something to do: nothing waits for nothing.
             let _ = table.take_due(now);
             obey(&mut table, now);
-            for n in 0..model.0.len() {
-                prop_assert_eq!(state(&table, NAMES[n]), Some(model.expects(n, now)), "{} at {:?}", NAMES[n], model.0[n]);
+            for (n, name) in NAMES.iter().enumerate().take(model.0.len()) {
+                prop_assert_eq!(state(&table, name), Some(model.expects(n, now)), "{} at {:?}", name, model.0[n]);
             }
             prop_assert!(table.next_due().is_none_or(|at| at > now));
         }
