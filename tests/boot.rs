@@ -1,5 +1,7 @@
 //! The boot of a whole system with portbroker in it: who is first, and what happens where it cannot run.
 
+#![cfg(test)]
+
 use portbroker_lab::{Lab, Preparation, prepare};
 use std::path::Path;
 

@@ -1,5 +1,7 @@
 //! Services of all kinds on a booted system, each with nothing but a section in its unit file.
 
+#![cfg(test)]
+
 use portbroker_lab::{Lab, Preparation, prepare};
 use std::path::Path;
 
