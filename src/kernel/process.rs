@@ -2,8 +2,8 @@
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 
@@ -26,6 +26,14 @@ pub(super) fn is_alive(pidfd: &impl AsFd) -> bool {
     matches!(poll(&mut descriptors, PollTimeout::ZERO), Ok(0))
 }
 
+/// A small file below /proc/PID. It has no length that could be asked for, and each read makes the kernel write
+/// some of it: so with room for all of it, in one.
+pub(super) fn read(pid: i32, file: &str) -> Option<String> {
+    let mut text = String::with_capacity(4096);
+    File::open(format!("/proc/{pid}/{file}")).ok()?.take(1 << 20).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
 /// The uid that a process runs as.
 pub(super) fn owner(pid: i32, pidfd: &OwnedFd) -> Option<u32> {
     let uid = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
@@ -34,7 +42,7 @@ pub(super) fn owner(pid: i32, pidfd: &OwnedFd) -> Option<u32> {
 
 /// When a process started, in clock ticks since boot: with the pid, this names a process for good.
 pub(super) fn start_time(pid: i32) -> Option<u64> {
-    start_time_in(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    start_time_in(&read(pid, "stat")?)
 }
 
 /// The command name may contain blanks and parentheses: what counts comes after the last `)`.
@@ -45,8 +53,7 @@ fn start_time_in(stat: &str) -> Option<u64> {
 
 /// The name of a process, as ps(1) shows it, made fit to print.
 pub(super) fn name(pid: i32) -> String {
-    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    comm.trim_end().escape_default().to_string()
+    read(pid, "comm").unwrap_or_default().trim_end().escape_default().to_string()
 }
 
 #[cfg(test)]
