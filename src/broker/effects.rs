@@ -66,7 +66,9 @@ impl Broker {
                     None
                 };
                 let text = match taken_by {
-                    Some(owner) => format!("{}: {owner}; it is tried again until it is free", with_causes(&error)),
+                    Some(owner) => {
+                        format!("{}: {owner}; it is tried again until it is free", with_causes(&error))
+                    }
                     None => with_causes(&error),
                 };
                 self.fail(name, id, &endpoint, text);

@@ -1,8 +1,8 @@
 //! Taking a configuration: at the start, and anew while everything goes on.
 
 use super::Broker;
-use super::effects::with_causes;
 use super::command::{Notice, Refusal};
+use super::effects::with_causes;
 use crate::config::{Checked, build, show};
 use crate::kernel::socket::ListenerSocket;
 use crate::listeners::SocketId;
