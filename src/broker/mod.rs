@@ -102,6 +102,10 @@ impl Broker {
                     self.touched = true;
                 }
             }
+            if self.touched || !self.changed.is_empty() {
+                // Whoever waits for an answer has it before the onlookers hear of it.
+                tokio::task::yield_now().await;
+            }
             self.announce();
         }
     }
