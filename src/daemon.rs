@@ -4,10 +4,13 @@ use crate::broker::{Broker, Handle, Inheritance, Start, StartError, Stop};
 use crate::bus::{
     PrivateSocketError, bind_private_socket, is_stopped_for_good, serve_private_socket, serve_system_bus,
 };
+use crate::generator::STAMP;
 use crate::kernel::inotify::watch_generator_stamp;
 use crate::kernel::store;
 use crate::sources::Locations;
+use crate::sources::units::DELIVERY_FILE;
 use clap::Parser;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -96,6 +99,7 @@ fn start_logging() {
 }
 
 fn run(options: Options, inherited: Vec<(String, OwnedFd)>) -> Result<(), DaemonError> {
+    raise_descriptor_limit();
     let directory = runtime_directory(&options.root)?;
     let _lock = lock(&directory)?;
     let (private, inherited): (Vec<_>, Vec<_>) =
@@ -114,6 +118,16 @@ fn run(options: Options, inherited: Vec<(String, OwnedFd)>) -> Result<(), Daemon
         })?;
         serve(broker, handle, private, !options.no_bus).await.map_err(DaemonError::Runtime)
     })
+}
+
+/// Every socket takes a descriptor, and the usual soft limit is 1,024 for the sake of select(2), which nobody here
+/// calls.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of open descriptors");
+    }
 }
 
 /// Where state that lives as long as the kernel does is kept: of systemd's making, or of our own.
@@ -146,35 +160,49 @@ async fn serve(broker: Broker, handle: Handle, private: UnixListener, bus: bool)
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let hangup = signal(SignalKind::hangup())?;
-    tokio::spawn(reload_when_told(handle.clone(), hangup));
+    let reloading = tokio::spawn(reload_when_told(handle.clone(), hangup));
     if bus {
         tokio::spawn(serve_system_bus(handle.clone()));
     }
     let serving = tokio::spawn(serve_private_socket(private, handle));
     let running = tokio::spawn(broker.run(stopped));
     store::notify_ready();
+    let mut restart = false;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        Ok(()) = reloading => restart = true,
         // It ends only where it could not begin.
         ended = serving => return ended.unwrap_or_else(|error| Err(std::io::Error::other(error))),
     }
     store::notify_stopping();
     let supervised = std::env::var_os("NOTIFY_SOCKET").is_some();
-    let end = if !supervised || is_stopped_for_good().await { Stop::ForGood } else { Stop::Restart };
+    let for_good = !restart && (!supervised || is_stopped_for_good().await);
+    let end = if for_good { Stop::ForGood } else { Stop::Restart };
     let _ = stop.send(end);
     running.await.map_err(std::io::Error::other)
 }
 
-/// SIGHUP, and `systemctl daemon-reload`, which runs our generator, which leaves a mark.
+/// What the generator of systemd's has written for our own unit: privileges that the configuration asks for.
+fn own_drop_in() -> Option<String> {
+    std::fs::read_to_string(Path::new("/run/systemd/generator/portbroker.service.d").join(DELIVERY_FILE)).ok()
+}
+
+/// Reloads at SIGHUP, and at `systemctl daemon-reload`, which runs our generator, which leaves a mark.
+///
+/// Returns when the daemon has to be started anew: the new configuration asks for other privileges than this
+/// process was started with, and systemd knows of them by now. Nobody notices such a restart: the sockets are in
+/// the descriptor store, and calls wait in the private socket.
 async fn reload_when_told(handle: Handle, mut hangup: tokio::signal::unix::Signal) {
-    let mut stamps = match watch_generator_stamp() {
+    let mut stamps = match watch_generator_stamp(STAMP) {
         Ok(stamps) => Some(stamps),
         Err(error) => {
             tracing::debug!(%error, "no generator of systemd's to watch");
             None
         }
     };
+    let supervised = std::env::var_os("NOTIFY_SOCKET").is_some();
+    let privileges = own_drop_in();
     loop {
         let stamped = async {
             match &mut stamps {
@@ -183,14 +211,19 @@ async fn reload_when_told(handle: Handle, mut hangup: tokio::signal::unix::Signa
             }
         };
         tokio::select! {
-            told = hangup.recv() => if told.is_none() { return },
+            told = hangup.recv() => if told.is_none() { std::future::pending().await },
             result = stamped => if let Err(error) = result {
                 tracing::warn!(%error, "\"systemctl daemon-reload\" is not seen any more: use \"portbroker reload\"");
                 stamps = None;
                 continue;
             },
         }
-        if handle.reload(None).await.is_err() {
+        let taken = matches!(handle.reload(None).await, Ok(Ok(())));
+        if taken && supervised && own_drop_in() != privileges {
+            tracing::info!(
+                event = "restart",
+                "the configuration asks for other privileges: starting anew with them"
+            );
             return;
         }
     }

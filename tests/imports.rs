@@ -21,7 +21,7 @@ const ROOMS: [(&str, &[&str]); 11] = [
     ("sources", &["config", "model"]),
     ("broker", &["config", "kernel", "listeners", "model", "policy", "sources", "portbroker_client::wire"]),
     ("bus", &["broker", "kernel", "model", "policy", "portbroker_client::wire"]),
-    ("daemon", &["broker", "bus", "config", "kernel", "model", "sources"]),
+    ("daemon", &["broker", "bus", "config", "generator", "kernel", "model", "sources"]),
     ("lib", &[]),
 ];
 

@@ -89,3 +89,26 @@ fn the_broker_killed_under_clients_comes_back_with_the_same_sockets() {
     assert_eq!((refused, silent), (0, 0), "refused, silent");
     lab.ok("portbroker status");
 }
+
+/// The README's recipe, line by line as it is written there, but for the build and the installation.
+#[test]
+fn the_readmes_recipe_takes_a_running_server_over() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let recipe = readme.split("## Protect MariaDB").nth(1).unwrap();
+    let block = recipe.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    let (build, recipe) = block.split_once('\n').unwrap();
+    assert!(build.ends_with("systemd/install"), "{build}");
+    let lab = prepare("recipe").install(root, Path::new(env!("CARGO_BIN_EXE_portbroker"))).boot();
+    lab.ok("systemctl start mariadb");
+    let own = lab.show("mariadb", "MainPID");
+    assert!(lab.ok("ss -Hltnp sport = :3306").contains(&format!("pid={own},")), "it binds for itself");
+
+    lab.ok(recipe);
+    lab.ok("portbroker status");
+    assert_eq!(lab.show("mariadb", "NFileDescriptorStore"), "2");
+    let holder = lab.ok("portbroker --json show listener mysql");
+    assert!(holder.contains("\"holder\":\"mariadb.service\""), "{holder}");
+    lab.ok("mariadb -e 'select 1'");
+    lab.ok("mariadb --protocol tcp -h 127.0.0.1 -e 'select 1' || mariadb --protocol tcp -h 127.0.0.1 2>&1 | grep -i denied");
+}

@@ -211,12 +211,12 @@ fn endpoints_of(
 fn choose(loader: &Loader, records: &Records, inherited: bool) -> Result<(Checked, Vec<String>), StartError> {
     let checked = loader.load();
     let Some(errors) = errors_of(&checked) else { return Ok((checked, Vec::new())) };
-    for error in &errors {
-        tracing::error!(event = "configuration", "{error}");
-    }
     if inherited {
         let last_good = loader.load_file(records.last_good());
         if errors_of(&last_good).is_none() {
+            for error in &errors {
+                tracing::error!(event = "configuration", "{error}");
+            }
             tracing::error!("the configuration has faults; the last good one goes on");
             return Ok((last_good, errors));
         }

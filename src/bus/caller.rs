@@ -4,7 +4,9 @@ use super::Failure;
 use super::manager::Identify;
 use crate::kernel::holder::HolderClaim;
 use crate::kernel::peer::Peer;
+use crate::model::UnitName;
 use crate::policy::Caller;
+use std::sync::OnceLock;
 use tokio::sync::OnceCell;
 use zbus::Connection;
 use zbus::fdo::DBusProxy;
@@ -85,16 +87,30 @@ impl Identify for BusIdentity {
 }
 
 fn caller_of(peer: &Peer) -> Caller {
+    let unit = peer.unit();
+    let administrator = is_administrator(peer, unit.as_ref());
+    Caller { uid: peer.uid, gids: peer.groups.clone(), pid: peer.pid, unit, administrator }
+}
+
+/// Uid 0 of the host; or the daemon's own user, where the daemon does not run as root.
+///
+/// systemd runs our own ExecReload= as root and still in a mount namespace of our unit's: only systemd can start
+/// a process of uid 0 there, so such a one is root too.
+fn is_administrator(peer: &Peer, unit: Option<&UnitName>) -> bool {
     let own = nix::unistd::geteuid().as_raw();
-    Caller {
-        uid: peer.uid,
-        gids: peer.groups.clone(),
-        pid: peer.pid,
-        unit: peer.unit(),
-        administrator: if own == 0 || peer.uid == 0 {
-            peer.uid == 0 && peer.in_initial_namespaces()
-        } else {
-            peer.uid == own
-        },
+    if peer.uid != 0 {
+        return own != 0 && peer.uid == own;
     }
+    peer.in_initial_namespaces() || (unit.is_some() && unit == own_unit() && peer.is_of_this_system())
+}
+
+/// The unit that this daemon is.
+fn own_unit() -> Option<&'static UnitName> {
+    static OWN: OnceLock<Option<UnitName>> = OnceLock::new();
+    let ask = || {
+        let own =
+            Peer::of_process(std::process::id().cast_signed(), nix::unistd::geteuid().as_raw(), Vec::new());
+        own.unit().filter(|unit| unit.as_str().ends_with(".service"))
+    };
+    OWN.get_or_init(ask).as_ref()
 }

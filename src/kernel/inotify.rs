@@ -43,22 +43,21 @@ pub async fn path_appears(path: &Path) -> io::Result<()> {
 pub struct Stamps {
     inotify: Registered<Inotify>,
     directory: PathBuf,
+    stamp: &'static str,
 }
 
-/// The file that the generator writes last.
-pub const STAMP: &str = "portbroker.stamp";
-
-/// Watches the directory of systemd's generators, which every daemon-reload makes anew.
-pub fn watch_generator_stamp() -> io::Result<Stamps> {
-    Stamps::below(Path::new("/run/systemd"))
+/// Watches the directory of systemd's generators, which every daemon-reload makes anew, for the file that our
+/// generator writes last.
+pub fn watch_generator_stamp(stamp: &'static str) -> io::Result<Stamps> {
+    Stamps::below(Path::new("/run/systemd"), stamp)
 }
 
 impl Stamps {
-    fn below(parent: &Path) -> io::Result<Self> {
+    fn below(parent: &Path, stamp: &'static str) -> io::Result<Self> {
         let inotify = new_inotify()?;
         let appearing = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | DIRECTORY;
         inotify.get().add_watch(parent, appearing)?;
-        let stamps = Self { inotify, directory: parent.join("generator") };
+        let stamps = Self { inotify, directory: parent.join("generator"), stamp };
         stamps.watch_directory();
         Ok(stamps)
     }
@@ -78,13 +77,13 @@ impl Stamps {
                 Err(error) => Err(error.into()),
             });
             let names: Vec<_> = events.await?.into_iter().filter_map(|event| event.name).collect();
-            if names.iter().any(|name| name == STAMP) {
+            if names.iter().any(|name| name == self.stamp) {
                 return Ok(());
             }
             if self.directory.file_name().is_some_and(|own| names.iter().any(|name| name == own)) {
                 self.watch_directory();
                 // The stamp may have come before the watch.
-                if self.directory.join(STAMP).exists() {
+                if self.directory.join(self.stamp).exists() {
                     return Ok(());
                 }
             }
@@ -121,12 +120,12 @@ mod tests {
     #[tokio::test]
     async fn every_daemon_reload_is_seen() {
         let root = tempfile::tempdir().unwrap();
-        let mut stamps = Stamps::below(root.path()).unwrap();
+        let mut stamps = Stamps::below(root.path(), "stamp").unwrap();
         let generator = root.path().join("generator");
         for _ in 0..3 {
             fs::create_dir(&generator).unwrap();
             fs::write(generator.join("new"), "").unwrap();
-            fs::rename(generator.join("new"), generator.join(STAMP)).unwrap();
+            fs::rename(generator.join("new"), generator.join("stamp")).unwrap();
             tokio::time::timeout(SOON, stamps.next()).await.unwrap().unwrap();
             fs::remove_dir_all(&generator).unwrap();
         }

@@ -77,12 +77,16 @@ impl Peer {
     /// The root of a container without a user namespace is uid 0 too, and not in these.
     #[must_use]
     pub fn in_initial_namespaces(&self) -> bool {
-        let initial = |pid: i32| {
-            Some(
-                has_one_pid(&process::read(pid, "status")?)
-                    && maps_everything(&process::read(pid, "uid_map")?)
-                    && root_mount(pid)? == root_mount(1)?,
-            )
+        let same_mounts = |pid| Some(root_mount(pid)? == root_mount(1)?);
+        self.is_of_this_system() && self.while_alive(same_mounts).unwrap_or(false)
+    }
+
+    /// The same for the user and pid namespaces alone: no container, but perhaps a unit with other mounts.
+    #[must_use]
+    pub fn is_of_this_system(&self) -> bool {
+        let initial = |pid| {
+            let one_pid = has_one_pid(&process::read(pid, "status")?);
+            Some(one_pid && maps_everything(&process::read(pid, "uid_map")?))
         };
         self.while_alive(initial).unwrap_or(false)
     }
