@@ -365,3 +365,36 @@ fn an_abstract_name_is_bound_anew_once_its_holder_is_gone() {
         assert_eq!(socket.inspect(), []);
     });
 }
+
+#[test]
+fn a_socket_listens_again_under_a_living_holder_with_the_options_that_this_one_set() {
+    in_netns(|| {
+        let cases = [
+            (tcp("127.0.0.1:80", false), "unspec()"),
+            (tcp("127.0.0.1:81", false), "s.shutdown(socket.SHUT_RD)"),
+            (tcp("127.0.0.1:82", false), ""),
+        ];
+        for (endpoint, program) in &cases {
+            let mut socket = bind(endpoint);
+            socket.listen().unwrap();
+            let own = format!("s.setblocking(False); s.setsockopt(S, 9, 1); {program}");
+            let _holder = Holder::new(&socket, SERVICE, &own);
+            let done = socket.listen_again().unwrap();
+            if program.is_empty() {
+                assert_eq!(done, Mended::Nothing);
+            } else {
+                assert_eq!(done, Mended::InPlace(vec![Spoilt::Unlistened]), "{endpoint}");
+            }
+            assert_eq!(socket.state().unwrap(), LISTENING);
+            assert!(socket2::SockRef::from(&socket).nonblocking().unwrap(), "it is the holder's");
+            assert!(socket2::SockRef::from(&socket).keepalive().unwrap());
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.sock");
+        let mut socket = bind(&unix(SocketKind::Stream, path.to_str().unwrap()));
+        socket.listen().unwrap();
+        let _holder = Holder::new(&socket, SERVICE, "s.shutdown(socket.SHUT_RD)");
+        assert_eq!(socket.listen_again().unwrap(), Mended::Replaced(vec![Spoilt::ShutDown]));
+        UnixStream::connect(&path).unwrap();
+    });
+}
