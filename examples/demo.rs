@@ -50,6 +50,7 @@ fn demonstrate() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         return Err("network namespaces need root: run it with sudo".into());
     }
+    println!("building portbrokerd …");
     let daemon = build_daemon()?;
     println!(
         "A service on port {} is restarted {RESTARTS} times. Beside it, a storm of outgoing",
@@ -76,7 +77,8 @@ fn build_daemon() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let profile = own.parent().and_then(Path::parent).ok_or("the demo is not where cargo builds it")?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--bin", "portbrokerd", "--manifest-path"]);
+    // With the example, so that the same features are chosen, and what is built already is used.
+    cargo.args(["build", "--quiet", "--bin", "portbrokerd", "--example", "demo", "--manifest-path"]);
     cargo.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
     if profile.ends_with("release") {
         cargo.arg("--release");

@@ -1,7 +1,9 @@
 //! Wiring: configuration, kernel, broker, READY, the bus, and the end.
 
-use crate::broker::{Broker, Handle, Inheritance, Start, StartError};
-use crate::bus::{PrivateSocketError, bind_private_socket, serve_private_socket, serve_system_bus};
+use crate::broker::{Broker, Handle, Inheritance, Start, StartError, Stop};
+use crate::bus::{
+    PrivateSocketError, bind_private_socket, is_stopped_for_good, serve_private_socket, serve_system_bus,
+};
 use crate::kernel::inotify::watch_generator_stamp;
 use crate::kernel::store;
 use crate::sources::Locations;
@@ -158,7 +160,9 @@ async fn serve(broker: Broker, handle: Handle, private: UnixListener, bus: bool)
         ended = serving => return ended.unwrap_or_else(|error| Err(std::io::Error::other(error))),
     }
     store::notify_stopping();
-    let _ = stop.send(());
+    let supervised = std::env::var_os("NOTIFY_SOCKET").is_some();
+    let end = if !supervised || is_stopped_for_good().await { Stop::ForGood } else { Stop::Restart };
+    let _ = stop.send(end);
     running.await.map_err(std::io::Error::other)
 }
 

@@ -1,5 +1,7 @@
 //! The boot of a whole system with portbroker in it: who is first, and what happens where it cannot run.
 
+#![cfg(test)]
+
 use portbroker_lab::{Lab, Preparation, prepare};
 use std::path::Path;
 
@@ -71,8 +73,16 @@ fn ports_are_held_before_anything_can_connect() {
     lab.ok("systemctl is-active db.service");
     assert_eq!(lab.ok("journalctl -u db.service -o cat -t sh"), "1 db");
 
-    lab.step("the broker is well");
+    lab.step("the broker is well, and is no more than it needs to be");
     lab.ok("portbroker status");
+    let process = "/proc/$(systemctl show -P MainPID portbroker)";
+    assert_eq!(lab.ok(&format!("stat -c %U {process}")), "portbroker");
+    // CAP_NET_BIND_SERVICE is 10, CAP_NET_ADMIN 12.
+    assert_eq!(lab.ok(&format!("grep CapEff {process}/status")), "CapEff:\t0000000000001400");
+    assert_eq!(lab.ok(&format!("grep CapBnd {process}/status")), "CapBnd:\t0000000000001400");
+
+    lab.step("systemd has nothing to say against our units");
+    assert_eq!(lab.ok("systemd-analyze verify portbroker.service portbroker.socket db.service 2>&1"), "");
 }
 
 #[test]

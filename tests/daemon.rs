@@ -242,6 +242,8 @@ fn only_our_reserved_ports_are_taken_out_again_also_after_a_crash() {
         daemon.restart_after_kill("[[listener]]\nname = \"web\"\nstream = \"127.0.0.1:7802\"\n");
         // 7801 and 9010 were the others' in the beginning, and ours since the wipe.
         assert_eq!(reserved(), "4444,7802,9000-9009");
+        daemon.terminate();
+        assert_eq!(reserved(), "4444,9000-9009", "an end for good leaves nothing of ours");
     });
 }
 

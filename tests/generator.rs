@@ -1,6 +1,8 @@
 //! The generator over whole trees: each folder of `tests/generator` has unit files below `etc`, `usr` and
 //! `run`, and in `expected` what is to be generated from them (`messages` is what is to be logged).
 
+#![cfg(test)]
+
 use portbroker::generator::{STAMP, Tool, generate};
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,7 @@
 //! A real MariaDB through its unit section, on a booted system, under clients that never pause.
 
+#![cfg(test)]
+
 use portbroker_lab::{Lab, prepare};
 use std::path::Path;
 use std::process::{Child, Stdio};

@@ -1,5 +1,7 @@
 //! Services of all kinds on a booted system, each with nothing but a section in its unit file.
 
+#![cfg(test)]
+
 use portbroker_lab::{Lab, Preparation, prepare};
 use std::path::Path;
 
@@ -152,6 +154,30 @@ fn a_section_is_known_after_a_daemon_reload_alone() {
     lab.wait_for("portbroker status | grep ListenStraem", 5);
     assert_eq!(lab.ask("3202"), "given other");
     assert_eq!(inodes(&lab, "other"), before);
+}
+
+#[test]
+fn sockets_in_the_file_system_need_more_privileges_and_get_them_at_the_next_start() {
+    let section = "[X-PortBroker]\nListenStream=/srv/deep/down/socket\nSocketUser=daemon\nSocketMode=0600\n";
+    let lab = installed("paths")
+        .unit("tcp.service", "[Service]\nExecStart=/usr/bin/python3 /opt/serve.py 3501\n[X-PortBroker]\nListenStream=127.0.0.1:3501\n")
+        .unit("path.service", "[Service]\nExecStart=/usr/bin/python3 /opt/serve.py /srv/deep/down/socket\n")
+        .boot();
+    lab.ok("systemctl start tcp");
+    let before = inodes(&lab, "tcp");
+
+    lab.step("a reload that would need them says so");
+    lab.write("/etc/systemd/system/path.service.d/ports.conf", section);
+    lab.ok("systemctl daemon-reload");
+    lab.wait_for("portbroker status | grep 'systemctl restart portbroker'", 10);
+    assert_eq!(lab.ask("3501"), "given tcp");
+
+    lab.step("a restart of the broker gives them");
+    lab.ok("systemctl restart portbroker && systemctl start path");
+    assert_eq!(lab.ask("/srv/deep/down/socket"), "given path");
+    assert_eq!(lab.ok("stat -c '%a %U' /srv/deep/down/socket"), "600 daemon");
+    assert_eq!(inodes(&lab, "tcp"), before);
+    lab.ok("portbroker status");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! That our reader of unit files and a booted systemd see the same units with the same files in the same order.
 
+#![cfg(test)]
+
 use portbroker::config::units::Unit;
 use portbroker::sources::units;
 use portbroker_lab::{self as lab, Preparation};

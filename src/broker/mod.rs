@@ -30,7 +30,7 @@ use protection::Protection;
 use records::Records;
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
 /// How often the reserved ports are read again, to see whether somebody wiped them.
 const ASSERT_RESERVED_PORTS: Duration = Duration::from_secs(60);
@@ -38,6 +38,15 @@ const ASSERT_RESERVED_PORTS: Duration = Duration::from_secs(60);
 const COMMANDS: usize = 64;
 /// Notices that a slow connection may be behind before it misses some.
 const NOTICES: usize = 1024;
+
+/// How the daemon ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Another one follows: what is protected stays so in between.
+    Restart,
+    /// None follows: what is ours is given back.
+    ForGood,
+}
 
 /// The state of everything.
 pub struct Broker {
@@ -70,8 +79,8 @@ enum Event {
 }
 
 impl Broker {
-    /// Serves until `stop` is there or nobody has a handle any more.
-    pub async fn run(mut self, mut stop: tokio::sync::oneshot::Receiver<()>) {
+    /// Serves until it is told to stop, or nobody has a handle any more.
+    pub async fn run(mut self, mut stop: oneshot::Receiver<Stop>) {
         let mut assert = tokio::time::interval(ASSERT_RESERVED_PORTS);
         assert.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         assert.reset();
@@ -79,7 +88,12 @@ impl Broker {
             let due = self.table.next_due();
             let event = tokio::select! {
                 biased;
-                _ = &mut stop => return,
+                told = &mut stop => {
+                    if told == Ok(Stop::ForGood) {
+                        self.protect_nothing();
+                    }
+                    return;
+                }
                 id = self.holders.gone() => Event::HolderGone(id),
                 id = self.hangups.next() => Event::HungUp(id),
                 command = self.commands.recv() => Event::Command(command),
@@ -101,6 +115,10 @@ impl Broker {
                     self.assert_reserved_ports();
                     self.touched = true;
                 }
+            }
+            if self.touched || !self.changed.is_empty() {
+                // Whoever waits for an answer has it before the onlookers hear of it.
+                tokio::task::yield_now().await;
             }
             self.announce();
         }

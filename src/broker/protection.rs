@@ -70,6 +70,12 @@ impl Broker {
         self.assert_reserved_ports();
     }
 
+    /// Gives back all that is ours.
+    pub(super) fn protect_nothing(&mut self) {
+        self.protection.wanted = PortSet::default();
+        self.assert_reserved_ports();
+    }
+
     pub(super) fn assert_reserved_ports(&mut self) {
         self.protection.assert(&self.records);
     }

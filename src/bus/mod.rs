@@ -11,10 +11,12 @@ mod manager;
 mod private;
 mod properties;
 mod system;
+mod systemd;
 mod transport;
 
 pub use private::{PrivateSocketError, bind_private_socket, serve_private_socket};
 pub use system::serve_system_bus;
+pub use systemd::is_stopped_for_good;
 
 use portbroker_client::wire::ErrorName;
 

@@ -1,6 +1,6 @@
 //! The systemd generator: what systemd has to be told so that a unit gets its sockets from the broker.
 //!
-//! [`delivery`], [`daemon`] and [`tool`] are pure: units and paths in, text out. [`run`] reads the machine
+//! `delivery`, `daemon` and `tool` are pure: units and paths in, text out. `run` reads the machine
 //! and writes the files.
 //!
 //! A generator runs before anything else at every boot and daemon-reload. So it never fails: what is wrong

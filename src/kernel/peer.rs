@@ -9,7 +9,7 @@ use crate::model::UnitName;
 use nix::libc;
 use nix::sys::socket::{getsockopt, sockopt};
 use std::fs;
-use std::io::{self, Read as _};
+use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ impl Peer {
     /// The path of its cgroup in systemd's hierarchy.
     #[must_use]
     pub fn cgroup(&self) -> Option<String> {
-        self.while_alive(|pid| systemd_cgroup(&fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?))
+        self.while_alive(|pid| systemd_cgroup(&process::read(pid, "cgroup")?))
     }
 
     /// The system unit that it runs in.
@@ -78,11 +78,11 @@ impl Peer {
     #[must_use]
     pub fn in_initial_namespaces(&self) -> bool {
         let initial = |pid: i32| {
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-            let uid_map = fs::read_to_string(format!("/proc/{pid}/uid_map")).ok()?;
-            let root = root_mount(&read_limited(&format!("/proc/{pid}/mountinfo"))?)?;
-            let of_init = root_mount(&read_limited("/proc/1/mountinfo")?)?;
-            Some(has_one_pid(&status) && maps_everything(&uid_map) && root == of_init)
+            Some(
+                has_one_pid(&process::read(pid, "status")?)
+                    && maps_everything(&process::read(pid, "uid_map")?)
+                    && root_mount(pid)? == root_mount(1)?,
+            )
         };
         self.while_alive(initial).unwrap_or(false)
     }
@@ -91,13 +91,6 @@ impl Peer {
 /// The system unit that has a process now, whoever that is.
 pub(super) fn unit_of(pid: i32) -> Option<UnitName> {
     Peer { uid: 0, groups: Vec::new(), pid, pidfd: open_pidfd(pid).ok().map(Arc::new) }.unit()
-}
-
-/// A mount table may be large, and only its beginning matters here.
-fn read_limited(path: &str) -> Option<String> {
-    let mut bytes = Vec::new();
-    fs::File::open(path).ok()?.take(1 << 20).read_to_end(&mut bytes).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The path in systemd's own hierarchy: `name=systemd` where there is one (legacy, hybrid), else the unified.
@@ -123,14 +116,19 @@ fn maps_everything(uid_map: &str) -> bool {
     uid_map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
-/// The mount id of `/`: mount ids are unique on the host, so this one tells mount namespaces (and chroots) apart.
-fn root_mount(mountinfo: &str) -> Option<u64> {
-    let of_root = |line: &str| {
-        let mut fields = line.split(' ');
-        let id = fields.next()?.parse().ok()?;
-        (fields.nth(3)? == "/").then_some(id)
-    };
-    mountinfo.lines().find_map(of_root)
+/// The mount id of a process's `/`: mount ids are unique on the host, so this one tells mount namespaces (and
+/// chroots) apart. A mount table may be large, and no more of it is read than up to there.
+fn root_mount(pid: i32) -> Option<u64> {
+    let table = fs::File::open(format!("/proc/{pid}/mountinfo")).ok()?.take(1 << 20);
+    let mut lines = BufReader::new(table).split(b'\n').map_while(Result::ok);
+    lines.find_map(|line| mount_id_of_root(&String::from_utf8_lossy(&line)))
+}
+
+/// The mount id in a line of mountinfo that is about `/`.
+fn mount_id_of_root(line: &str) -> Option<u64> {
+    let mut fields = line.split(' ');
+    let id = fields.next()?.parse().ok()?;
+    (fields.nth(3)? == "/").then_some(id)
 }
 
 #[expect(unsafe_code, reason = "nix has no SO_PEERGROUPS")]
@@ -225,6 +223,14 @@ mod tests {
             Some("/system.slice/a:b.service")
         );
         assert_eq!(systemd_cgroup("2:cpu:/x\n"), None);
+    }
+
+    #[test]
+    fn the_line_of_the_root_mount_is_found() {
+        let line = "31 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw";
+        assert_eq!(mount_id_of_root(line), Some(31));
+        assert_eq!(mount_id_of_root("22 31 0:21 / /proc rw,relatime - proc proc rw"), None);
+        assert_eq!(mount_id_of_root(""), None);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, FromRawFd as _, OwnedFd};
 
 /// pidfd_open(2).
@@ -25,16 +25,27 @@ pub(super) fn is_alive(pidfd: &impl AsFd) -> bool {
     matches!(poll(&mut descriptors, PollTimeout::ZERO), Ok(0))
 }
 
+/// A small file below /proc/PID. It has no length that could be asked for, and each read makes the kernel write
+/// some of it: so with room for all of it, in one. A process may have any bytes in its name.
+pub(super) fn read(pid: i32, file: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(4096);
+    File::open(format!("/proc/{pid}/{file}")).ok()?.take(1 << 20).read_to_end(&mut bytes).ok()?;
+    Some(
+        String::from_utf8(bytes)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
+    )
+}
+
 /// Whether one of a process's user ids (real, effective, saved, of the file system) is this one.
 pub(super) fn has_user(pid: i32, uid: u32, pidfd: &OwnedFd) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let status = read(pid, "status").unwrap_or_default();
     let ids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
     ids.split_whitespace().any(|id| id.parse() == Ok(uid)) && is_alive(pidfd)
 }
 
 /// When a process started, in clock ticks since boot: with the pid, this names a process for good.
 pub(super) fn start_time(pid: i32) -> Option<u64> {
-    start_time_in(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    start_time_in(&read(pid, "stat")?)
 }
 
 /// The command name may contain blanks and parentheses: what counts comes after the last `)`.
@@ -45,8 +56,7 @@ fn start_time_in(stat: &str) -> Option<u64> {
 
 /// The name of a process, as ps(1) shows it, made fit to print.
 pub(super) fn name(pid: i32) -> String {
-    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    comm.trim_end().escape_default().to_string()
+    read(pid, "comm").unwrap_or_default().trim_end().escape_default().to_string()
 }
 
 #[cfg(test)]

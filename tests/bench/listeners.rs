@@ -56,7 +56,7 @@ fn main() {
         for (name, figure) in FIGURES {
             if names.is_empty() || names.iter().any(|wanted| *wanted == name) {
                 let traced = name == "idle" && !options.is_empty();
-                println!("{}", if traced { idle::trace() } else { figure() });
+                print!("{}", if traced { idle::trace() } else { figure() });
             }
         }
     });

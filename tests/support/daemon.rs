@@ -88,6 +88,13 @@ impl Daemon {
         })
     }
 
+    /// Ends the daemon as an administrator would.
+    pub(crate) fn terminate(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        assert!(self.child.wait().unwrap().success());
+    }
+
     /// Kills the daemon and starts it anew in the same folder, with another configuration.
     pub(crate) fn restart_after_kill(&mut self, configuration: &str) {
         self.child.kill().unwrap();

@@ -76,9 +76,18 @@ pub enum BindError {
 /// What to do about a path that could not be made or changed.
 fn advice(source: &io::Error) -> &'static str {
     match source.raw_os_error() {
-        Some(libc::EACCES) => "; the daemon may not do that there: it takes CAP_DAC_OVERRIDE",
-        Some(libc::EPERM) => "; the daemon may not do that: it takes CAP_CHOWN and CAP_FOWNER",
-        Some(libc::EROFS) => "; the directory is read-only for the daemon: name it in ReadWritePaths=",
+        // What the unit lacks, the generator has given it by now, for the next start.
+        Some(libc::EACCES) => {
+            "; the daemon may not do that there: run \"systemctl restart portbroker\" to give it CAP_DAC_OVERRIDE"
+        }
+        Some(libc::EPERM) => {
+            "; the daemon may not do that: run \"systemctl restart portbroker\" to give it CAP_CHOWN; \
+             it never has CAP_FOWNER"
+        }
+        Some(libc::EROFS) => {
+            "; the directory is read-only for the daemon: run \"systemctl restart portbroker\" to open it, \
+             or name it in ReadWritePaths="
+        }
         _ => "",
     }
 }

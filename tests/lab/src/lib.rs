@@ -92,6 +92,12 @@ impl Preparation {
         lab
     }
 
+    /// Puts a copy of a file of the host in, with its mode.
+    pub fn copy(self, from: &Path, path: &str) -> Self {
+        fs::copy(from, self.path(path)).expect("a copy in the lab");
+        self
+    }
+
     /// Puts a link in.
     pub fn link(self, path: &str, target: &str) -> Self {
         symlink(target, self.path(path)).expect("a link in the lab");

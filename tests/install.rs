@@ -1,0 +1,57 @@
+//! `systemd/install` and `systemd/uninstall` in a system that is running.
+
+#![cfg(test)]
+
+use portbroker_lab::prepare;
+use std::fs;
+use std::path::Path;
+
+#[test]
+fn it_is_installed_into_a_running_system_and_taken_out_again() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+    let programs = Path::new(env!("CARGO_BIN_EXE_portbroker")).parent().unwrap();
+    let mut lab = prepare("install").unit(
+        "db.service",
+        "[Service]\nExecStart=/usr/bin/python3 /opt/serve.py 3306\n[X-PortBroker]\nListenStream=127.0.0.1:3306\n",
+    );
+    for entry in fs::read_dir(source).unwrap().map(|entry| entry.unwrap().path()) {
+        let name = entry.file_name().unwrap().to_str().unwrap().to_owned();
+        if entry.is_file() {
+            lab = lab.copy(&entry, &format!("/opt/portbroker/systemd/{name}"));
+        }
+    }
+    for name in ["portbroker", "portbrokerd", "portbroker-generator"] {
+        lab = lab.copy(&programs.join(name), &format!("/opt/portbroker/target/release/{name}"));
+    }
+    let lab = lab.boot();
+    lab.ok("systemctl start db");
+    assert_eq!(lab.ask("3306"), "bound");
+
+    lab.step("installed and started");
+    lab.ok("/opt/portbroker/systemd/install");
+    lab.ok("systemctl is-enabled portbroker.service portbroker.socket");
+    assert_eq!(lab.show("portbroker.service", "ActiveState"), "active");
+    lab.wait_for("busctl status org.portbroker.PortBroker1", 15);
+
+    lab.step("the service that had its port already gets it from the broker from the next start on");
+    lab.ok("systemctl stop db");
+    lab.wait_for("/usr/local/bin/portbroker status", 40);
+    lab.ok("systemctl start db");
+    assert_eq!(lab.ask("3306"), "given db");
+
+    lab.step("installed again, as an upgrade: the same sockets");
+    let inode = "portbroker --json show listener db | grep -o '\"inode\":[0-9]*'";
+    let before = lab.ok(inode);
+    lab.ok("/opt/portbroker/systemd/install");
+    assert_eq!(lab.ok(inode), before);
+    assert_eq!(lab.ask("3306"), "given db");
+
+    lab.step("taken out: the service goes on, and binds for itself from its next start on");
+    lab.ok("/opt/portbroker/systemd/uninstall");
+    assert_eq!(lab.ask("3306"), "given db");
+    lab.ok("systemctl restart db");
+    assert_eq!(lab.ask("3306"), "bound");
+    let left = lab
+        .ok("find /usr/local /usr/lib /etc /run/systemd -name '*portbroker*' -not -path '/etc/portbroker*'");
+    assert_eq!(left, "");
+}
