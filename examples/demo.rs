@@ -224,7 +224,7 @@ fn wait_for(what: &str, mut ready: impl FnMut() -> bool) -> Result<()> {
 fn service() -> ExitCode {
     let socket = std::env::var_os("PORTBROKER_SOCKET").unwrap_or_default();
     let taken =
-        portbroker_client::listen("mysql").socket_path(socket).or_bind(&SERVICE.to_string()).blocking();
+        portbroker_client::listen("mysql").socket_path(socket).or_bind(SERVICE.to_string()).blocking();
     let listener: TcpListener = match taken.and_then(|mut sockets| sockets.tcp_listener()) {
         Ok(listener) => listener,
         Err(error) => {

@@ -2,7 +2,7 @@
 //!
 //! Invariants, whatever a holder does to its copy:
 //! - the address is bound from [`ListenerSocket::bind`] on until the value is dropped; no change of state and no
-//!   repair gives it up (unix names that must be bound anew excepted, see [`mend`]);
+//!   repair gives it up (unix names that must be bound anew excepted, see `mend`);
 //! - while the socket is reserved nobody can connect or be heard, and nobody else can bind the address;
 //! - descriptors are close-on-exec.
 //!
