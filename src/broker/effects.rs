@@ -2,7 +2,7 @@
 
 use super::view::{self, ListenerView, SocketView, View};
 use super::{Broker, Refusal};
-use crate::kernel::socket::{BindError, ListenerSocket, Mended, SocketState};
+use crate::kernel::socket::{BindError, ListenerSocket, Mended, SocketError, SocketState};
 use crate::kernel::socket_owner;
 
 use crate::listeners::{Action, Listener, SocketId, Target};
@@ -138,11 +138,21 @@ impl Broker {
     }
 
     fn mend_socket(&mut self, name: &ListenerName, id: SocketId, state: Target) {
+        let want = if state == Target::Listening { SocketState::Listening } else { SocketState::Reserved };
+        self.repair(name, id, state, |socket| socket.mend(want));
+    }
+
+    fn repair(
+        &mut self,
+        name: &ListenerName,
+        id: SocketId,
+        state: Target,
+        how: impl FnOnce(&mut ListenerSocket) -> Result<Mended, SocketError>,
+    ) {
         let Some(socket) = self.sockets.get_mut(&id) else { return };
         let before = inode_of(socket);
-        let want = if state == Target::Listening { SocketState::Listening } else { SocketState::Reserved };
         let endpoint = socket.endpoint().clone();
-        let mended = socket.mend(want);
+        let mended = how(socket);
         self.replaced(id, before);
         match mended {
             Ok(Mended::Nothing) => {}
@@ -169,7 +179,8 @@ impl Broker {
         let name = name.clone();
         if self.table.slot(id).and_then(|slot| slot.state) == Some(Target::Listening) {
             self.changed.insert(name.clone());
-            self.mend_socket(&name, id, Target::Listening);
+            // The holder may be living, and keeps the options that it set for itself.
+            self.repair(&name, id, Target::Listening, ListenerSocket::listen_again);
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a holder does to the socket that it shares with the broker is found and put right, beside a thief.
 
-use crate::netns::{Holder, Thief, in_netns};
+use crate::netns::{Holder, Thief, in_netns, undisturbed};
 use crate::support::{Client, SERVICE, address, bind, connect, is_refused, is_reserved, tcp, udp, unix};
 use portbroker::kernel::socket::{ListenerSocket, Mended, SocketState, Spoilt};
 use portbroker::model::{Endpoint, SocketKind};
@@ -56,7 +56,7 @@ fn mended(
         By::SettingBack => Mended::InPlace(found.to_vec()),
         By::Replacing => Mended::Replaced(found.to_vec()),
     };
-    assert_eq!(socket.mend(want).unwrap(), expected, "{program}");
+    assert_eq!(undisturbed(|| socket.mend(want)).unwrap(), expected, "{program}");
     assert_eq!(socket.inspect(), [], "{program}");
     assert_eq!(socket.state().unwrap(), want, "{program}");
     assert_eq!(socket.inode().unwrap() != inode, by == By::Replacing, "{program}");
@@ -279,8 +279,8 @@ fn udp_that_somebody_opened_while_it_was_reserved_is_closed_again() {
 
 #[test]
 fn a_udp_holder_that_keeps_its_copy_of_a_replaced_port_receives_nothing() {
-    in_netns(|| {
-        for endpoint in ["127.0.0.1:53", "0.0.0.0:53"] {
+    for endpoint in ["127.0.0.1:53", "0.0.0.0:53"] {
+        in_netns(|| {
             let mut socket = bind(&udp(endpoint, false));
             socket.listen().unwrap();
             let _hostile = Holder::new(&socket, SERVICE, "s.setsockopt(S, 44, 1)");
@@ -288,8 +288,8 @@ fn a_udp_holder_that_keeps_its_copy_of_a_replaced_port_receives_nothing() {
             for _ in 0..50 {
                 takes_udp(&socket, "127.0.0.1:53", endpoint);
             }
-        }
-    });
+        });
+    }
 }
 
 #[test]
@@ -361,7 +361,40 @@ fn an_abstract_name_is_bound_anew_once_its_holder_is_gone() {
         assert!(socket.mend(LISTENING).unwrap_err().is_in_use());
         assert!(socket.inspect().contains(&Spoilt::Narrowed));
         drop(holder);
-        assert!(matches!(socket.mend(LISTENING).unwrap(), Mended::Replaced(_)));
+        assert!(matches!(undisturbed(|| socket.mend(LISTENING)).unwrap(), Mended::Replaced(_)));
         assert_eq!(socket.inspect(), []);
+    });
+}
+
+#[test]
+fn a_socket_listens_again_under_a_living_holder_with_the_options_that_this_one_set() {
+    in_netns(|| {
+        let cases = [
+            (tcp("127.0.0.1:80", false), "unspec()"),
+            (tcp("127.0.0.1:81", false), "s.shutdown(socket.SHUT_RD)"),
+            (tcp("127.0.0.1:82", false), ""),
+        ];
+        for (endpoint, program) in &cases {
+            let mut socket = bind(endpoint);
+            socket.listen().unwrap();
+            let own = format!("s.setblocking(False); s.setsockopt(S, 9, 1); {program}");
+            let _holder = Holder::new(&socket, SERVICE, &own);
+            let done = socket.listen_again().unwrap();
+            if program.is_empty() {
+                assert_eq!(done, Mended::Nothing);
+            } else {
+                assert_eq!(done, Mended::InPlace(vec![Spoilt::Unlistened]), "{endpoint}");
+            }
+            assert_eq!(socket.state().unwrap(), LISTENING);
+            assert!(socket2::SockRef::from(&socket).nonblocking().unwrap(), "it is the holder's");
+            assert!(socket2::SockRef::from(&socket).keepalive().unwrap());
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.sock");
+        let mut socket = bind(&unix(SocketKind::Stream, path.to_str().unwrap()));
+        socket.listen().unwrap();
+        let _holder = Holder::new(&socket, SERVICE, "s.shutdown(socket.SHUT_RD)");
+        assert_eq!(socket.listen_again().unwrap(), Mended::Replaced(vec![Spoilt::ShutDown]));
+        UnixStream::connect(&path).unwrap();
     });
 }

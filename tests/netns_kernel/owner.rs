@@ -1,6 +1,6 @@
 //! What is said of a socket that is in the way of a bind.
 
-use crate::netns::{Holder, in_netns};
+use crate::netns::{Holder, in_netns, undisturbed};
 use crate::support::{bind, tcp, udp, unix};
 use portbroker::kernel::socket_owner::{Usage, Who, explain, owners_of};
 use portbroker::model::SocketKind;
@@ -45,8 +45,8 @@ fn a_connection_in_time_wait_is_told_as_such() {
         let listener = TcpListener::bind("127.0.0.1:3306").unwrap();
         let client = TcpStream::connect("127.0.0.1:3306").unwrap();
         let peer = client.local_addr().unwrap();
-        drop(listener.accept().unwrap());
-        drop((client, listener));
+        undisturbed(|| drop(listener.accept().unwrap()));
+        undisturbed(|| drop((client, listener)));
         let owners = owners_of(&tcp("127.0.0.1:3306", false)).unwrap();
         assert_eq!(owners.iter().map(|owner| &owner.usage).collect::<Vec<_>>(), [&Usage::TimeWait(peer)]);
         let said = format!("a connection to {peer} is in TIME_WAIT there, for at most a minute");
@@ -84,7 +84,7 @@ fn a_process_of_another_user_is_named_by_root() {
     in_netns(|| {
         let listener = TcpListener::bind("127.0.0.1:3306").unwrap();
         let holder = Holder::new(&listener, 1001, "");
-        drop(listener);
+        undisturbed(|| drop(listener));
         let owners = owners_of(&tcp("127.0.0.1:3306", false)).unwrap();
         let who = owners[0].who.clone().unwrap();
         assert_eq!(who, Who::Process("python3".into(), holder.pid(), None));

@@ -1,6 +1,6 @@
 //! Who is at the other end: groups, unit, and which uid 0 is root.
 
-use crate::netns::NOBODY;
+use crate::netns::{NOBODY, spawn};
 use portbroker::kernel::holder::HolderClaim;
 use portbroker::kernel::peer::Peer;
 use std::fs::Permissions;
@@ -23,7 +23,7 @@ fn client(path: &Path, wrapper: &[&str], program: &str) -> Child {
     let python = format!("{connect}{program}{rest}");
     let path = path.to_str().unwrap();
     words.extend(["python3", "-c", &python, path]);
-    Command::new(words[0]).args(&words[1..]).stdin(Stdio::piped()).spawn().expect("needs python3 and unshare")
+    spawn(Command::new(words[0]).args(&words[1..]).stdin(Stdio::piped()))
 }
 
 fn end(mut child: Child) {
@@ -121,22 +121,21 @@ fn a_pid_that_was_given_to_another_process_is_not_taken_for_the_caller() {
         return reuse_a_pid();
     }
     let name = "peer::a_pid_that_was_given_to_another_process_is_not_taken_for_the_caller";
-    let inside = Command::new("unshare")
-        .args(["--pid", "--mount-proc", "--fork", "--kill-child"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
-        .env(INSIDE, "1")
-        .status()
-        .expect("needs unshare");
-    assert!(inside.success());
+    let mut inside = spawn(
+        Command::new("unshare")
+            .args(["--pid", "--mount-proc", "--fork", "--kill-child"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(INSIDE, "1"),
+    );
+    assert!(inside.wait().unwrap().success());
 }
 
 /// A process of another user that has this very pid; threads of this program may take it first.
 fn process_with_pid(wanted: u32) -> Child {
     for _ in 0..1000 {
         std::fs::write("/proc/sys/kernel/ns_last_pid", (wanted - 1).to_string()).unwrap();
-        let mut command = Command::new("cat");
-        let child = command.uid(NOBODY).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let child = spawn(Command::new("cat").uid(NOBODY).stdin(Stdio::piped()).stdout(Stdio::null()));
         if child.id() == wanted {
             return child;
         }

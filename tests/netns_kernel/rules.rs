@@ -1,7 +1,7 @@
 //! The rules of the kernel that holding a port rests on, each with bare sockets: where a kernel changes one,
 //! its test says so before a listener misbehaves.
 
-use crate::netns::{Holder, Thief, in_netns};
+use crate::netns::{Holder, Thief, in_netns, undisturbed};
 use crate::support::{Client, SERVICE, address, connect};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::{self, ErrorKind};
@@ -145,7 +145,7 @@ fn a_locked_filter_survives_shutdown_and_a_new_listen() {
         assert_eq!(shut.unwrap_err().kind(), ErrorKind::TimedOut);
         let beside = bound(false, true).unwrap();
         beside.listen(5).unwrap();
-        drop(socket);
+        undisturbed(|| drop(socket));
         assert_eq!(connect(PORT), Client::Connected);
     });
 }
@@ -221,6 +221,6 @@ fn a_probe_of_another_type_tells_a_living_unix_socket_from_a_dead_one() {
     bound.bind(&SockAddr::unix(&path).unwrap()).unwrap();
     let probe = UnixDatagram::unbound().unwrap();
     assert_eq!(probe.connect(&path).unwrap_err().raw_os_error(), Some(nix::libc::EPROTOTYPE));
-    drop(bound);
+    undisturbed(|| drop(bound));
     assert_eq!(probe.connect(&path).unwrap_err().kind(), ErrorKind::ConnectionRefused);
 }

@@ -1,6 +1,6 @@
 //! TCP: reserved, listening, and back, beside live connections, TIME_WAIT and a thief.
 
-use crate::netns::{Holder, Thief, in_netns};
+use crate::netns::{Holder, Thief, in_netns, undisturbed};
 use crate::support::{Client, SERVICE, address, bind, connect, is_reserved, tcp, was_reset};
 use portbroker::config::SocketOptions;
 use portbroker::kernel::socket::{BindError, ListenerSocket};
@@ -170,7 +170,7 @@ fn a_service_binds_for_itself_beside_live_connections_once_the_port_is_let_go() 
         socket.listen().unwrap();
         let _client = TcpStream::connect("127.0.0.1:3306").unwrap();
         let _service = Holder::new(&socket, SERVICE, "accept(); s.close()");
-        socket.release().unwrap();
+        undisturbed(|| socket.release()).unwrap();
         // std sets SO_REUSEADDR, as nearly every service does.
         TcpListener::bind("127.0.0.1:3306").unwrap();
     });

@@ -1,6 +1,6 @@
 //! Unix stream sockets: their file, its mode and owner, and how a path refuses without ever being gone.
 
-use crate::netns::{NOBODY, Thief, in_netns};
+use crate::netns::{NOBODY, Thief, in_netns, undisturbed};
 use crate::support::{bind, is_reserved, unix};
 use portbroker::config::{Account, SocketOptions};
 use portbroker::kernel::socket::{AdoptError, BindError, ListenerSocket, SocketError, SocketState};
@@ -179,9 +179,9 @@ fn mode_owner_and_missing_directories_are_made_as_configured() {
 #[test]
 fn the_file_of_a_dead_socket_is_replaced_and_that_of_a_living_one_is_not() {
     let (_directory, path) = place();
-    drop(UnixListener::bind(&path).unwrap());
+    undisturbed(|| drop(UnixListener::bind(&path).unwrap()));
     assert!(path.exists());
-    drop(bind(&stream(&path)));
+    undisturbed(|| drop(bind(&stream(&path))));
     assert!(path.exists());
     let living = UnixListener::bind(path.with_file_name("other")).unwrap();
     std::fs::rename(path.with_file_name("other"), &path).unwrap();
@@ -194,7 +194,7 @@ fn the_file_of_a_dead_socket_is_replaced_and_that_of_a_living_one_is_not() {
     assert!(living.accept().is_ok(), "the only connection is ours: nobody else was there to look");
     living.set_nonblocking(true).unwrap();
     assert!(living.accept().is_err());
-    drop(living);
+    undisturbed(|| drop(living));
     let receiver = UnixDatagram::bind(path.with_file_name("d")).unwrap();
     let endpoint = stream(&path.with_file_name("d"));
     let error = ListenerSocket::bind(&endpoint, &SocketOptions::default()).unwrap_err();
@@ -220,7 +220,7 @@ fn what_is_no_socket_is_left_alone() {
 /// The daemon's copy outlives it in the descriptor store; everything else of it is gone.
 fn crash(socket: ListenerSocket) -> std::os::fd::OwnedFd {
     let stored = socket.as_fd().try_clone_to_owned().unwrap();
-    drop(socket);
+    undisturbed(|| drop(socket));
     stored
 }
 

@@ -1,6 +1,6 @@
 //! Hang-ups of sockets, and holders that go.
 
-use crate::netns::{Holder, in_netns};
+use crate::netns::{Holder, in_netns, spawn};
 use crate::support::{SERVICE, bind, tcp, udp, unix};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -106,8 +106,7 @@ fn a_socket_that_was_replaced_is_watched_anew_and_the_old_one_is_told_once_at_mo
 fn a_process_that_ends_is_told() {
     run(async {
         let mut watch = HolderWatch::new().unwrap();
-        let mut children: Vec<_> =
-            (0..3).map(|_| Command::new("cat").stdin(Stdio::piped()).spawn().unwrap()).collect();
+        let mut children: Vec<_> = (0..3).map(|_| spawn(Command::new("cat").stdin(Stdio::piped()))).collect();
         for (id, child) in (0..).zip(&children) {
             let peer = Peer::of_process(child.id().cast_signed(), 0, Vec::new());
             let claim = HolderClaim::process_of(&peer).unwrap();
@@ -173,7 +172,7 @@ fn a_unit_is_gone_when_its_cgroup_is_removed_and_not_while_it_is_empty() {
         assert_eq!(watch.add(1, a).unwrap(), Presence::There);
         assert_eq!(watch.add(2, b.clone()).unwrap(), Presence::There);
         // ExecStartPre= ends, ExecStart= begins: a process comes and goes, the directory stays.
-        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let mut child = spawn(Command::new("cat").stdin(Stdio::piped()));
         fs::write(directory.join("cgroup.procs"), child.id().to_string()).unwrap();
         drop(child.stdin.take());
         child.wait().unwrap();

@@ -5,9 +5,26 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 /// The user that thieves are.
 pub(crate) const NOBODY: u32 = 65534;
+
+/// Held while a process is being made.
+static FORKS: Mutex<()> = Mutex::new(());
+
+/// Does something while no other thread makes a process. Between fork and exec a child has a copy of every
+/// descriptor of this process, so a socket that a test closes would live on for that moment.
+pub(crate) fn undisturbed<R>(act: impl FnOnce() -> R) -> R {
+    let _alone = FORKS.lock().unwrap_or_else(PoisonError::into_inner);
+    act()
+}
+
+/// Makes a process, and returns when it is a program of its own.
+pub(crate) fn spawn(command: &mut Command) -> Child {
+    let name = command.get_program().to_owned();
+    undisturbed(|| command.spawn()).unwrap_or_else(|error| panic!("needs {name:?}: {error}"))
+}
 
 /// Runs a test on a thread in a new network namespace, with the loopback interface up.
 pub(crate) fn in_netns<R: Send>(test: impl FnOnce() -> R + Send) -> R {
@@ -15,8 +32,8 @@ pub(crate) fn in_netns<R: Send>(test: impl FnOnce() -> R + Send) -> R {
         let thread = scope.spawn(|| {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
                 .expect("unshare(CLONE_NEWNET) takes root");
-            let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
-            assert!(up.expect("needs ip (iproute2)").success(), "cannot bring lo up");
+            let up = spawn(Command::new("ip").args(["link", "set", "lo", "up"])).wait();
+            assert!(up.expect("ip ends").success(), "cannot bring lo up");
             // So that thieves may try every port; the file is the namespace's own.
             let low = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
             std::fs::write(low, "0\n").expect("low ports are opened to users");
@@ -119,12 +136,12 @@ impl Thief {
 
     /// A program of the test's own, as the user nobody, that is running its attempts already.
     pub(crate) fn start(program: &str) -> Self {
-        let mut child = Command::new("python3")
-            .args(["-c", FRAME, &NOBODY.to_string(), program])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("needs python3");
+        let mut child = spawn(
+            Command::new("python3")
+                .args(["-c", FRAME, &NOBODY.to_string(), program])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped()),
+        );
         let stdin = child.stdin.take();
         let mut stdout = BufReader::new(child.stdout.take().expect("its output is piped"));
         let mut line = String::new();
@@ -200,12 +217,12 @@ impl Holder {
     /// Hands a copy of the socket to a process of user `uid`, and waits until it has run `program`.
     pub(crate) fn new(socket: &impl std::os::fd::AsFd, uid: u32, program: &str) -> Self {
         let copy = socket.as_fd().try_clone_to_owned().expect("a copy of the socket");
-        let mut child = Command::new("python3")
-            .args(["-c", HOLDER, &uid.to_string(), program])
-            .stdin(copy)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("needs python3");
+        let mut child = spawn(
+            Command::new("python3")
+                .args(["-c", HOLDER, &uid.to_string(), program])
+                .stdin(copy)
+                .stdout(Stdio::piped()),
+        );
         let mut stdout = BufReader::new(child.stdout.take().expect("its output is piped"));
         let mut line = String::new();
         stdout.read_line(&mut line).expect("the holder says that it is ready");

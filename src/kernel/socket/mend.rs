@@ -37,12 +37,34 @@ pub(super) fn mend(held: &mut ListenerSocket, want: SocketState) -> Result<Mende
         held.bring_to(want)?;
         return Ok(Mended::InPlace(found));
     }
-    match held.endpoint.clone() {
-        Endpoint::Inet(inet) if inet.kind == SocketKind::Stream => replace_tcp(held, &inet, want)?,
-        Endpoint::Inet(inet) => replace_udp(held, &inet, want)?,
-        Endpoint::Unix(unix) => replace_unix(held, &unix, want)?,
-    }
+    replace(held, want)?;
     Ok(Mended::Replaced(found))
+}
+
+/// Makes a socket listen again that somebody stopped, and touches nothing else of it.
+pub(super) fn listen_again(held: &mut ListenerSocket) -> Result<Mended, SocketError> {
+    let stopped = |spoilt: &Spoilt| {
+        use Spoilt::{Connected, Narrowed, PathGone, ShutDown, Unlistened};
+        matches!(spoilt, Unlistened | Connected | Narrowed | ShutDown | PathGone)
+    };
+    let found: Vec<_> = held.inspect().into_iter().filter(stopped).collect();
+    if found.is_empty() {
+        return Ok(Mended::Nothing);
+    }
+    if !found.iter().any(|&spoilt| is_beyond_mending(spoilt)) && undo_connect(held, &found).is_ok() {
+        held.listen()?;
+        return Ok(Mended::InPlace(found));
+    }
+    replace(held, SocketState::Listening)?;
+    Ok(Mended::Replaced(found))
+}
+
+fn replace(held: &mut ListenerSocket, want: SocketState) -> Result<(), SocketError> {
+    match held.endpoint.clone() {
+        Endpoint::Inet(inet) if inet.kind == SocketKind::Stream => replace_tcp(held, &inet, want),
+        Endpoint::Inet(inet) => replace_udp(held, &inet, want),
+        Endpoint::Unix(unix) => replace_unix(held, &unix, want),
+    }
 }
 
 fn is_beyond_mending(spoilt: Spoilt) -> bool {
@@ -57,10 +79,7 @@ fn set_back(held: &ListenerSocket, found: &[Spoilt]) -> io::Result<()> {
     let socket = &held.socket;
     let has = |what| found.contains(&what);
     socket.set_nonblocking(false)?;
-    if has(Spoilt::Connected) || has(Spoilt::Narrowed) {
-        // Narrowed without a peer cannot be told from bound anew, so it is looked at again below.
-        disconnect(socket)?;
-    }
+    undo_connect(held, found)?;
     if let Endpoint::Inet(inet) = &held.endpoint {
         if has(Spoilt::Device) {
             socket.bind_device(inet.device.as_ref().map(|device| device.as_str().as_bytes()))?;
@@ -80,6 +99,16 @@ fn set_back(held: &ListenerSocket, found: &[Spoilt]) -> io::Result<()> {
         let dress = held.dress().map_err(|error| io::Error::other(error.to_string()))?;
         dress.put_on(&hold.path)?;
     }
+    Ok(())
+}
+
+/// Undoes connect(2); an error where that does not bring the address back.
+fn undo_connect(held: &ListenerSocket, found: &[Spoilt]) -> io::Result<()> {
+    let has = |what| found.contains(&what);
+    if has(Spoilt::Connected) || has(Spoilt::Narrowed) {
+        disconnect(&held.socket)?;
+    }
+    // Narrowed without a peer cannot be told from bound anew before.
     let narrowed = has(Spoilt::Narrowed) && held.inspect().contains(&Spoilt::Narrowed);
     if narrowed { Err(io::Error::other("it is bound to another address")) } else { Ok(()) }
 }

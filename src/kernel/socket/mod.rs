@@ -253,9 +253,16 @@ impl ListenerSocket {
 
     /// Puts right what [`Self::inspect`] finds, and brings the socket into the state `want`.
     ///
-    /// To be called when no holder is left: one that lives can spoil it again at once.
+    /// To be called when no holder is left: one that lives can spoil it again at once, and would miss the options
+    /// that it set for itself. See [`Self::listen_again`].
     pub fn mend(&mut self, want: SocketState) -> Result<Mended, SocketError> {
         mend::mend(self, want)
+    }
+
+    /// Makes it listen again where somebody stopped it, while its holder may be living: options that the holder
+    /// set for itself stay as they are, O_NONBLOCK among them, without which its accept(2) could wait for ever.
+    pub fn listen_again(&mut self) -> Result<Mended, SocketError> {
+        mend::listen_again(self)
     }
 
     /// Ends the hold: removes the path of a unix socket, where it is still this one's, and closes.
