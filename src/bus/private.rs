@@ -8,6 +8,7 @@ use crate::kernel::peer::Peer;
 use futures_util::StreamExt as _;
 use portbroker_client::wire::MAX_SOCKETS_PEER_TO_PEER;
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -18,6 +19,9 @@ use zbus::connection::{AuthMechanism, Builder};
 
 /// How many connections one user may have at once; root has as many as there are descriptors.
 const CONNECTIONS_PER_USER: usize = 128;
+/// How many messages of a connection are read before they are answered: what one user can have of our memory is
+/// this, times the length of a message, times the connections.
+const QUEUED: NonZeroUsize = NonZeroUsize::MIN;
 /// How long a client may take to authenticate.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -129,7 +133,11 @@ async fn serve_connection(
     guid: zbus::Guid<'static>,
 ) -> zbus::Result<()> {
     let transport = Transport::new(stream, peer.uid);
-    let builder = Builder::socket(transport).server(guid).p2p().auth_mechanism(AuthMechanism::External);
+    let builder = Builder::socket(transport)
+        .max_queued(QUEUED)
+        .server(guid)
+        .p2p()
+        .auth_mechanism(AuthMechanism::External);
     let built = tokio::time::timeout(HANDSHAKE, builder.build_message_stream()).await;
     let mut messages = built.map_err(|_| zbus::Error::Handshake("not authenticated in time".into()))??;
     let connection = zbus::Connection::from(&messages);
