@@ -22,6 +22,7 @@ pub use view::{ListenerView, SocketView, View};
 use crate::kernel::hangups::HangupWatch;
 use crate::kernel::socket::ListenerSocket;
 use crate::kernel::store::Store;
+use crate::kernel::timer::Every;
 use crate::listeners::{SocketId, Table};
 use crate::model::ListenerName;
 use command::Command;
@@ -55,6 +56,7 @@ pub struct Broker {
     hangups: HangupWatch,
     holders: Holders,
     protection: Protection,
+    assert: Every,
     store: Store,
     records: Records,
     loader: Loader,
@@ -81,9 +83,6 @@ enum Event {
 impl Broker {
     /// Serves until it is told to stop, or nobody has a handle any more.
     pub async fn run(mut self, mut stop: oneshot::Receiver<Stop>) {
-        let mut assert = tokio::time::interval(ASSERT_RESERVED_PORTS);
-        assert.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        assert.reset();
         loop {
             let due = self.table.next_due();
             let event = tokio::select! {
@@ -98,7 +97,7 @@ impl Broker {
                 id = self.hangups.next() => Event::HungUp(id),
                 command = self.commands.recv() => Event::Command(command),
                 () = until(due) => Event::Due,
-                _ = assert.tick() => Event::AssertReservedPorts,
+                () = self.assert.next() => Event::AssertReservedPorts,
             };
             match event {
                 Event::Command(None) => return,

@@ -6,13 +6,14 @@ use super::holders::Holders;
 use super::protection::Protection;
 use super::records::{HolderRecord, Records};
 use super::reload::{Loader, errors_of};
-use super::{Broker, COMMANDS, NOTICES};
+use super::{ASSERT_RESERVED_PORTS, Broker, COMMANDS, NOTICES};
 use crate::config::Checked;
 use crate::kernel::hangups::HangupWatch;
 use crate::kernel::holder::{HolderClaim, HolderWatch};
 use crate::kernel::reserved_ports::ReservedPorts;
 use crate::kernel::socket::{ListenerSocket, SocketState, endpoint_of, endpoint_of_stored};
 use crate::kernel::store::Store;
+use crate::kernel::timer::Every;
 use crate::listeners::Target;
 use crate::model::{Endpoint, ListenerName, UnitName};
 use crate::sources::Locations;
@@ -92,6 +93,7 @@ impl Broker {
             hangups: HangupWatch::new()?,
             holders: Holders::new(HolderWatch::new()?),
             protection: Protection::new(ReservedPorts::default(), &records),
+            assert: Every::new(ASSERT_RESERVED_PORTS)?,
             store: Store::from_env(),
             records,
             loader,

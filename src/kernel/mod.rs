@@ -18,3 +18,4 @@ pub mod socket_owner;
 mod sockopt;
 pub mod store;
 pub mod stream;
+pub mod timer;
