@@ -54,7 +54,7 @@ impl Broker {
         let Some(endpoint) = self.table.slot(id).map(|slot| slot.endpoint.clone()) else { return };
         match ListenerSocket::bind(&endpoint, &listener.config.options) {
             Ok(socket) => {
-                tracing::info!(event = "bound", listener = %name, %endpoint, inode = inode_of(&socket), "holds");
+                tracing::info!(event = "bound", listener = %name, %endpoint, inode = inode_of(&socket), "holds {endpoint} for {name}");
                 self.store.put(&store_name(inode_of(&socket)), socket.as_fd());
                 self.sockets.insert(id, socket);
                 self.table.succeeded(id, Target::Refusing, Instant::now());
@@ -79,7 +79,7 @@ impl Broker {
     fn fail(&mut self, name: &ListenerName, id: SocketId, endpoint: &Endpoint, error: String) {
         let known = self.table.slot(id).and_then(|slot| slot.error()) == Some(&error);
         if !known {
-            tracing::error!(event = "failed", listener = %name, %endpoint, error, "not as configured");
+            tracing::error!(event = "failed", listener = %name, %endpoint, error, "{endpoint} of {name} is not as configured: {error}");
         }
         self.table.failed(id, error, Instant::now());
     }
@@ -115,7 +115,8 @@ impl Broker {
             Target::Refusing | Target::Dropping => self.hangups.remove(socket.as_fd()),
         };
         if let Err(error) = watched {
-            tracing::warn!(%error, endpoint = %socket.endpoint(), "cannot watch for a holder that stops it from listening");
+            let endpoint = socket.endpoint();
+            tracing::warn!(%error, %endpoint, "cannot watch for a holder that stops {endpoint} from listening: {error}");
         }
     }
 
@@ -157,11 +158,11 @@ impl Broker {
         match mended {
             Ok(Mended::Nothing) => {}
             Ok(Mended::InPlace(spoilt)) => {
-                tracing::warn!(event = "mended", listener = %name, %endpoint, ?spoilt, "its holder had changed the socket; put right");
+                tracing::warn!(event = "mended", listener = %name, %endpoint, ?spoilt, "{endpoint} of {name}: its holder had changed the socket ({spoilt:?}), which is put right");
                 self.watch_hangups(id, state);
             }
             Ok(Mended::Replaced(spoilt)) => {
-                tracing::warn!(event = "replaced", listener = %name, %endpoint, ?spoilt, "its holder had spoilt the socket; a new one is in its place");
+                tracing::warn!(event = "replaced", listener = %name, %endpoint, ?spoilt, "{endpoint} of {name}: its holder had spoilt the socket ({spoilt:?}); a new one is in its place");
                 self.watch_hangups(id, state);
             }
             Err(error) => {
@@ -187,12 +188,13 @@ impl Broker {
     /// Gives a socket up: its listener is no longer configured.
     pub(super) fn close(&mut self, id: SocketId) {
         if let Some(socket) = self.sockets.remove(&id) {
-            tracing::info!(event = "closed", endpoint = %socket.endpoint(), "no longer configured");
+            let endpoint = socket.endpoint();
+            tracing::info!(event = "closed", %endpoint, "{endpoint} is no longer configured and is let go");
             // It may not have been watched, and is not from now on.
             let _ = self.hangups.remove(socket.as_fd());
             self.store.remove(&store_name(inode_of(&socket)));
             if let Err(error) = socket.release() {
-                tracing::warn!(%error, "a path could not be removed");
+                tracing::warn!(%error, "the path of a socket could not be removed: {error}");
             }
         }
     }

@@ -113,24 +113,30 @@ fn log(request: &Acquire, outcome: &Result<Vec<NamedSocket>, Refusal>) {
     let Caller { uid, pid, unit, .. } = &request.caller;
     let unit = unit.as_ref().map_or("", |unit| unit.as_str());
     let listeners = shown(&request.names);
+    // Who, in the words of whoever reads the journal: the unit where there is one.
+    let who =
+        if unit.is_empty() { format!("pid {pid} of user {uid}") } else { format!("{unit} (pid {pid})") };
     match outcome {
         Ok(sockets) => {
-            tracing::info!(
-                event = "hand-over",
-                listeners,
-                sockets = sockets.len(),
-                uid,
-                pid,
-                unit,
-                "handed over"
-            );
+            let sockets = sockets.len();
+            let event = "hand-over";
+            tracing::info!(event, listeners, sockets, uid, pid, unit, "handed {listeners} to {who}");
         }
         Err(refusal) => {
             let reason = match refusal {
                 Refusal::NotAllowed { reason, .. } => (*reason).to_owned(),
                 other => other.to_string(),
             };
-            tracing::warn!(event = "refusal", listeners, reason, uid, pid, unit, "refused");
+            let event = "refusal";
+            tracing::warn!(
+                event,
+                listeners,
+                reason,
+                uid,
+                pid,
+                unit,
+                "refused {listeners} to {who}: {reason}"
+            );
         }
     }
 }

@@ -130,7 +130,8 @@ impl Broker {
             .collect();
         let free = self.table.release(id, now);
         for name in &free {
-            tracing::info!(event = "released", listener = %name, holder = holder.shown(), "its holder is gone");
+            let holder = holder.shown();
+            tracing::info!(event = "released", listener = %name, holder, "{holder}, which held {name}, is gone");
             self.mend(name);
             self.act_on(name, true);
         }

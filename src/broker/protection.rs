@@ -30,7 +30,7 @@ impl Protection {
         if let Some(error) = &fault
             && fault != self.fault
         {
-            tracing::error!(error, "ports are not kept out of ephemeral allocation");
+            tracing::error!(error, "ports are not kept out of ephemeral allocation: {error}");
         }
         self.fault = fault;
     }
@@ -46,11 +46,11 @@ impl Protection {
         }
         if !plan.add.is_empty() {
             self.kernel.add(&plan.add)?;
-            tracing::info!(ports = %plan.add, "kept out of ephemeral allocation");
+            tracing::info!(ports = %plan.add, "keeps {} out of ephemeral allocation", plan.add);
         }
         if !plan.remove.is_empty() {
             self.kernel.remove(&plan.remove)?;
-            tracing::info!(ports = %plan.remove, "given back to ephemeral allocation");
+            tracing::info!(ports = %plan.remove, "gives {} back to ephemeral allocation", plan.remove);
         }
         if plan.ours != self.ours {
             records.write_ports(&plan.ours);

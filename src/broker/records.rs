@@ -80,7 +80,7 @@ impl Records {
                 Vec::new()
             }
             Err(error) => {
-                tracing::warn!(%error, "holders.json cannot be read; holders are not known until they ask again");
+                tracing::warn!(%error, "holders.json cannot be read, holders are not known until they ask again: {error}");
                 Vec::new()
             }
         }
@@ -90,7 +90,7 @@ impl Records {
         holders.sort_by(|a, b| a.listeners.cmp(&b.listeners));
         match serde_json::to_string(&HoldersFile { version: VERSION, holders }) {
             Ok(text) => self.write("holders.json", &text),
-            Err(error) => tracing::warn!(%error, "cannot write down who holds what"),
+            Err(error) => tracing::warn!(%error, "cannot write down who holds what: {error}"),
         }
     }
 
@@ -98,7 +98,7 @@ impl Records {
     pub(super) fn read_ports(&self) -> PortSet {
         let text = self.read("reserved-ports").unwrap_or_default();
         text.parse().unwrap_or_else(|error| {
-            tracing::warn!(%error, "the list of our reserved ports cannot be read; they stay reserved until a reboot");
+            tracing::warn!(%error, "the list of our reserved ports cannot be read, they stay reserved until a reboot: {error}");
             PortSet::default()
         })
     }
@@ -122,7 +122,7 @@ impl Records {
             Ok(text) => Some(text),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => {
-                tracing::warn!(%error, path = %path.display(), "cannot read what the last daemon wrote down");
+                tracing::warn!(%error, path = %path.display(), "cannot read what the last daemon wrote down: {error}");
                 None
             }
         }
@@ -139,7 +139,7 @@ impl Records {
         };
         if let Err(error) = replace() {
             let path = path.display();
-            tracing::warn!(%error, %path, "cannot write what the next daemon should know; free some room there");
+            tracing::warn!(%error, %path, "cannot write {path}, which the next daemon should know: {error}");
         }
     }
 }

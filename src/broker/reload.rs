@@ -52,7 +52,13 @@ impl Broker {
             && let Decision::Denied(reason) = may_administer(caller)
         {
             let Caller { uid, pid, .. } = caller;
-            tracing::warn!(event = "refusal", reason, uid, pid, "refused to reload the configuration");
+            tracing::warn!(
+                event = "refusal",
+                reason,
+                uid,
+                pid,
+                "refused pid {pid} of user {uid} to reload the configuration: {reason}"
+            );
             let action = "reload the configuration: only root may".to_owned();
             return Err(Refusal::NotAllowed { action, reason });
         }
@@ -67,7 +73,12 @@ impl Broker {
         }
         self.configuration_faults.clear();
         self.apply(&checked);
-        tracing::info!(event = "reloaded", listeners = checked.config.listeners.len(), "configuration taken");
+        tracing::info!(
+            event = "reloaded",
+            listeners = checked.config.listeners.len(),
+            "took the configuration: {} listeners",
+            checked.config.listeners.len()
+        );
         Ok(())
     }
 
@@ -108,7 +119,7 @@ impl Broker {
         let Some((name, listener)) = self.table.owner(id) else { return };
         let Some(socket) = self.sockets.get_mut(&id) else { return };
         if let Err(error) = socket.adjust(&listener.config.options) {
-            tracing::warn!(listener = %name, endpoint = %socket.endpoint(), error = with_causes(&error), "an option could not be changed on its socket");
+            tracing::warn!(listener = %name, endpoint = %socket.endpoint(), error = with_causes(&error), "an option of {name} could not be changed on its socket");
         }
     }
 

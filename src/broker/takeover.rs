@@ -55,7 +55,7 @@ impl Inheritance {
                 match ListenerName::try_from(name.as_str()) {
                     Ok(name) => inheritance.named.push((name, socket)),
                     Err(error) => {
-                        tracing::warn!(%error, name, "an inherited socket has no listener's name and is closed")
+                        tracing::warn!(%error, name, "the inherited socket {name:?} is closed: {error}")
                     }
                 }
             }
@@ -125,7 +125,7 @@ impl Broker {
                 }
                 Ok(_) => self.store.remove(&name),
                 Err(error) => {
-                    tracing::warn!(%error, name, "a stored socket is none of ours");
+                    tracing::warn!(%error, name, "what is stored as {name} is no socket of ours: {error}");
                     self.store.remove(&name);
                 }
             }
@@ -143,19 +143,19 @@ impl Broker {
                         Ok(SocketState::Listening) => Target::Listening,
                         _ => Target::Refusing,
                     };
-                    tracing::info!(event = "taken-over", %listener, endpoint = %slot.endpoint, inode = inode_of(&socket), "taken over");
+                    tracing::info!(event = "taken-over", %listener, endpoint = %slot.endpoint, inode = inode_of(&socket), "took {} for {listener} over", slot.endpoint);
                     self.sockets.insert(slot.id, socket);
                     self.table.succeeded(slot.id, state, Instant::now());
                     self.watch_hangups(slot.id, state);
                     names.remove(&slot.endpoint);
                 }
                 Err(error) => {
-                    tracing::error!(%listener, endpoint = %slot.endpoint, %error, "cannot take a socket over")
+                    tracing::error!(%listener, endpoint = %slot.endpoint, %error, "cannot take {} for {listener} over: {error}", slot.endpoint)
                 }
             }
         }
         for (endpoint, name) in names {
-            tracing::info!(event = "closed", %endpoint, "a stored socket is no longer configured");
+            tracing::info!(event = "closed", %endpoint, "{endpoint} is stored and no longer configured, and is let go");
             self.store.remove(&name);
         }
         self.find_holders();
@@ -195,7 +195,7 @@ fn endpoints_of(
         let endpoint = match endpoint_of(socket.as_fd()) {
             Ok(endpoint) => endpoint,
             Err(error) => {
-                tracing::warn!(%error, listener = %name, "an inherited descriptor is no bound socket and is closed");
+                tracing::warn!(%error, listener = %name, "what was inherited as {name} is no bound socket and is closed: {error}");
                 continue;
             }
         };

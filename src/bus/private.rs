@@ -102,7 +102,7 @@ pub async fn serve_private_socket(listener: UnixListener, broker: Handle) -> std
             Ok((stream, _)) => stream,
             Err(error) => {
                 // Out of descriptors, most likely: those who wait in the queue lose nothing.
-                tracing::warn!(%error, "cannot accept a connection to the private socket");
+                tracing::warn!(%error, "cannot accept a connection to the private socket: {error}");
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 continue;
             }

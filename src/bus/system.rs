@@ -25,7 +25,7 @@ pub async fn serve_system_bus(broker: Handle) {
         if let Some(path) = socket_path()
             && let Err(error) = path_appears(&path).await
         {
-            tracing::warn!(%error, path = %path.display(), "cannot wait for the system bus");
+            tracing::warn!(%error, path = %path.display(), "cannot wait for the system bus: {error}");
             tokio::time::sleep(RETRY).await;
         }
         match serve_once(&broker).await {
@@ -38,7 +38,10 @@ pub async fn serve_system_bus(broker: Handle) {
             Err(error) => {
                 let text = error.to_string();
                 if text != complained {
-                    tracing::warn!(error = text, "cannot serve the system bus, the private socket serves on");
+                    tracing::warn!(
+                        error = text,
+                        "cannot serve the system bus, the private socket serves on: {text}"
+                    );
                     complained = text;
                 }
                 let again = if is_refused(&error) { Duration::from_secs(1) } else { RETRY };
