@@ -115,6 +115,22 @@ fn a_new_configuration_leaves_unchanged_sockets_alone() {
     assert!(table.get("b").is_err());
 }
 
+#[test]
+fn who_holds_a_socket_holds_it_under_its_new_name_too() {
+    let (mut table, now) = (Table::default(), Instant::now());
+    table.configure(&wanted(&[("a", &[1, 2], Idle::Refuse), ("b", &[3], Idle::Refuse)]), now);
+    table.hold(&name("a"), HolderId(1), now);
+    obey(&mut table, now);
+    // Socket 1 is renamed, 2 goes over to a name that is there.
+    table.configure(&wanted(&[("b", &[3, 2], Idle::Refuse), ("c", &[1], Idle::Refuse)]), now);
+    obey(&mut table, now);
+    assert_eq!(state(&table, "c"), Some(Target::Listening), "its holder serves it");
+    assert_eq!(table.get("b").unwrap().1.slots[1].state, Some(Target::Listening));
+    assert_eq!(table.release(HolderId(1), now), [name("b"), name("c")]);
+    obey(&mut table, now);
+    assert_eq!((state(&table, "b"), state(&table, "c")), (Some(Target::Refusing), Some(Target::Refusing)));
+}
+
 #[derive(Debug, Clone)]
 enum Event {
     Hold(usize, u64),
