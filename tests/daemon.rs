@@ -423,3 +423,31 @@ fn the_system_bus_may_come_late_and_come_back() {
         }
     });
 }
+
+#[test]
+fn a_unix_socket_that_could_not_be_mended_is_bound_anew_before_it_is_handed_out() {
+    in_netns(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("run");
+        let path = directory.join("x.sock");
+        let daemon =
+            Daemon::start(&format!("[[listener]]\nname = \"web\"\nstream = \"{}\"\n", path.display()));
+        let served = Served::start(&daemon, &["web"], IDLE);
+        // As RuntimeDirectory= of a service that stops, with somebody else's file in its place.
+        fs::remove_dir_all(&directory).unwrap();
+        fs::write(&directory, "").unwrap();
+        served.end();
+        eventually("the listener has failed", || listener(&daemon, "web")["state"] == "failed");
+        assert_ne!(
+            run(&mut daemon.portbroker(&["exec", "web", "--", "true"])).0,
+            0,
+            "handed out without a name"
+        );
+        fs::remove_file(&directory).unwrap();
+        let served = Served::start(&daemon, &["web"], ACCEPT);
+        let mut hello = [0; 5];
+        UnixStream::connect(&path).unwrap().read_exact(&mut hello).unwrap();
+        served.end();
+        assert_eq!(listener(&daemon, "web")["state"], "listening");
+    });
+}
