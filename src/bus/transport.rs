@@ -17,7 +17,7 @@ use zbus::export::async_trait::async_trait;
 use zbus::fdo::ConnectionCredentials;
 
 /// The longest message that is taken: 253 names of listeners, each of the greatest length, and room.
-const MAX_MESSAGE: usize = 128 * 1024;
+pub(super) const MAX_MESSAGE: usize = 128 * 1024;
 /// The longest line of the authentication.
 const MAX_LINE: usize = 1024;
 /// What the length of a message can be told from.
@@ -84,11 +84,7 @@ impl Phase {
                     if !line.ends_with(b"\r\n") {
                         return Err(invalid("a line of the authentication does not end in CR LF"));
                     }
-                    *self = if begins(line) {
-                        Self::message()
-                    } else {
-                        Self::Line(Vec::new())
-                    };
+                    *self = if begins(line) { Self::message() } else { Self::Line(Vec::new()) };
                 }
             }
             Self::Prefix(prefix) => {
