@@ -60,19 +60,26 @@ impl Broker {
                 self.table.succeeded(id, Target::Refusing, Instant::now());
             }
             Err(error) => {
-                let taken_by = if matches!(error, BindError::InUse { .. }) {
-                    socket_owner::explain(&endpoint)
-                } else {
-                    None
-                };
-                let text = match taken_by {
-                    Some(owner) => {
-                        format!("{}: {owner}; it is tried again until it is free", with_causes(&error))
-                    }
-                    None => with_causes(&error),
-                };
+                let text = self.explained(id, &endpoint, &error);
                 self.fail(name, id, &endpoint, text);
             }
+        }
+    }
+
+    /// The error, with who is in the way. To find that out all processes are looked at, so it is done again only when
+    /// it is time for the next try, and not for everyone who asks for the listener meanwhile.
+    fn explained(&self, id: SocketId, endpoint: &Endpoint, error: &BindError) -> String {
+        let text = with_causes(error);
+        if !matches!(error, BindError::InUse { .. }) {
+            return text;
+        }
+        let recent = self.table.slot(id).and_then(|slot| slot.recent_error(Instant::now()));
+        if let Some(known) = recent.filter(|known| known.starts_with(&text)) {
+            return known.to_owned();
+        }
+        match socket_owner::explain(endpoint) {
+            Some(owner) => format!("{text}: {owner}; it is tried again until it is free"),
+            None => text,
         }
     }
 

@@ -73,6 +73,12 @@ impl Slot {
         self.trouble.as_ref().map(|trouble| trouble.error.as_str())
     }
 
+    /// The same while it is not yet time for the next try.
+    #[must_use]
+    pub fn recent_error(&self, now: Instant) -> Option<&str> {
+        self.trouble.as_ref().filter(|trouble| trouble.retry_at > now).map(|trouble| trouble.error.as_str())
+    }
+
     fn action(&self, target: Target) -> Option<Action> {
         match self.state {
             None => Some(Action::Bind(self.id)),
@@ -240,9 +246,14 @@ impl Table {
         });
     }
 
-    /// An action failed; the socket is as it was, and the action comes again after a back-off.
+    /// An action failed; the socket is as it was, and the action comes again after a back-off. An impatient try
+    /// leaves the back-off as it is: whoever asks again and again does not put the next try off.
     pub fn failed(&mut self, id: SocketId, error: String, now: Instant) {
         self.change_slot(id, now, |slot| {
+            if let Some(trouble) = slot.trouble.as_mut().filter(|trouble| trouble.retry_at > now) {
+                trouble.error = error;
+                return;
+            }
             let attempts = slot.trouble.as_ref().map_or(0, |t| t.attempts).saturating_add(1);
             slot.trouble = Some(Trouble { error, attempts, retry_at: now + back_off(attempts) });
         });

@@ -90,6 +90,12 @@ fn a_port_that_cannot_be_bound_is_tried_again_ever_more_seldom() {
         assert_eq!(table.actions(now), []);
         assert_eq!(table.actions_of(&name("web"), now, true), actions);
         assert_eq!(table.next_due(), Some(now + Duration::from_secs(seconds)));
+        // Somebody who asks for it meanwhile does not put the next try off, nor has its reason looked for anew.
+        let slot = &table.get("web").unwrap().1.slots[0];
+        assert_eq!(slot.recent_error(now), Some("taken"));
+        assert_eq!(slot.recent_error(now + Duration::from_secs(seconds)), None);
+        table.failed(id, "taken".into(), now + Duration::from_millis(500));
+        assert_eq!(table.next_due(), Some(now + Duration::from_secs(seconds)));
         now += Duration::from_secs(seconds);
     }
     assert_eq!(table.get("web").unwrap().1.slots[0].error(), Some("taken"));
