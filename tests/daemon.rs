@@ -451,3 +451,33 @@ fn a_unix_socket_that_could_not_be_mended_is_bound_anew_before_it_is_handed_out(
         assert_eq!(listener(&daemon, "web")["state"], "listening");
     });
 }
+
+#[test]
+fn a_holder_that_stops_its_socket_without_end_keeps_nobody_else_waiting() {
+    in_netns(|| {
+        let daemon = Daemon::start(
+            "[[listener]]\nname = \"web\"\nstream = \"127.0.0.1:7803-8050\"\n[[listener]]\nname = \"db\"\nstream = \"127.0.0.1:7802\"\n",
+        );
+        let script = "import os, socket, sys, threading
+for _ in range(3):
+    if os.fork() == 0:
+        ls = [socket.socket(fileno=3 + i) for i in range(248)]
+        while os.getppid() != 1:
+          for l in ls:
+            try: l.shutdown(socket.SHUT_RD)
+            except OSError: pass
+        os._exit(0)
+print('ready', flush=True); sys.stdin.read()
+os.killpg(0, 9)";
+        let script = format!("import os; os.setpgid(0, 0)\n{script}");
+        let mut spoiler = Served::start(&daemon, &["web"], &script);
+        let begin = Instant::now();
+        for _ in 0..3 {
+            assert_eq!(run(&mut daemon.portbroker(&["exec", "db", "--", "true"])).0, 0);
+        }
+        let took = begin.elapsed();
+        drop(spoiler.0.stdin.take());
+        spoiler.0.wait().unwrap();
+        assert!(took < Duration::from_secs(8), "{took:?}");
+    });
+}
