@@ -289,3 +289,27 @@ fn without_a_private_socket_the_system_bus_is_asked() {
         );
     });
 }
+
+#[test]
+fn a_huge_message_does_not_get_the_daemon_thrown_off_the_bus() {
+    in_netns(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let bus = Bus::start(folder.path());
+        let daemon = Daemon::start_with(CONFIGURATION, |command| {
+            command.env("DBUS_SYSTEM_BUS_ADDRESS", &bus.address);
+        });
+        wait_for("the name on the bus", || daemon.log().contains("serving the system bus"));
+        // An answer that quotes this is longer than what the bus takes, and it disconnects who sends it.
+        let quotes = "\"".repeat(20 << 20);
+        let said = ask(async {
+            let address: &str = &bus.address;
+            let bus = zbus::connection::Builder::address(address).build().await.unwrap();
+            let (name, path) = ("org.portbroker.PortBroker1", "/org/portbroker/PortBroker1");
+            let body = ("org.portbroker.PortBroker1.Manager", quotes.as_str());
+            let properties = Some("org.freedesktop.DBus.Properties");
+            bus.call_method(Some(name), path, properties, "Get", &body).await.unwrap_err().to_string()
+        });
+        assert!(said.contains("org.freedesktop.DBus.Error.LimitsExceeded"), "{said}");
+        assert!(!daemon.log().contains("the system bus is gone"), "{}", daemon.log());
+    });
+}

@@ -423,3 +423,61 @@ fn the_system_bus_may_come_late_and_come_back() {
         }
     });
 }
+
+#[test]
+fn a_unix_socket_that_could_not_be_mended_is_bound_anew_before_it_is_handed_out() {
+    in_netns(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("run");
+        let path = directory.join("x.sock");
+        let daemon =
+            Daemon::start(&format!("[[listener]]\nname = \"web\"\nstream = \"{}\"\n", path.display()));
+        let served = Served::start(&daemon, &["web"], IDLE);
+        // As RuntimeDirectory= of a service that stops, with somebody else's file in its place.
+        fs::remove_dir_all(&directory).unwrap();
+        fs::write(&directory, "").unwrap();
+        served.end();
+        eventually("the listener has failed", || listener(&daemon, "web")["state"] == "failed");
+        assert_ne!(
+            run(&mut daemon.portbroker(&["exec", "web", "--", "true"])).0,
+            0,
+            "handed out without a name"
+        );
+        fs::remove_file(&directory).unwrap();
+        let served = Served::start(&daemon, &["web"], ACCEPT);
+        let mut hello = [0; 5];
+        UnixStream::connect(&path).unwrap().read_exact(&mut hello).unwrap();
+        served.end();
+        assert_eq!(listener(&daemon, "web")["state"], "listening");
+    });
+}
+
+#[test]
+fn a_holder_that_stops_its_socket_without_end_keeps_nobody_else_waiting() {
+    in_netns(|| {
+        let daemon = Daemon::start(
+            "[[listener]]\nname = \"web\"\nstream = \"127.0.0.1:7803-8050\"\n[[listener]]\nname = \"db\"\nstream = \"127.0.0.1:7802\"\n",
+        );
+        let script = "import os, socket, sys, threading
+for _ in range(3):
+    if os.fork() == 0:
+        ls = [socket.socket(fileno=3 + i) for i in range(248)]
+        while os.getppid() != 1:
+          for l in ls:
+            try: l.shutdown(socket.SHUT_RD)
+            except OSError: pass
+        os._exit(0)
+print('ready', flush=True); sys.stdin.read()
+os.killpg(0, 9)";
+        let script = format!("import os; os.setpgid(0, 0)\n{script}");
+        let mut spoiler = Served::start(&daemon, &["web"], &script);
+        let begin = Instant::now();
+        for _ in 0..3 {
+            assert_eq!(run(&mut daemon.portbroker(&["exec", "db", "--", "true"])).0, 0);
+        }
+        let took = begin.elapsed();
+        drop(spoiler.0.stdin.take());
+        spoiler.0.wait().unwrap();
+        assert!(took < Duration::from_secs(8), "{took:?}");
+    });
+}

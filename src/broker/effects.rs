@@ -2,7 +2,7 @@
 
 use super::view::{self, ListenerView, SocketView, View};
 use super::{Broker, Refusal};
-use crate::kernel::socket::{BindError, ListenerSocket, Mended, SocketError, SocketState};
+use crate::kernel::socket::{BindError, ListenerSocket, Mended, SocketError, SocketState, endpoint_of};
 use crate::kernel::socket_owner;
 
 use crate::listeners::{Action, Listener, SocketId, Target};
@@ -60,19 +60,26 @@ impl Broker {
                 self.table.succeeded(id, Target::Refusing, Instant::now());
             }
             Err(error) => {
-                let taken_by = if matches!(error, BindError::InUse { .. }) {
-                    socket_owner::explain(&endpoint)
-                } else {
-                    None
-                };
-                let text = match taken_by {
-                    Some(owner) => {
-                        format!("{}: {owner}; it is tried again until it is free", with_causes(&error))
-                    }
-                    None => with_causes(&error),
-                };
+                let text = self.explained(id, &endpoint, &error);
                 self.fail(name, id, &endpoint, text);
             }
+        }
+    }
+
+    /// The error, with who is in the way. To find that out all processes are looked at, so it is done again only when
+    /// it is time for the next try, and not for everyone who asks for the listener meanwhile.
+    fn explained(&self, id: SocketId, endpoint: &Endpoint, error: &BindError) -> String {
+        let text = with_causes(error);
+        if !matches!(error, BindError::InUse { .. }) {
+            return text;
+        }
+        let recent = self.table.slot(id).and_then(|slot| slot.recent_error(Instant::now()));
+        if let Some(known) = recent.filter(|known| known.starts_with(&text)) {
+            return known.to_owned();
+        }
+        match socket_owner::explain(endpoint) {
+            Some(owner) => format!("{text}: {owner}; it is tried again until it is free"),
+            None => text,
         }
     }
 
@@ -166,11 +173,28 @@ impl Broker {
                 self.watch_hangups(id, state);
             }
             Err(error) => {
+                self.not_repaired(id);
                 self.fail(name, id, &endpoint, with_causes(&error));
                 return;
             }
         }
         self.table.succeeded(id, state, Instant::now());
+    }
+
+    /// The table gets to know what the kernel says of a socket that could not be repaired, so that it is tried again.
+    /// A unix socket that lost its name is nothing to hand out: it is bound anew.
+    fn not_repaired(&mut self, id: SocketId) {
+        let Some(socket) = self.sockets.get(&id) else { return };
+        if matches!(socket.endpoint(), Endpoint::Unix(_)) && endpoint_of(socket.as_fd()).is_err() {
+            let _ = self.hangups.remove(socket.as_fd());
+            self.store.remove(&store_name(inode_of(socket)));
+            self.sockets.remove(&id);
+            self.table.lost(id, Instant::now());
+        } else {
+            let listens = matches!(socket.state(), Ok(SocketState::Listening));
+            let state = if listens { Target::Listening } else { Target::Refusing };
+            self.table.succeeded(id, state, Instant::now());
+        }
     }
 
     /// A socket hung up. Where it should listen, somebody who shares it stopped it: it listens again.

@@ -94,10 +94,16 @@ impl Broker {
                     return;
                 }
                 id = self.holders.gone() => Event::HolderGone(id),
-                id = self.hangups.next() => Event::HungUp(id),
-                command = self.commands.recv() => Event::Command(command),
-                () = until(due) => Event::Due,
-                () = self.assert.next() => Event::AssertReservedPorts,
+                // Each of these in its turn: a holder can make its sockets hang up without end, and callers can call
+                // without end, and neither may keep the others waiting.
+                event = async {
+                    tokio::select! {
+                        id = self.hangups.next() => Event::HungUp(id),
+                        command = self.commands.recv() => Event::Command(command),
+                        () = until(due) => Event::Due,
+                        () = self.assert.next() => Event::AssertReservedPorts,
+                    }
+                } => event,
             };
             match event {
                 Event::Command(None) => return,

@@ -2,6 +2,7 @@
 
 use super::caller::BusIdentity;
 use super::manager::Manager;
+use super::transport::MAX_MESSAGE;
 use crate::broker::Handle;
 use crate::kernel::inotify::path_appears;
 use futures_util::StreamExt as _;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
 use zbus::connection::Builder;
+use zbus::message::{Flags, Message, Type};
 
 /// Calls of the bus that are answered at once; more are refused, since one connection serves everybody.
 const CALLS_AT_ONCE: usize = 64;
@@ -81,6 +83,12 @@ async fn serve_once(broker: &Handle) -> zbus::Result<()> {
             message = messages.next() => {
                 let Some(message) = message else { return Ok(()) };
                 let Ok(message) = message else { return Ok(()) };
+                // Before anything is made of it: the bus lets everybody send 32 MiB, and disconnects us for an answer
+                // that repeats more than that.
+                if message.data().len() > MAX_MESSAGE {
+                    refuse_for_length(&connection, &message).await;
+                    continue;
+                }
                 // A task a call: to know the caller the bus is asked, and its answer comes by this loop's stream.
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
                     let limits = "org.freedesktop.DBus.Error.LimitsExceeded";
@@ -101,5 +109,15 @@ async fn serve_once(broker: &Handle) -> zbus::Result<()> {
                 Err(RecvError::Closed) => return Ok(()),
             },
         }
+    }
+}
+
+async fn refuse_for_length(connection: &zbus::Connection, message: &Message) {
+    let header = message.header();
+    let expects = !header.primary().flags().contains(Flags::NO_REPLY_EXPECTED);
+    if message.message_type() == Type::MethodCall && expects {
+        let limits = "org.freedesktop.DBus.Error.LimitsExceeded";
+        let _ =
+            connection.reply_error(&header, limits, &"the message is longer than what is taken here").await;
     }
 }

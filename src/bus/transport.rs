@@ -9,6 +9,7 @@ use crate::kernel::stream;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use zbus::connection::socket::{ReadHalf, Socket, Split, WriteHalf};
@@ -16,7 +17,7 @@ use zbus::export::async_trait::async_trait;
 use zbus::fdo::ConnectionCredentials;
 
 /// The longest message that is taken: 253 names of listeners, each of the greatest length, and room.
-const MAX_MESSAGE: usize = 128 * 1024;
+pub(super) const MAX_MESSAGE: usize = 128 * 1024;
 /// The longest line of the authentication.
 const MAX_LINE: usize = 1024;
 /// What the length of a message can be told from.
@@ -42,8 +43,11 @@ impl Socket for Transport {
 
     fn split(self) -> Split<Reader, Writer> {
         let credentials = Credentials(self.uid);
-        let reader = Reader { stream: Arc::clone(&self.stream), credentials, phase: Phase::Line(Vec::new()) };
-        Split::new(reader, Writer { stream: self.stream, credentials })
+        let accepted = Arc::new(AtomicBool::new(false));
+        let phase = Phase::Line(Vec::new());
+        let reader =
+            Reader { stream: Arc::clone(&self.stream), credentials, phase, accepted: Arc::clone(&accepted) };
+        Split::new(reader, Writer { stream: self.stream, credentials, accepted })
     }
 }
 
@@ -77,11 +81,10 @@ impl Phase {
                     return Err(invalid("a line of the authentication is too long"));
                 }
                 if line.ends_with(b"\n") {
-                    *self = if line.as_slice() == b"BEGIN\r\n" {
-                        Self::message()
-                    } else {
-                        Self::Line(Vec::new())
-                    };
+                    if !line.ends_with(b"\r\n") {
+                        return Err(invalid("a line of the authentication does not end in CR LF"));
+                    }
+                    *self = if begins(line) { Self::message() } else { Self::Line(Vec::new()) };
                 }
             }
             Self::Prefix(prefix) => {
@@ -116,6 +119,12 @@ impl Phase {
     }
 }
 
+/// Whether the messages begin after this line. It is told as zbus tells it, by the first word, whatever blanks and
+/// words are around it: else zbus would read messages where nobody looks at their length.
+fn begins(line: &[u8]) -> bool {
+    line.split(u8::is_ascii_whitespace).find(|word| !word.is_empty()) == Some(b"BEGIN")
+}
+
 /// The length of a message, header included: D-Bus specification, "Message Format".
 fn message_length(prefix: &[u8]) -> Option<usize> {
     let number = |at: usize| {
@@ -138,6 +147,7 @@ pub(super) struct Reader {
     stream: Arc<UnixStream>,
     credentials: Credentials,
     phase: Phase,
+    accepted: Arc<AtomicBool>,
 }
 
 #[async_trait]
@@ -155,7 +165,13 @@ impl ReadHalf for Reader {
             stream::receive(stream, buffer.get_mut(..wanted).unwrap_or_default())
         };
         let count = self.stream.async_io(Interest::READABLE, || read(&self.stream, buffer)).await?;
+        let in_line = matches!(self.phase, Phase::Line(_));
         self.phase.advance(buffer.get(..count).unwrap_or_default())?;
+        // zbus answers a BEGIN that comes too early with an error and goes on with the authentication, and would
+        // then begin with the messages at another place than we do.
+        if in_line && matches!(self.phase, Phase::Prefix(_)) && !self.accepted.load(Ordering::Relaxed) {
+            return Err(invalid("BEGIN comes before the authentication"));
+        }
         Ok((count, Vec::new()))
     }
 
@@ -173,11 +189,19 @@ impl ReadHalf for Reader {
 pub(super) struct Writer {
     stream: Arc<UnixStream>,
     credentials: Credentials,
+    /// Whether the authentication was accepted, by the last that was said of it.
+    accepted: Arc<AtomicBool>,
 }
 
 #[async_trait]
 impl WriteHalf for Writer {
     async fn sendmsg(&mut self, buffer: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+        // No message begins like these.
+        if buffer.starts_with(b"OK ") {
+            self.accepted.store(true, Ordering::Relaxed);
+        } else if buffer.starts_with(b"REJECTED") {
+            self.accepted.store(false, Ordering::Relaxed);
+        }
         self.stream.async_io(Interest::WRITABLE, || stream::send(&*self.stream, buffer, fds)).await
     }
 
@@ -246,6 +270,31 @@ mod tests {
         fn garbage_is_no_panic(garbage in proptest::collection::vec(any::<u8>(), 0..200), sizes in proptest::collection::vec(1usize..70, 1..9), authenticated: bool) {
             let head = if authenticated { AUTH } else { b"" };
             let _ = feed(&[head, &garbage].concat(), &sizes);
+        }
+    }
+
+    #[test]
+    fn whatever_zbus_takes_for_the_last_line_is_the_last_line() {
+        for end in ["BEGIN\r\n", "BEGIN \r\n", " BEGIN\r\n", "BEGIN now\r\n", "\tBEGIN\t\r\n"] {
+            let long = message(MAX_MESSAGE);
+            let stream = [b"\0AUTH EXTERNAL 30\r\n", end.as_bytes(), &long[..PREFIX]].concat();
+            assert!(feed(&stream, &[100]).is_err(), "a message of any length after {end:?}");
+        }
+        // zbus looks at the byte before the end of the line, and there is none.
+        assert!(feed(b"\n", &[100]).is_err());
+        assert!(feed(b"\0AUTH\n", &[100]).is_err());
+    }
+
+    #[tokio::test]
+    async fn messages_begin_only_after_the_authentication_was_accepted() {
+        for (said, begins) in [(&[][..], false), (&["OK 1"], true), (&["OK 1", "REJECTED EXTERNAL"], false)] {
+            let (here, there) = UnixStream::pair().unwrap();
+            let (mut reader, mut writer) = Transport::new(here, 0).split().take();
+            for line in said {
+                writer.sendmsg(format!("{line}\r\n").as_bytes(), &[]).await.unwrap();
+            }
+            there.try_write(b"BEGIN\r\n").unwrap();
+            assert_eq!(reader.recvmsg(&mut [0; 1024]).await.is_ok(), begins, "after {said:?}");
         }
     }
 

@@ -73,6 +73,12 @@ impl Slot {
         self.trouble.as_ref().map(|trouble| trouble.error.as_str())
     }
 
+    /// The same while it is not yet time for the next try.
+    #[must_use]
+    pub fn recent_error(&self, now: Instant) -> Option<&str> {
+        self.trouble.as_ref().filter(|trouble| trouble.retry_at > now).map(|trouble| trouble.error.as_str())
+    }
+
     fn action(&self, target: Target) -> Option<Action> {
         match self.state {
             None => Some(Action::Bind(self.id)),
@@ -140,24 +146,32 @@ pub struct UnknownListener(pub String);
 
 impl Table {
     /// Takes a new configuration. A socket whose endpoint is in it stays as it is, under whatever name; a new
-    /// endpoint gets a slot that is not bound yet. The holders of a name that stays keep it.
+    /// endpoint gets a slot that is not bound yet. The holders of a name that stays keep it, and those of a socket
+    /// that goes to another name hold that one too: they have the socket, whatever it is called now.
     pub fn configure(&mut self, wanted: &BTreeMap<ListenerName, ListenerConfig>, now: Instant) -> Change {
         let old = std::mem::take(&mut self.listeners);
         self.owners.clear();
         self.due.clear();
         let mut change = Change::default();
-        let mut slots: HashMap<Endpoint, Slot> = HashMap::new();
+        let mut slots: HashMap<Endpoint, (Slot, ListenerName)> = HashMap::new();
         let mut holders = BTreeMap::new();
         for (name, listener) in old {
-            slots.extend(listener.slots.into_iter().map(|slot| (slot.endpoint.clone(), slot)));
+            let of = |slot: Slot| (slot.endpoint.clone(), (slot, name.clone()));
+            slots.extend(listener.slots.into_iter().map(of));
             holders.insert(name, (listener.holders, listener.unheld_since));
         }
         for (name, config) in wanted {
             let mut of_listener = Vec::with_capacity(config.endpoints.len());
+            let (mut held_by, unheld_since) = holders.get(name).cloned().unwrap_or((BTreeSet::new(), now));
             for endpoint in &config.endpoints {
                 let slot = match slots.remove(endpoint) {
-                    Some(slot) => {
+                    Some((slot, of)) => {
                         change.kept.push(slot.id);
+                        if of != *name
+                            && let Some((others, _)) = holders.get(&of)
+                        {
+                            held_by.extend(others);
+                        }
                         slot
                     }
                     None => self.new_slot(endpoint),
@@ -165,7 +179,9 @@ impl Table {
                 self.owners.insert(slot.id, name.clone());
                 of_listener.push(slot);
             }
-            let (held_by, unheld_since) = holders.remove(name).unwrap_or((BTreeSet::new(), now));
+            for holder in &held_by {
+                self.held.entry(*holder).or_default().insert(name.clone());
+            }
             let listener = Listener {
                 config: config.clone(),
                 slots: of_listener,
@@ -176,7 +192,7 @@ impl Table {
             self.listeners.insert(name.clone(), listener);
             self.reschedule(name, now);
         }
-        change.close = slots.into_values().map(|slot| slot.id).collect();
+        change.close = slots.into_values().map(|(slot, _)| slot.id).collect();
         change.close.sort_unstable();
         for names in self.held.values_mut() {
             names.retain(|name| self.listeners.contains_key(name));
@@ -230,9 +246,14 @@ impl Table {
         });
     }
 
-    /// An action failed; the socket is as it was, and the action comes again after a back-off.
+    /// An action failed; the socket is as it was, and the action comes again after a back-off. An impatient try
+    /// leaves the back-off as it is: whoever asks again and again does not put the next try off.
     pub fn failed(&mut self, id: SocketId, error: String, now: Instant) {
         self.change_slot(id, now, |slot| {
+            if let Some(trouble) = slot.trouble.as_mut().filter(|trouble| trouble.retry_at > now) {
+                trouble.error = error;
+                return;
+            }
             let attempts = slot.trouble.as_ref().map_or(0, |t| t.attempts).saturating_add(1);
             slot.trouble = Some(Trouble { error, attempts, retry_at: now + back_off(attempts) });
         });

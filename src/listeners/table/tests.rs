@@ -90,6 +90,12 @@ fn a_port_that_cannot_be_bound_is_tried_again_ever_more_seldom() {
         assert_eq!(table.actions(now), []);
         assert_eq!(table.actions_of(&name("web"), now, true), actions);
         assert_eq!(table.next_due(), Some(now + Duration::from_secs(seconds)));
+        // Somebody who asks for it meanwhile does not put the next try off, nor has its reason looked for anew.
+        let slot = &table.get("web").unwrap().1.slots[0];
+        assert_eq!(slot.recent_error(now), Some("taken"));
+        assert_eq!(slot.recent_error(now + Duration::from_secs(seconds)), None);
+        table.failed(id, "taken".into(), now + Duration::from_millis(500));
+        assert_eq!(table.next_due(), Some(now + Duration::from_secs(seconds)));
         now += Duration::from_secs(seconds);
     }
     assert_eq!(table.get("web").unwrap().1.slots[0].error(), Some("taken"));
@@ -113,6 +119,22 @@ fn a_new_configuration_leaves_unchanged_sockets_alone() {
     assert!(a.holders.contains(&HolderId(1)));
     assert_eq!(table.owner(ids[0]).unwrap().0, &name("c"));
     assert!(table.get("b").is_err());
+}
+
+#[test]
+fn who_holds_a_socket_holds_it_under_its_new_name_too() {
+    let (mut table, now) = (Table::default(), Instant::now());
+    table.configure(&wanted(&[("a", &[1, 2], Idle::Refuse), ("b", &[3], Idle::Refuse)]), now);
+    table.hold(&name("a"), HolderId(1), now);
+    obey(&mut table, now);
+    // Socket 1 is renamed, 2 goes over to a name that is there.
+    table.configure(&wanted(&[("b", &[3, 2], Idle::Refuse), ("c", &[1], Idle::Refuse)]), now);
+    obey(&mut table, now);
+    assert_eq!(state(&table, "c"), Some(Target::Listening), "its holder serves it");
+    assert_eq!(table.get("b").unwrap().1.slots[1].state, Some(Target::Listening));
+    assert_eq!(table.release(HolderId(1), now), [name("b"), name("c")]);
+    obey(&mut table, now);
+    assert_eq!((state(&table, "b"), state(&table, "c")), (Some(Target::Refusing), Some(Target::Refusing)));
 }
 
 #[derive(Debug, Clone)]
