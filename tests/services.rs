@@ -210,6 +210,33 @@ fn without_a_broker_a_service_binds_for_itself_unless_it_must_not() {
 }
 
 #[test]
+fn sockets_come_in_the_order_of_the_section_and_under_their_names() {
+    let show = "import os, socket\nnames = os.environ['LISTEN_FDNAMES'].split(':')\n\
+                for n, name in enumerate(names): print(name, socket.socket(fileno=3 + n).getsockname()[1])\n";
+    let mut section = String::new();
+    for port in 3361..=3366 {
+        section.push_str(&format!("ListenStream=127.0.0.1:{port}\n"));
+    }
+    let lab = installed("order")
+        .file("/opt/show.py", show)
+        .unit(
+            "order.service",
+            &format!(
+                "[Service]\nType=oneshot\nExecStart=/usr/bin/python3 /opt/show.py\n\
+                 [X-PortBroker]\n{section}FileDescriptorName=z\n\
+                 ListenStream=127.0.0.1:3360\nFileDescriptorName=a \\x \"b\" $HOME %%n \\\\\n\
+                 ListenStream=127.0.0.1:3359\n"
+            ),
+        )
+        .boot();
+    for _ in 0..2 {
+        lab.ok("systemctl restart order");
+    }
+    let once = "z 3361\nz 3362\nz 3363\nz 3364\nz 3365\nz 3366\na \\x \"b\" $HOME %n \\\\ 3360\norder 3359";
+    assert_eq!(lab.ok("journalctl -u order -o cat -t python3"), format!("{once}\n{once}"));
+}
+
+#[test]
 fn check_warns_of_forking_services_and_refuses_a_socket_unit_on_the_same_address() {
     let lab = installed("check")
         .unit(

@@ -40,13 +40,15 @@ pub(crate) fn run(broker: &Broker, output: Output, arguments: &Deposit) -> Resul
         }
         Err(failure) => return Err(failure),
     };
-    let sockets = by_name(&sockets);
+    let asked = sockets;
+    let sockets = by_name(&asked);
     // All removals first: systemd ignores a socket that is still in the store under another name.
     for name in sockets.keys() {
         store.remove(name)?;
     }
-    for (name, sockets) in &sockets {
-        store.add(name, sockets)?;
+    // systemd hands out first what was stored last, and what came in one message in no order at all.
+    for (name, socket) in asked.iter().rev() {
+        store.add(name, socket.as_fd())?;
     }
     store.barrier()?;
     let deposited =
