@@ -210,6 +210,34 @@ fn without_a_broker_a_service_binds_for_itself_unless_it_must_not() {
 }
 
 #[test]
+fn a_broker_that_was_stopped_does_not_bind_beside_what_a_running_service_holds() {
+    let lab = installed("beside")
+        .unit(
+            "held.service",
+            "[Service]\nExecStart=/usr/bin/python3 /opt/serve.py 3351\n\
+             [X-PortBroker]\nListenStream=127.0.0.1:3351\n",
+        )
+        .boot();
+    lab.ok("systemctl start held");
+    lab.ok("systemctl stop portbroker.socket portbroker.service && systemctl start portbroker.service");
+
+    lab.step("every connection is the service's");
+    for _ in 0..20 {
+        assert_eq!(lab.ask("3351"), "given held");
+    }
+    let said = lab.fails("portbroker status");
+    assert!(said.contains("from an earlier broker"), "{said}");
+
+    lab.step("its restart puts it right");
+    lab.ok("systemctl restart held");
+    for _ in 0..20 {
+        assert_eq!(lab.ask("3351"), "given held");
+    }
+    lab.ok("portbroker status");
+    assert_eq!(stored(&lab, "held"), "1");
+}
+
+#[test]
 fn sockets_come_in_the_order_of_the_section_and_under_their_names() {
     let show = "import os, socket\nnames = os.environ['LISTEN_FDNAMES'].split(':')\n\
                 for n, name in enumerate(names): print(name, socket.socket(fileno=3 + n).getsockname()[1])\n";
