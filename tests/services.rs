@@ -178,6 +178,15 @@ fn sockets_in_the_file_system_need_more_privileges_and_the_broker_starts_anew_to
     assert_eq!(lab.ok("stat -c '%a %U' /srv/deep/down/socket"), "600 daemon");
     assert_eq!(inodes(&lab, "tcp"), before);
     lab.ok("portbroker status");
+
+    lab.step("a socket in /dev is everybody's");
+    lab.write(
+        "/etc/systemd/system/dev.service",
+        "[Service]\nExecStart=/usr/bin/python3 /opt/serve.py /dev/x\n[X-PortBroker]\nListenStream=/dev/x\n",
+    );
+    lab.ok("systemctl daemon-reload");
+    lab.wait_for("test -S /dev/x && systemctl start dev", 10);
+    assert_eq!(lab.ask("/dev/x"), "given dev");
 }
 
 #[test]
