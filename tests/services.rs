@@ -178,6 +178,15 @@ fn sockets_in_the_file_system_need_more_privileges_and_the_broker_starts_anew_to
     assert_eq!(lab.ok("stat -c '%a %U' /srv/deep/down/socket"), "600 daemon");
     assert_eq!(inodes(&lab, "tcp"), before);
     lab.ok("portbroker status");
+
+    lab.step("a socket in /dev is everybody's");
+    lab.write(
+        "/etc/systemd/system/dev.service",
+        "[Service]\nExecStart=/usr/bin/python3 /opt/serve.py /dev/x\n[X-PortBroker]\nListenStream=/dev/x\n",
+    );
+    lab.ok("systemctl daemon-reload");
+    lab.wait_for("test -S /dev/x && systemctl start dev", 10);
+    assert_eq!(lab.ask("/dev/x"), "given dev");
 }
 
 #[test]
@@ -207,6 +216,61 @@ fn without_a_broker_a_service_binds_for_itself_unless_it_must_not() {
     lab.ok("systemctl stop may && systemctl start portbroker.service && systemctl start may must");
     assert_eq!(lab.ask("3301"), "given may");
     assert_eq!(lab.ask("3302"), "given must");
+}
+
+#[test]
+fn a_broker_that_was_stopped_does_not_bind_beside_what_a_running_service_holds() {
+    let lab = installed("beside")
+        .unit(
+            "held.service",
+            "[Service]\nExecStart=/usr/bin/python3 /opt/serve.py 3351\n\
+             [X-PortBroker]\nListenStream=127.0.0.1:3351\n",
+        )
+        .boot();
+    lab.ok("systemctl start held");
+    lab.ok("systemctl stop portbroker.socket portbroker.service && systemctl start portbroker.service");
+
+    lab.step("every connection is the service's");
+    for _ in 0..20 {
+        assert_eq!(lab.ask("3351"), "given held");
+    }
+    let said = lab.fails("portbroker status");
+    assert!(said.contains("from an earlier broker"), "{said}");
+
+    lab.step("its restart puts it right");
+    lab.ok("systemctl restart held");
+    for _ in 0..20 {
+        assert_eq!(lab.ask("3351"), "given held");
+    }
+    lab.ok("portbroker status");
+    assert_eq!(stored(&lab, "held"), "1");
+}
+
+#[test]
+fn sockets_come_in_the_order_of_the_section_and_under_their_names() {
+    let show = "import os, socket\nnames = os.environ['LISTEN_FDNAMES'].split(':')\n\
+                for n, name in enumerate(names): print(name, socket.socket(fileno=3 + n).getsockname()[1])\n";
+    let mut section = String::new();
+    for port in 3361..=3366 {
+        section.push_str(&format!("ListenStream=127.0.0.1:{port}\n"));
+    }
+    let lab = installed("order")
+        .file("/opt/show.py", show)
+        .unit(
+            "order.service",
+            &format!(
+                "[Service]\nType=oneshot\nExecStart=/usr/bin/python3 /opt/show.py\n\
+                 [X-PortBroker]\n{section}FileDescriptorName=z\n\
+                 ListenStream=127.0.0.1:3360\nFileDescriptorName=a \\x \"b\" $HOME %%n \\\\\n\
+                 ListenStream=127.0.0.1:3359\n"
+            ),
+        )
+        .boot();
+    for _ in 0..2 {
+        lab.ok("systemctl restart order");
+    }
+    let once = "z 3361\nz 3362\nz 3363\nz 3364\nz 3365\nz 3366\na \\x \"b\" $HOME %n \\\\ 3360\norder 3359";
+    assert_eq!(lab.ok("journalctl -u order -o cat -t python3"), format!("{once}\n{once}"));
 }
 
 #[test]

@@ -52,6 +52,18 @@ impl Broker {
     fn bind(&mut self, name: &ListenerName, id: SocketId) {
         let Some((_, listener)) = self.table.owner(id) else { return };
         let Some(endpoint) = self.table.slot(id).map(|slot| slot.endpoint.clone()) else { return };
+        if ListenerSocket::has_company(&endpoint, &listener.config.options) {
+            let ours = self.sockets.values().map(inode_of).collect();
+            if socket_owner::left_behind(&endpoint, &ours) {
+                let owner = socket_owner::explain(&endpoint).unwrap_or_default();
+                let error = BindError::InUse { endpoint: endpoint.clone() };
+                let text = format!(
+                    "{error}: {owner}; it is tried again until it is free; a service that has it from an earlier \
+                     broker gives it up with \"systemctl restart\""
+                );
+                return self.fail(name, id, &endpoint, text);
+            }
+        }
         match ListenerSocket::bind(&endpoint, &listener.config.options) {
             Ok(socket) => {
                 tracing::info!(event = "bound", listener = %name, %endpoint, inode = inode_of(&socket), "holds {endpoint} for {name}");

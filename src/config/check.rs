@@ -3,7 +3,7 @@
 //! Finding the listeners that are on one address takes time in proportion to their number: a host may have
 //! ten thousand.
 
-use super::definition::Definition;
+use super::definition::{Definition, boolean};
 use super::fault::Fault;
 use super::key::Key;
 use super::sockets::SocketUnit;
@@ -12,6 +12,7 @@ use super::{Idle, Severity};
 use crate::model::{Endpoint, InetEndpoint, ListenerName, SocketKind, UnixAddress};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::path::Path;
 
 /// An endpoint: the index of its definition, and its own there.
 type At = (usize, usize);
@@ -215,8 +216,36 @@ pub(super) fn socket_units(
     }
 }
 
-/// Services that will hardly take the sockets.
+/// Paths that only root can reach: systemd moves the `RuntimeDirectory=` of a service with `DynamicUser=` into
+/// /run/private (0700) where it is to be kept, and it is kept where a brokered socket is in it.
+fn private_directory(unit: &Unit, listeners: &[Definition], faults: &mut Vec<Fault>) {
+    let dynamic = unit.value("Service", "DynamicUser").and_then(|setting| boolean(&setting.value));
+    if dynamic != Some(true) {
+        return;
+    }
+    for setting in unit.values("Service", "RuntimeDirectory") {
+        for word in setting.value.split_ascii_whitespace() {
+            let Ok(name) = unit.expand(word.split(':').next().unwrap_or_default()) else { continue };
+            let inside = |endpoint: &&Endpoint| match endpoint {
+                Endpoint::Unix(unix) => matches!(&unix.address, UnixAddress::Path(path)
+                    if ["/run", "/var/run"].iter().any(|run| path.starts_with(Path::new(run).join(&name)))),
+                Endpoint::Inet(_) => false,
+            };
+            if let Some(endpoint) = listeners.iter().flat_map(|l| &l.config.endpoints).find(inside) {
+                let message = format!(
+                    "only root can reach {endpoint}: {} has DynamicUser=, and systemd makes its /run/{name} private",
+                    unit.name
+                );
+                let fault = Fault::warning(setting.origin.clone(), message);
+                faults.push(fault.help("put the socket elsewhere, such as right below /run"));
+            }
+        }
+    }
+}
+
+/// Services that will hardly take the sockets, or will not be reached by them.
 pub(super) fn service(unit: &Unit, listeners: &[Definition], faults: &mut Vec<Fault>) {
+    private_directory(unit, listeners, faults);
     let Some(setting) = unit.value("Service", "Type").filter(|setting| setting.value == "forking") else {
         return;
     };

@@ -23,6 +23,10 @@ pub(super) fn drop_in(config: &Config) -> Option<String> {
          AmbientCapabilities=CAP_CHOWN CAP_DAC_OVERRIDE\n\
          CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE\n"
     );
+    if sockets.iter().any(|path| path.starts_with("/dev")) {
+        // Our own /dev would be another one than that of everybody else.
+        text.push_str("PrivateDevices=no\n");
+    }
     for top in tops {
         text.push_str(&format!("ReadWritePaths={}\n", words::quote(&format!("-{}", top.display()))));
     }

@@ -91,6 +91,22 @@ pub fn explain(endpoint: &Endpoint) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 
+/// Whether a TCP socket listens there that is of this process's user and none of `ours` (inodes): most likely a
+/// service still holds what an earlier broker gave it.
+///
+/// `SO_REUSEPORT` would let us bind beside it, and the kernel would give each of the two half of the connections.
+#[must_use]
+pub fn left_behind(endpoint: &Endpoint, ours: &HashSet<u64>) -> bool {
+    let Endpoint::Inet(inet) = endpoint else { return false };
+    let uid = nix::unistd::geteuid().as_raw();
+    on_port(inet.kind, inet.address.port()).unwrap_or_default().into_iter().any(|entry| {
+        entry.doing == Doing::Listening
+            && entry.uid == uid
+            && !ours.contains(&u64::from(entry.inode))
+            && is_in_the_way(&entry, inet)
+    })
+}
+
 /// The sockets that are in the way of binding an endpoint, those that listen first.
 pub fn owners_of(endpoint: &Endpoint) -> io::Result<Vec<Owner>> {
     match endpoint {

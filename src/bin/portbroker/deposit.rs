@@ -31,7 +31,7 @@ struct Deposited<'a> {
 
 pub(crate) fn run(broker: &Broker, output: Output, arguments: &Deposit) -> Result<ExitCode, Failure> {
     let store = Store::open()?;
-    let sockets = match acquire(broker, &arguments.names) {
+    let sockets = match acquire_or_make_room(broker, &store, &arguments.names) {
         Ok(sockets) => sockets,
         Err(Failure::Broker(error @ Error::NotReachable { .. })) if !arguments.required => {
             let names = arguments.names.join(", ");
@@ -40,13 +40,15 @@ pub(crate) fn run(broker: &Broker, output: Output, arguments: &Deposit) -> Resul
         }
         Err(failure) => return Err(failure),
     };
-    let sockets = by_name(&sockets);
+    let asked = sockets;
+    let sockets = by_name(&asked);
     // All removals first: systemd ignores a socket that is still in the store under another name.
     for name in sockets.keys() {
         store.remove(name)?;
     }
-    for (name, sockets) in &sockets {
-        store.add(name, sockets)?;
+    // systemd hands out first what was stored last, and what came in one message in no order at all.
+    for (name, socket) in asked.iter().rev() {
+        store.add(name, socket.as_fd())?;
     }
     store.barrier()?;
     let deposited =
@@ -61,6 +63,20 @@ fn by_name(sockets: &Sockets) -> BTreeMap<&str, Vec<BorrowedFd<'_>>> {
         names.entry(name).or_default().push(socket.as_fd());
     }
     names
+}
+
+/// The sockets, also where the unit's own store has those of an earlier broker, which keep this one from binding.
+fn acquire_or_make_room(broker: &Broker, store: &Store, names: &[String]) -> Result<Sockets, Failure> {
+    match acquire(broker, names) {
+        Err(Failure::Broker(Error::Refused { name: ErrorName::NotReady, .. })) => {
+            for name in names {
+                store.remove(name)?;
+            }
+            store.barrier()?;
+            acquire(broker, names)
+        }
+        answer => answer,
+    }
 }
 
 /// The sockets, after a reload where the broker does not know a name: the unit file may be newer than its

@@ -12,8 +12,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// `SCM_MAX_FD`: the kernel takes no more descriptors in one message.
-const IN_A_MESSAGE: usize = 253;
 const BARRIER_TIME: Duration = Duration::from_secs(5);
 
 /// Why the sockets are not in the store.
@@ -59,19 +57,17 @@ impl Store {
 
     /// Takes everything of this name out.
     pub(crate) fn remove(&self, name: &str) -> Result<(), StoreError> {
-        let message = [NotifyState::FdStoreRemove, NotifyState::FdName(name)];
+        let written = escaped(name);
+        let message = [NotifyState::FdStoreRemove, NotifyState::FdName(&written)];
         self.sent(sd_notify::notify(&message), || format!("remove {name} from"))
     }
 
-    /// Puts sockets in, under this name.
-    pub(crate) fn add(&self, name: &str, sockets: &[BorrowedFd<'_>]) -> Result<(), StoreError> {
+    /// Puts a socket in, under this name.
+    pub(crate) fn add(&self, name: &str, socket: BorrowedFd<'_>) -> Result<(), StoreError> {
+        let written = escaped(name);
         // FDPOLL=0: systemd would throw out a socket that hangs up, as one that is not listening does.
-        let message = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
-        for sockets in sockets.chunks(IN_A_MESSAGE) {
-            let result = sd_notify::notify_with_fds(&message, sockets);
-            self.sent(result, || format!("store {name} in"))?;
-        }
-        Ok(())
+        let message = [NotifyState::FdStore, NotifyState::FdName(&written), NotifyState::Custom("FDPOLL=0")];
+        self.sent(sd_notify::notify_with_fds(&message, &[socket]), || format!("store {name} in"))
     }
 
     /// Waits until systemd has read all of this: it closes what comes with the barrier after that. Otherwise the
@@ -92,6 +88,11 @@ impl Store {
     fn error(&self, what: String, source: io::Error) -> StoreError {
         StoreError::Notify { what, socket: self.socket.clone(), source }
     }
+}
+
+/// A name as systemd reads it back: it takes a message apart by words, in which a backslash escapes what follows.
+fn escaped(name: &str) -> String {
+    name.replace('\\', "\\\\")
 }
 
 fn hangs_up_within(fd: &OwnedFd, time: Duration) -> nix::Result<bool> {

@@ -75,6 +75,13 @@ impl ListenerSocket {
         Ok(Self::new(socket, endpoint, options, path))
     }
 
+    /// Whether a TCP socket may listen there already; one of our user's would let us in beside it.
+    #[must_use]
+    pub fn has_company(endpoint: &Endpoint, options: &SocketOptions) -> bool {
+        matches!(endpoint, Endpoint::Inet(inet)
+            if inet.kind == SocketKind::Stream && tcp::is_listened_on(inet, options))
+    }
+
     fn bind_inet(inet: &InetEndpoint, options: &SocketOptions) -> Result<Socket, BindError> {
         let bound = match inet.kind {
             SocketKind::Stream => tcp::reserve(inet, options),

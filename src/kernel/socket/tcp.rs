@@ -31,6 +31,15 @@ pub(super) fn reserve(inet: &InetEndpoint, options: &SocketOptions) -> io::Resul
     Ok(socket)
 }
 
+/// Whether a socket listens there already, whosever it is: without `SO_REUSEPORT` there is no place beside it.
+pub(super) fn is_listened_on(inet: &InetEndpoint, options: &SocketOptions) -> bool {
+    let probe = open(inet, options).and_then(|socket| {
+        socket.set_reuse_address(true)?;
+        socket.bind(&address(inet))
+    });
+    probe.is_err_and(|error| error.kind() == ErrorKind::AddrInUse)
+}
+
 /// Reserved to listening. On a socket that listens it only sets the backlog anew.
 pub(super) fn listen(socket: &Socket, inet: &InetEndpoint, options: &SocketOptions) -> io::Result<()> {
     let backlog = i32::try_from(options.backlog).unwrap_or(i32::MAX);
