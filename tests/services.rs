@@ -190,6 +190,30 @@ fn sockets_in_the_file_system_need_more_privileges_and_the_broker_starts_anew_to
 }
 
 #[test]
+fn a_listener_that_was_renamed_leaves_nothing_of_its_old_name_in_the_unit() {
+    let unit = |name: &str, port: u16| {
+        format!(
+            "[Service]\nExecStart=/usr/bin/python3 /opt/serve.py {port}\n\
+             [X-PortBroker]\nListenStream=127.0.0.1:{port}\nFileDescriptorName={name}\n"
+        )
+    };
+    let lab = installed("renamed").unit("x.service", &unit("old", 3701)).boot();
+    lab.ok("systemctl start x");
+    assert_eq!(lab.ask("3701"), "given old");
+    lab.step("another name and another port, over a restart of the unit, which keeps its store");
+    lab.write("/etc/systemd/system/x.service", &unit("new", 3702));
+    lab.ok("systemctl daemon-reload && systemctl restart x");
+    assert_eq!(lab.ask("3702"), "given new");
+    assert_eq!(stored(&lab, "x"), "1");
+    lab.step("and back, after a crash of the broker");
+    lab.ok("systemctl kill -s KILL portbroker");
+    lab.write("/etc/systemd/system/x.service", &unit("old", 3701));
+    lab.ok("systemctl daemon-reload && systemctl restart x");
+    assert_eq!(lab.ask("3701"), "given old");
+    assert_eq!(stored(&lab, "x"), "1");
+}
+
+#[test]
 fn without_a_broker_a_service_binds_for_itself_unless_it_must_not() {
     let section = "[X-PortBroker]\nListenStream=127.0.0.1:3301\n";
     let lab = installed("without")

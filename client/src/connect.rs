@@ -111,6 +111,17 @@ impl Broker {
         Ok(reply)
     }
 
+    /// What this process's systemd unit has been handed for its own descriptor store since the boot.
+    pub async fn deposits(&self) -> Result<Vec<String>, Error> {
+        self.ask(|connection| {
+            Box::pin(async move {
+                let manager = manager(&connection).await?;
+                manager.list_deposits().await
+            })
+        })
+        .await
+    }
+
     /// Has the broker read its configuration again. On [`ErrorName::InvalidConfiguration`] the old one goes on,
     /// and the message has all faults.
     pub async fn reload(&self) -> Result<(), Error> {

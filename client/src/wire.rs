@@ -139,6 +139,10 @@ pub trait Manager {
         options: HashMap<&str, Variant<'_>>,
     ) -> zbus::Result<Vec<(String, OwnedFd)>>;
 
+    /// Names of the listeners that the caller's systemd unit has been handed for its own descriptor store since
+    /// the boot: what may be there still, under names that are not configured any more.
+    fn list_deposits(&self) -> zbus::Result<Vec<String>>;
+
     /// Reads the configuration again. All or nothing: on any fault the old one goes on, and the error
     /// (InvalidConfiguration) has all faults in its message.
     fn reload(&self) -> zbus::Result<()>;

@@ -2,7 +2,7 @@
 
 use super::view::{ListenerView, View};
 use crate::kernel::holder::HolderClaim;
-use crate::model::ListenerName;
+use crate::model::{ListenerName, UnitName};
 use crate::policy::Caller;
 use std::os::fd::OwnedFd;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -67,6 +67,7 @@ pub enum Notice {
 pub(super) enum Command {
     Acquire(Acquire, oneshot::Sender<Result<Vec<NamedSocket>, Refusal>>),
     Reload(Option<Caller>, oneshot::Sender<Result<(), Refusal>>),
+    Deposits(UnitName, oneshot::Sender<Vec<String>>),
     View(oneshot::Sender<View>),
     Show(String, oneshot::Sender<Option<ListenerView>>),
 }
@@ -98,6 +99,11 @@ impl Handle {
     /// Reads the configuration again; `None` is the daemon itself (SIGHUP, daemon-reload).
     pub async fn reload(&self, caller: Option<Caller>) -> Result<Result<(), Refusal>, Stopping> {
         self.ask(|reply| Command::Reload(caller, reply)).await
+    }
+
+    /// The names that a unit has been handed for its descriptor store since the boot.
+    pub async fn deposits(&self, unit: UnitName) -> Result<Vec<String>, Stopping> {
+        self.ask(|reply| Command::Deposits(unit, reply)).await
     }
 
     /// Everything.

@@ -21,19 +21,21 @@ impl Broker {
         if wanted > request.limit {
             return Err(Refusal::TooManySockets(too_many(wanted, request.limit)));
         }
+        self.forget_gone(&names);
         for name in &names {
             // A port that was taken a moment ago may be free by now: its service was just stopped.
             self.act_on(name, true);
             self.ready(name)?;
         }
-        let newly_held = self.hold(&names, request)?;
+        let hold = self.hold(&names, request)?;
         let handed = names.iter().try_fold(Vec::with_capacity(wanted), |mut all, name| {
             self.act_on(name, true);
             all.extend(self.hand_over(name)?);
             Ok(all)
         });
-        if let (Err(_), Some(holder)) = (&handed, newly_held) {
-            self.forget_holder(holder);
+        match &handed {
+            Ok(_) => self.note_deposit(request),
+            Err(_) => self.unhold(&hold),
         }
         handed
     }

@@ -6,7 +6,7 @@ use super::{Broker, records};
 use crate::kernel::holder::{HolderClaim, HolderWatch, Presence, shown_process};
 use crate::listeners::HolderId;
 use crate::model::ListenerName;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
 /// A holder that is watched.
@@ -28,6 +28,13 @@ impl Holder {
         }
         .unwrap_or_else(|| self.shown.clone())
     }
+}
+
+/// What a hold has changed.
+pub(super) struct Hold {
+    holder: HolderId,
+    new: bool,
+    newly: Vec<ListenerName>,
 }
 
 /// All holders.
@@ -71,6 +78,10 @@ impl Holders {
         Ok(Some((id, true)))
     }
 
+    pub(super) fn is_gone(&self, id: HolderId) -> bool {
+        self.watch.presence(id.0) == Presence::Gone
+    }
+
     pub(super) fn remove(&mut self, id: HolderId) -> Option<Holder> {
         self.watch.remove(id.0);
         let holder = self.by_id.remove(&id)?;
@@ -82,12 +93,8 @@ impl Holders {
 }
 
 impl Broker {
-    /// Notes who holds the listeners from now on. Returns the holder where it is new.
-    pub(super) fn hold(
-        &mut self,
-        names: &[ListenerName],
-        request: &Acquire,
-    ) -> Result<Option<HolderId>, Refusal> {
+    /// Notes who holds the listeners from now on.
+    pub(super) fn hold(&mut self, names: &[ListenerName], request: &Acquire) -> Result<Hold, Refusal> {
         let vanished = || Refusal::BadArgument("the caller is gone".to_owned());
         let claim = request.holder.clone().ok_or_else(vanished)?;
         let (id, new) = match self.holders.admit(claim) {
@@ -102,20 +109,46 @@ impl Broker {
             }
         };
         let now = Instant::now();
-        let mut change = new;
+        let mut newly = Vec::new();
         for name in names {
             let held =
                 self.table.get(name.as_str()).is_ok_and(|(_, listener)| listener.holders.contains(&id));
             if !held {
                 self.table.hold(name, id, now);
                 self.changed.insert(name.clone());
-                change = true;
+                newly.push(name.clone());
             }
         }
-        if change {
+        if new || !newly.is_empty() {
             self.write_holders();
         }
-        Ok(new.then_some(id))
+        Ok(Hold { holder: id, new, newly })
+    }
+
+    /// Undoes a hold whose hand-over failed.
+    pub(super) fn unhold(&mut self, hold: &Hold) {
+        if hold.new {
+            return self.forget_holder(hold.holder);
+        }
+        for name in &hold.newly {
+            self.table.release_one(name, hold.holder, Instant::now());
+            self.changed.insert(name.clone());
+            self.act_on(name, true);
+        }
+        self.write_holders();
+    }
+
+    /// The end of a holder may be seen only after the next one has come: its listeners are to be mended before
+    /// they are handed over again.
+    pub(super) fn forget_gone(&mut self, names: &[ListenerName]) {
+        let holders = names.iter().filter_map(|name| self.table.get(name.as_str()).ok());
+        let ids: BTreeSet<HolderId> =
+            holders.flat_map(|(_, listener)| listener.holders.iter().copied()).collect();
+        for id in ids {
+            if self.holders.is_gone(id) {
+                self.forget_holder(id);
+            }
+        }
     }
 
     /// A holder is gone, or never got what it asked for.

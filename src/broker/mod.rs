@@ -5,6 +5,7 @@
 //! replaced by another that holds the same port already.
 
 mod command;
+mod deposits;
 mod effects;
 mod handover;
 mod holders;
@@ -26,6 +27,7 @@ use crate::kernel::timer::Every;
 use crate::listeners::{SocketId, Table};
 use crate::model::ListenerName;
 use command::Command;
+use deposits::Deposits;
 use holders::Holders;
 use protection::Protection;
 use records::Records;
@@ -57,6 +59,8 @@ pub struct Broker {
     holders: Holders,
     protection: Protection,
     assert: Every,
+    /// What each unit has been handed for its own descriptor store since the boot.
+    deposits: Deposits,
     store: Store,
     records: Records,
     loader: Loader,
@@ -134,6 +138,7 @@ impl Broker {
         match command {
             Command::Acquire(request, reply) => drop(reply.send(self.acquire(request))),
             Command::Reload(caller, reply) => drop(reply.send(self.reload(caller))),
+            Command::Deposits(unit, reply) => drop(reply.send(self.deposits.of(&unit))),
             Command::View(reply) => drop(reply.send(self.view())),
             Command::Show(name, reply) => drop(reply.send(self.show(&name))),
         }

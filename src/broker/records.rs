@@ -4,6 +4,7 @@
 //! All of it may be lost without losing a socket: those are in systemd's descriptor store. The directory is
 //! on a tmpfs, so what is written here lives exactly as long as the kernel's own state.
 
+use super::deposits::Deposits;
 use crate::kernel::holder::HolderClaim;
 use crate::model::PortSet;
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,12 @@ struct HoldersFile {
     holders: Vec<Held>,
 }
 
+#[derive(Serialize, Deserialize)]
+struct DepositsFile {
+    version: u32,
+    deposits: Deposits,
+}
+
 /// The files.
 #[derive(Debug, Clone)]
 pub(super) struct Records {
@@ -91,6 +98,27 @@ impl Records {
         match serde_json::to_string(&HoldersFile { version: VERSION, holders }) {
             Ok(text) => self.write("holders.json", &text),
             Err(error) => tracing::warn!(%error, "cannot write down who holds what: {error}"),
+        }
+    }
+
+    /// What units have in their stores. What cannot be read is not known, and stays there until a unit stops.
+    pub(super) fn read_deposits(&self) -> Deposits {
+        let Some(text) = self.read("deposits.json") else { return Deposits::default() };
+        match serde_json::from_str::<DepositsFile>(&text) {
+            Ok(file) if file.version == VERSION => file.deposits,
+            _ => {
+                tracing::warn!("deposits.json cannot be read; what units have in their stores is not known");
+                Deposits::default()
+            }
+        }
+    }
+
+    pub(super) fn write_deposits(&self, deposits: &Deposits) {
+        match serde_json::to_string(&DepositsFile { version: VERSION, deposits: deposits.clone() }) {
+            Ok(text) => self.write("deposits.json", &text),
+            Err(error) => {
+                tracing::warn!(%error, "cannot write down what units have in their stores: {error}")
+            }
         }
     }
 

@@ -93,6 +93,7 @@ impl Broker {
             hangups: HangupWatch::new()?,
             holders: Holders::new(HolderWatch::new()?),
             protection: Protection::new(ReservedPorts::default(), &records),
+            deposits: records.read_deposits(),
             assert: Every::new(ASSERT_RESERVED_PORTS)?,
             store: Store::from_env(),
             records,
@@ -119,7 +120,9 @@ impl Broker {
         let mut names: HashMap<Endpoint, String> = HashMap::new();
         for (name, socket) in stored {
             match endpoint_of_stored(socket.as_fd()) {
-                Ok(endpoint) if !found.contains_key(&endpoint) => {
+                // Stored is what the last daemon had: where that is not what the socket unit gives once more, then
+                // because the socket unit's own had been spoilt.
+                Ok(endpoint) if !names.contains_key(&endpoint) => {
                     names.insert(endpoint.clone(), name);
                     found.insert(endpoint, socket);
                 }

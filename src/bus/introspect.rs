@@ -43,6 +43,7 @@ const MANAGER: &str = r#" <interface name="org.freedesktop.DBus.ObjectManager">
    <arg name="names" type="as" direction="in"/><arg name="options" type="a{sv}" direction="in"/>
    <arg name="sockets" type="a(sh)" direction="out"/>
   </method>
+  <method name="ListDeposits"><arg name="names" type="as" direction="out"/></method>
   <method name="Reload"/>
   <property name="Version" type="s" access="read"/>
   <property name="State" type="s" access="read"/>

@@ -130,6 +130,11 @@ impl Manager {
                     sockets.iter().map(|(name, socket)| (name.as_str(), Fd::from(socket))).collect();
                 Ok(reply.build(&rows)?)
             }
+            (Some(MANAGER_INTERFACE) | None, "ListDeposits") => {
+                let (caller, _) = who.identify(call, true).await?;
+                let unit = caller.unit.ok_or_else(no_unit)?;
+                Ok(reply.build(&self.broker.deposits(unit).await?)?)
+            }
             (Some(MANAGER_INTERFACE) | None, "Reload") => {
                 let (caller, _) = who.identify(call, false).await?;
                 self.broker.reload(Some(caller)).await??;
@@ -152,8 +157,7 @@ impl Manager {
         let as_unit = holder_is_unit(&options)?;
         let (caller, holder) = who.identify(call, as_unit).await?;
         if as_unit && caller.unit.is_none() {
-            let message = "the holder can only be the caller's unit where the caller runs in a systemd unit";
-            return Err(Failure::ours(ErrorName::BadArgument, message));
+            return Err(no_unit());
         }
         let request = Acquire { caller, holder, names, limit: self.limit };
         Ok(self.broker.acquire(request).await??)
@@ -274,6 +278,10 @@ fn holder_is_unit(options: &HashMap<String, OwnedVariant>) -> Result<bool, Failu
         };
     }
     Ok(is_unit)
+}
+
+fn no_unit() -> Failure {
+    Failure::ours(ErrorName::BadArgument, "this is for callers that run in a systemd unit, and you do not")
 }
 
 fn unknown_object(path: &str) -> Failure {

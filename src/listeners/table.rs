@@ -289,6 +289,18 @@ impl Table {
         free
     }
 
+    /// A holder has no claim to one listener any more, and keeps its others.
+    pub fn release_one(&mut self, name: &ListenerName, holder: HolderId, now: Instant) {
+        let Some(listener) = self.listeners.get_mut(name) else { return };
+        if listener.holders.remove(&holder) && listener.holders.is_empty() {
+            listener.unheld_since = now;
+        }
+        if let Some(names) = self.held.get_mut(&holder) {
+            names.remove(name);
+        }
+        self.reschedule(name, now);
+    }
+
     /// What there is to do for one listener; `impatient` does not wait for a back-off to end.
     #[must_use]
     pub fn actions_of(&self, name: &ListenerName, now: Instant, impatient: bool) -> Vec<Action> {

@@ -11,7 +11,7 @@ use crate::store::Store;
 use portbroker_client::wire::ErrorName;
 use portbroker_client::{Broker, Error, Holder};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
@@ -42,8 +42,12 @@ pub(crate) fn run(broker: &Broker, output: Output, arguments: &Deposit) -> Resul
     };
     let asked = sockets;
     let sockets = by_name(&asked);
-    // All removals first: systemd ignores a socket that is still in the store under another name.
-    for name in sockets.keys() {
+    // All removals first: systemd ignores a socket that is still in the store under another name. What the unit
+    // had under names that it has no more goes too, for it would take the place of the new ones; a broker that
+    // cannot tell (one of an older version) is no reason to fail.
+    let earlier = block_on(broker.deposits()).unwrap_or_default();
+    let names: BTreeSet<&str> = earlier.iter().map(String::as_str).chain(sockets.keys().copied()).collect();
+    for name in names {
         store.remove(name)?;
     }
     // systemd hands out first what was stored last, and what came in one message in no order at all.
