@@ -31,6 +31,8 @@ pub(super) enum HolderRecord {
         unit: String,
         /// The path as in /proc/PID/cgroup.
         cgroup: String,
+        /// The inode of its directory.
+        life: Option<u64>,
     },
 }
 
@@ -38,8 +40,8 @@ impl From<&HolderClaim> for HolderRecord {
     fn from(claim: &HolderClaim) -> Self {
         match claim {
             HolderClaim::Process { pid, start, .. } => Self::Process { pid: *pid, start: *start },
-            HolderClaim::Unit { unit, cgroup } => {
-                Self::Unit { unit: unit.to_string(), cgroup: cgroup.clone() }
+            HolderClaim::Unit { unit, cgroup, life } => {
+                Self::Unit { unit: unit.to_string(), cgroup: cgroup.clone(), life: *life }
             }
         }
     }

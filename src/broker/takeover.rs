@@ -169,9 +169,9 @@ impl Broker {
         for held in self.records.read_holders() {
             let claim = match &held.holder {
                 HolderRecord::Process { pid, start } => HolderClaim::process(*pid, *start),
-                HolderRecord::Unit { unit, cgroup } => UnitName::try_from(unit.as_str())
+                HolderRecord::Unit { unit, cgroup, life } => UnitName::try_from(unit.as_str())
                     .ok()
-                    .map(|unit| HolderClaim::Unit { unit, cgroup: cgroup.clone() }),
+                    .map(|unit| HolderClaim::Unit { unit, cgroup: cgroup.clone(), life: *life }),
             };
             let Some(Ok(Some((id, _)))) = claim.map(|claim| self.holders.admit(claim)) else { continue };
             for name in &held.listeners {

@@ -19,6 +19,8 @@ use zbus::connection::{AuthMechanism, Builder};
 
 /// How many connections one user may have at once; root has as many as there are descriptors.
 const CONNECTIONS_PER_USER: usize = 128;
+/// How many all users but root may have together: one person may have thousands of uids (subuid(5)).
+const CONNECTIONS_OF_USERS: usize = 4096;
 /// How many messages of a connection are read before they are answered: what one user can have of our memory is
 /// this, times the length of a message, times the connections.
 const QUEUED: NonZeroUsize = NonZeroUsize::MIN;
@@ -62,6 +64,10 @@ struct Place(Admission, u32);
 impl Admission {
     fn admit(&self, uid: u32) -> Option<Place> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let others: usize = counts.iter().filter(|(uid, _)| **uid != 0).map(|(_, count)| count).sum();
+        if uid != 0 && others >= CONNECTIONS_OF_USERS {
+            return None;
+        }
         let count = counts.entry(uid).or_default();
         if uid != 0 && *count >= CONNECTIONS_PER_USER {
             return None;

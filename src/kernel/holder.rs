@@ -20,6 +20,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Where cgroups are mounted.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
 /// Who is to be watched.
 #[derive(Debug, Clone)]
 pub enum HolderClaim {
@@ -40,6 +43,9 @@ pub enum HolderClaim {
         unit: UnitName,
         /// The path of its cgroup, as in /proc/PID/cgroup.
         cgroup: String,
+        /// The inode of that directory, which tells this life of the unit from its next one; `None`: whichever
+        /// is there.
+        life: Option<u64>,
     },
 }
 
@@ -71,7 +77,8 @@ impl HolderClaim {
                 break;
             }
         }
-        Some(Self::Unit { unit, cgroup: own })
+        let life = directory_of(Path::new(CGROUPS), &own).and_then(|directory| inode_of(&directory));
+        Some(Self::Unit { unit, cgroup: own, life })
     }
 
     /// A process that an earlier daemon knew; `None` where it is gone, whoever has its pid now.
@@ -136,7 +143,7 @@ pub struct HolderWatch {
 impl HolderWatch {
     /// Watches nobody yet. Must be called within a tokio runtime.
     pub fn new() -> io::Result<Self> {
-        Self::below(Path::new("/sys/fs/cgroup"))
+        Self::below(Path::new(CGROUPS))
     }
 
     fn below(root: &Path) -> io::Result<Self> {
@@ -161,7 +168,7 @@ impl HolderWatch {
                 self.processes.get().0.add(&pidfd, EpollEvent::new(EpollFlags::EPOLLIN, id))?;
                 Watched::Process(pidfd)
             }
-            HolderClaim::Unit { cgroup, .. } => match self.watch_cgroup(&cgroup)? {
+            HolderClaim::Unit { cgroup, life, .. } => match self.watch_cgroup(&cgroup, life)? {
                 Some(watched) => watched,
                 None => return Ok(Presence::Gone),
             },
@@ -171,13 +178,8 @@ impl HolderWatch {
     }
 
     /// The directory is in the hierarchy that systemd uses: unified, or its own one of the legacy kind.
-    fn watch_cgroup(&self, cgroup: &str) -> io::Result<Option<Watched>> {
-        let relative = cgroup.trim_start_matches('/');
-        let hierarchies = [self.root.join("systemd"), self.root.join("unified"), self.root.clone()];
-        let directories = hierarchies.iter().map(|hierarchy| hierarchy.join(relative));
-        let Some(directory) = directories.into_iter().find(|directory| directory.is_dir()) else {
-            return Ok(None);
-        };
+    fn watch_cgroup(&self, cgroup: &str, life: Option<u64>) -> io::Result<Option<Watched>> {
+        let Some(directory) = directory_of(&self.root, cgroup) else { return Ok(None) };
         let Some(above) = directory.parent() else { return Ok(None) };
         // First the watch, then the look: what is removed in between is seen by the one or the other.
         let flags = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_ONLYDIR;
@@ -186,7 +188,8 @@ impl HolderWatch {
             Err(Errno::ENOENT) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        Ok(inode_of(&directory).map(|inode| Watched::Unit { directory, inode, parent }))
+        let inode = inode_of(&directory).filter(|inode| life.is_none_or(|life| life == *inode));
+        Ok(inode.map(|inode| Watched::Unit { directory, inode, parent }))
     }
 
     /// Whether a holder is still there, by a look now.
@@ -261,6 +264,13 @@ fn is_there(watched: &Watched) -> bool {
     }
 }
 
+/// The directory of a cgroup, in whichever hierarchy systemd uses.
+fn directory_of(root: &Path, cgroup: &str) -> Option<PathBuf> {
+    let relative = cgroup.trim_start_matches('/');
+    let hierarchies = [root.join("systemd"), root.join("unified"), root.to_path_buf()];
+    hierarchies.into_iter().map(|hierarchy| hierarchy.join(relative)).find(|directory| directory.is_dir())
+}
+
 fn inode_of(directory: &Path) -> Option<u64> {
     std::fs::metadata(directory).ok().map(|metadata| metadata.ino())
 }
@@ -316,8 +326,11 @@ mod tests {
         let directory = root.join(&name);
         std::fs::create_dir(&directory).unwrap();
         let mut watch = HolderWatch::below(&root).unwrap();
-        let claim =
-            HolderClaim::Unit { unit: UnitName::try_from(&*name).unwrap(), cgroup: format!("/{name}") };
+        let claim = HolderClaim::Unit {
+            unit: UnitName::try_from(&*name).unwrap(),
+            cgroup: format!("/{name}"),
+            life: None,
+        };
         assert_eq!(watch.add(1, claim.clone()).unwrap(), Presence::There);
         // Empty all the time, and others come and go beside it.
         let other = root.join(format!("portbroker-other-{}", std::process::id()));
@@ -339,5 +352,14 @@ mod tests {
         assert_eq!(soon(&mut watch).await, Some(2));
         watch.remove(2);
         assert_eq!(watch.add(3, claim).unwrap(), Presence::Gone);
+        // The next life of the unit is not the one that an earlier daemon knew.
+        std::fs::create_dir(&directory).unwrap();
+        let now = inode_of(&directory).unwrap();
+        for (life, presence) in [(now - 1, Presence::Gone), (now, Presence::There)] {
+            let unit = UnitName::try_from(&*name).unwrap();
+            let claim = HolderClaim::Unit { unit, cgroup: format!("/{name}"), life: Some(life) };
+            assert_eq!(watch.add(life, claim).unwrap(), presence);
+        }
+        std::fs::remove_dir(&directory).unwrap();
     }
 }

@@ -149,7 +149,7 @@ impl Slice {
         let directory = self.directory.join(name);
         fs::create_dir(&directory).unwrap();
         let unit = UnitName::try_from(name).unwrap();
-        (HolderClaim::Unit { unit, cgroup: format!("{}/{name}", self.path) }, directory)
+        (HolderClaim::Unit { unit, cgroup: format!("{}/{name}", self.path), life: None }, directory)
     }
 }
 
