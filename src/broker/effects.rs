@@ -52,7 +52,7 @@ impl Broker {
     fn bind(&mut self, name: &ListenerName, id: SocketId) {
         let Some((_, listener)) = self.table.owner(id) else { return };
         let Some(endpoint) = self.table.slot(id).map(|slot| slot.endpoint.clone()) else { return };
-        if ListenerSocket::has_company(&endpoint, &listener.config.options) {
+        if !self.alone && ListenerSocket::has_company(&endpoint, &listener.config.options) {
             let ours = self.sockets.values().map(inode_of).collect();
             if socket_owner::left_behind(&endpoint, &ours) {
                 let owner = socket_owner::explain(&endpoint).unwrap_or_default();

@@ -61,6 +61,9 @@ pub struct Broker {
     assert: Every,
     /// What each unit has been handed for its own descriptor store since the boot.
     deposits: Deposits,
+    /// No socket of our user listened when this start began, so none can be in our company: it need not be asked
+    /// for each of many sockets.
+    alone: bool,
     store: Store,
     records: Records,
     loader: Loader,

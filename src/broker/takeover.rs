@@ -12,6 +12,7 @@ use crate::kernel::hangups::HangupWatch;
 use crate::kernel::holder::{HolderClaim, HolderWatch};
 use crate::kernel::reserved_ports::ReservedPorts;
 use crate::kernel::socket::{ListenerSocket, SocketState, endpoint_of, endpoint_of_stored};
+use crate::kernel::socket_owner;
 use crate::kernel::store::Store;
 use crate::kernel::timer::Every;
 use crate::listeners::Target;
@@ -94,6 +95,7 @@ impl Broker {
             holders: Holders::new(HolderWatch::new()?),
             protection: Protection::new(ReservedPorts::default(), &records),
             deposits: records.read_deposits(),
+            alone: !socket_owner::our_user_listens(),
             assert: Every::new(ASSERT_RESERVED_PORTS)?,
             store: Store::from_env(),
             records,
@@ -107,6 +109,7 @@ impl Broker {
         };
         broker.take_over(start.inheritance.stored, found, &checked);
         broker.apply(&checked);
+        broker.alone = false;
         Ok((broker, handle))
     }
 

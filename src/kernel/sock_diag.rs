@@ -58,15 +58,27 @@ pub(crate) struct Entry {
 pub(crate) fn on_port(kind: SocketKind, port: u16) -> io::Result<Vec<Entry>> {
     let mut found = Vec::new();
     for family in [AF_INET, AF_INET6] {
-        dump(family, kind, port, &mut found)?;
+        dump(family, kind, port, ANY_STATE, &mut found)?;
     }
     Ok(found)
 }
 
-fn dump(family: u8, kind: SocketKind, port: u16, found: &mut Vec<Entry>) -> io::Result<()> {
+/// All TCP sockets that listen; `None` where there are more than are looked at.
+pub(crate) fn tcp_listeners() -> io::Result<Option<Vec<Entry>>> {
+    let mut found = Vec::new();
+    for family in [AF_INET, AF_INET6] {
+        dump(family, SocketKind::Stream, 0, 1 << TCP_LISTEN, &mut found)?;
+    }
+    Ok((found.len() < MOST).then_some(found))
+}
+
+/// Connected, listening, bound only, and whatever else there is.
+const ANY_STATE: u32 = StateFlags::all().bits() | 1 << BOUND_INACTIVE;
+
+fn dump(family: u8, kind: SocketKind, port: u16, states: u32, found: &mut Vec<Entry>) -> io::Result<()> {
     let socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.connect(&NetlinkAddress::new(0, 0))?;
-    socket.send(&request(family, kind, port), 0)?;
+    socket.send(&request(family, kind, port, states), 0)?;
     let mut buffer = vec![0; BUFFER];
     while found.len() < MOST {
         let length = socket.recv(&mut &mut *buffer, 0)?;
@@ -77,7 +89,7 @@ fn dump(family: u8, kind: SocketKind, port: u16, found: &mut Vec<Entry>) -> io::
     Ok(())
 }
 
-fn request(family: u8, kind: SocketKind, port: u16) -> Vec<u8> {
+fn request(family: u8, kind: SocketKind, port: u16, states: u32) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let mut socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
@@ -86,7 +98,7 @@ fn request(family: u8, kind: SocketKind, port: u16) -> Vec<u8> {
         family,
         protocol: if kind == SocketKind::Stream { IPPROTO_TCP } else { IPPROTO_UDP },
         extensions: ExtensionFlags::empty(),
-        states: StateFlags::from_bits_retain(StateFlags::all().bits() | 1 << BOUND_INACTIVE),
+        states: StateFlags::from_bits_retain(states),
         socket_id,
     };
     let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(inet).into());

@@ -6,7 +6,7 @@
 
 use super::peer::unit_of;
 use super::process;
-use super::sock_diag::{Doing, Entry, on_port};
+use super::sock_diag::{Doing, Entry, on_port, tcp_listeners};
 use crate::model::{Endpoint, InetEndpoint, UnixAddress, UnixEndpoint};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -105,6 +105,17 @@ pub fn left_behind(endpoint: &Endpoint, ours: &HashSet<u64>) -> bool {
             && !ours.contains(&u64::from(entry.inode))
             && is_in_the_way(&entry, inet)
     })
+}
+
+/// Whether any TCP socket of this process's user listens, or nobody can tell: whether [`left_behind`] is worth
+/// asking at all.
+#[must_use]
+pub fn our_user_listens() -> bool {
+    let uid = nix::unistd::geteuid().as_raw();
+    match tcp_listeners() {
+        Ok(Some(listeners)) => listeners.iter().any(|entry| entry.uid == uid),
+        _ => true,
+    }
 }
 
 /// The sockets that are in the way of binding an endpoint, those that listen first.
