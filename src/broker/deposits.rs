@@ -36,7 +36,9 @@ impl Deposits {
 impl Broker {
     /// Remembers a hand-over that goes into the store of a unit.
     pub(super) fn note_deposit(&mut self, request: &Acquire) {
+        // Only services have a store. Sessions have scopes, a new one for each login, and would be remembered for ever.
         if let Some(HolderClaim::Unit { unit, .. }) = &request.holder
+            && unit.as_str().ends_with(".service")
             && self.deposits.note(unit, &request.names)
         {
             self.records.write_deposits(&self.deposits);
