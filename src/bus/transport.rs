@@ -2,16 +2,18 @@
 //! allocate, and without the descriptors that a caller might send.
 //!
 //! zbus allocates a message when it has its first 16 bytes, up to 128 MiB of it. So the length is looked at
-//! here, before zbus sees these bytes. To know where messages begin, nothing is read beyond the line with which
-//! the authentication ends.
+//! here, before zbus sees these bytes. To know where messages begin, zbus is given nothing beyond the line with
+//! which the authentication ends. What the kernel has is read at once and given to zbus in these pieces: a call
+//! is one read.
 
 use crate::kernel::stream;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::io::Interest;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Interest};
 use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use zbus::connection::socket::{ReadHalf, Socket, Split, WriteHalf};
 use zbus::export::async_trait::async_trait;
 use zbus::fdo::ConnectionCredentials;
@@ -22,18 +24,20 @@ pub(super) const MAX_MESSAGE: usize = 128 * 1024;
 const MAX_LINE: usize = 1024;
 /// What the length of a message can be told from.
 const PREFIX: usize = 16;
+/// How much is read at once: most calls, and little memory for a connection that is idle.
+const READ_AHEAD: usize = 1024;
 
 /// A connection to the private socket.
 #[derive(Debug)]
 pub(super) struct Transport {
-    stream: Arc<UnixStream>,
+    stream: UnixStream,
     uid: u32,
 }
 
 impl Transport {
     /// Takes a connected stream, and what the kernel says of its peer.
     pub(super) fn new(stream: UnixStream, uid: u32) -> Self {
-        Self { stream: Arc::new(stream), uid }
+        Self { stream, uid }
     }
 }
 
@@ -44,10 +48,14 @@ impl Socket for Transport {
     fn split(self) -> Split<Reader, Writer> {
         let credentials = Credentials(self.uid);
         let accepted = Arc::new(AtomicBool::new(false));
-        let phase = Phase::Line(Vec::new());
-        let reader =
-            Reader { stream: Arc::clone(&self.stream), credentials, phase, accepted: Arc::clone(&accepted) };
-        Split::new(reader, Writer { stream: self.stream, credentials, accepted })
+        let (reader, writer) = self.stream.into_split();
+        let reader = Reader {
+            stream: BufReader::with_capacity(READ_AHEAD, reader),
+            credentials,
+            phase: Phase::Line(Vec::new()),
+            accepted: Arc::clone(&accepted),
+        };
+        Split::new(reader, Writer { stream: writer, credentials, accepted })
     }
 }
 
@@ -144,7 +152,7 @@ fn invalid(message: &str) -> io::Error {
 /// The half that is read.
 #[derive(Debug)]
 pub(super) struct Reader {
-    stream: Arc<UnixStream>,
+    stream: BufReader<OwnedReadHalf>,
     credentials: Credentials,
     phase: Phase,
     accepted: Arc<AtomicBool>,
@@ -152,21 +160,18 @@ pub(super) struct Reader {
 
 #[async_trait]
 impl ReadHalf for Reader {
+    /// Descriptors that a caller sends along are closed by the kernel: nobody asked for them.
     async fn recvmsg(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-        let phase = &self.phase;
-        let read = |stream: &UnixStream, buffer: &mut [u8]| {
-            let wanted = match phase {
-                Phase::Line(_) => {
-                    let there = stream::peek(stream, buffer)?;
-                    phase.take(buffer.get(..there).unwrap_or_default())
-                }
-                Phase::Prefix(_) | Phase::Rest(_) => phase.take(buffer),
-            };
-            stream::receive(stream, buffer.get_mut(..wanted).unwrap_or_default())
-        };
-        let count = self.stream.async_io(Interest::READABLE, || read(&self.stream, buffer)).await?;
+        let there = self.stream.fill_buf().await?;
+        let there = there.get(..buffer.len()).unwrap_or(there);
+        let count = self.phase.take(there);
+        let given = there.get(..count).unwrap_or_default();
+        if let Some(buffer) = buffer.get_mut(..count) {
+            buffer.copy_from_slice(given);
+        }
         let in_line = matches!(self.phase, Phase::Line(_));
-        self.phase.advance(buffer.get(..count).unwrap_or_default())?;
+        self.phase.advance(given)?;
+        self.stream.consume(count);
         // zbus answers a BEGIN that comes too early with an error and goes on with the authentication, and would
         // then begin with the messages at another place than we do.
         if in_line && matches!(self.phase, Phase::Prefix(_)) && !self.accepted.load(Ordering::Relaxed) {
@@ -187,7 +192,7 @@ impl ReadHalf for Reader {
 /// The half that is written.
 #[derive(Debug)]
 pub(super) struct Writer {
-    stream: Arc<UnixStream>,
+    stream: OwnedWriteHalf,
     credentials: Credentials,
     /// Whether the authentication was accepted, by the last that was said of it.
     accepted: Arc<AtomicBool>,
@@ -202,11 +207,12 @@ impl WriteHalf for Writer {
         } else if buffer.starts_with(b"REJECTED") {
             self.accepted.store(false, Ordering::Relaxed);
         }
-        self.stream.async_io(Interest::WRITABLE, || stream::send(&*self.stream, buffer, fds)).await
+        let stream: &UnixStream = self.stream.as_ref();
+        stream.async_io(Interest::WRITABLE, || stream::send(stream, buffer, fds)).await
     }
 
     async fn close(&mut self) -> io::Result<()> {
-        let socket = std::os::fd::AsFd::as_fd(&*self.stream).try_clone_to_owned()?;
+        let socket = std::os::fd::AsFd::as_fd(self.stream.as_ref()).try_clone_to_owned()?;
         std::os::unix::net::UnixStream::from(socket).shutdown(std::net::Shutdown::Both)
     }
 

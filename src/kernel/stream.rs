@@ -1,18 +1,8 @@
-//! Reading and writing on a connected unix stream, as the private socket needs it.
+//! Writing on a connected unix stream, as the private socket needs it.
 
-use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, RawFd};
-
-/// Looks at what can be read and leaves it there. 0: the other end is closed.
-pub fn peek(stream: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
-    Ok(recv(stream.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?)
-}
-
-/// Reads. Descriptors that come along are closed by the kernel: nobody asked for them.
-pub fn receive(stream: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
-    Ok(recv(stream.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?)
-}
 
 /// Writes, with descriptors that go along with the first byte.
 pub fn send(stream: &impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
