@@ -78,6 +78,11 @@ fn a_service_is_started_by_the_first_connection_and_when_it_has_exited_by_the_ne
     let journal = lab.ok("journalctl -u portbroker -o cat");
     assert!(!journal.contains("it was started and"), "{journal}");
 
+    lab.step("a connection that came while there was no broker");
+    wait_until_free(&lab, "idle");
+    lab.ok("systemctl kill -s KILL portbroker");
+    assert_eq!(lab.ask("4001"), "idle");
+
     lab.step("an administrator starts and stops it");
     lab.ok("systemctl start idle && systemctl stop idle");
     std::thread::sleep(Duration::from_millis(500));
