@@ -36,6 +36,10 @@ pub struct ListenerStatus {
     pub holders: Vec<String>,
     /// What it does while nobody holds it, as in the configuration.
     pub idle: String,
+    /// The service that is started on the first connection.
+    pub activate: Option<String>,
+    /// Why that service was started in vain, and when it is again.
+    pub activation_error: Option<String>,
     /// Who may take it, as in the configuration.
     pub allow: Vec<String>,
     /// Where it is configured: `FILE:LINE`, or `inherited`.
@@ -85,6 +89,8 @@ impl ListenerStatus {
             sockets: rows.into_iter().map(SocketStatus::from).collect(),
             holders: take(&mut properties, "Holders")?,
             idle: take(&mut properties, "Idle")?,
+            activate: take_text(&mut properties, "Activate")?,
+            activation_error: take_text(&mut properties, "ActivationError")?,
             allow: take(&mut properties, "Allow")?,
             origin: take(&mut properties, "Origin")?,
         })
@@ -100,6 +106,14 @@ impl From<SocketRow> for SocketStatus {
             error: (!error.is_empty()).then_some(error),
         }
     }
+}
+
+/// A text that an earlier broker does not have, and that is empty where there is nothing to say.
+fn take_text(properties: &mut Properties, name: &str) -> Result<Option<String>, Error> {
+    if !properties.contains_key(name) {
+        return Ok(None);
+    }
+    Ok(Some(take::<String>(properties, name)?).filter(|text| !text.is_empty()))
 }
 
 fn take<T>(properties: &mut Properties, name: &str) -> Result<T, Error>

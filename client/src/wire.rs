@@ -192,6 +192,14 @@ pub trait Listener {
     #[zbus(property)]
     fn idle(&self) -> zbus::Result<String>;
 
+    /// The service that is started on the first connection, or empty.
+    #[zbus(property)]
+    fn activate(&self) -> zbus::Result<String>;
+
+    /// Why that service was started in vain, and when it is again; empty where all is well.
+    #[zbus(property)]
+    fn activation_error(&self) -> zbus::Result<String>;
+
     /// The grants, as in the configuration.
     #[zbus(property)]
     fn allow(&self) -> zbus::Result<Vec<String>>;

@@ -4,6 +4,7 @@
 //! answered in order and no lock is needed. A socket of a configured listener is never closed here but to be
 //! replaced by another that holds the same port already.
 
+mod activation;
 mod command;
 mod deposits;
 mod effects;
@@ -26,6 +27,7 @@ use crate::kernel::store::Store;
 use crate::kernel::timer::Every;
 use crate::listeners::{SocketId, Table};
 use crate::model::ListenerName;
+use activation::Activations;
 use command::Command;
 use deposits::Deposits;
 use holders::Holders;
@@ -56,6 +58,7 @@ pub struct Broker {
     table: Table,
     sockets: HashMap<SocketId, ListenerSocket>,
     hangups: HangupWatch,
+    activations: Activations,
     holders: Holders,
     protection: Protection,
     assert: Every,
@@ -83,6 +86,7 @@ enum Event {
     Command(Option<Command>),
     HolderGone(u64),
     HungUp(u64),
+    Arrived(u64),
     Due,
     AssertReservedPorts,
 }
@@ -91,7 +95,7 @@ impl Broker {
     /// Serves until it is told to stop, or nobody has a handle any more.
     pub async fn run(mut self, mut stop: oneshot::Receiver<Stop>) {
         loop {
-            let due = self.table.next_due();
+            let due = self.table.next_due().into_iter().chain(self.activations.next_due()).min();
             let event = tokio::select! {
                 biased;
                 told = &mut stop => {
@@ -106,6 +110,7 @@ impl Broker {
                 event = async {
                     tokio::select! {
                         id = self.hangups.next() => Event::HungUp(id),
+                        id = self.activations.arrived() => Event::Arrived(id),
                         command = self.commands.recv() => Event::Command(command),
                         () = until(due) => Event::Due,
                         () = self.assert.next() => Event::AssertReservedPorts,
@@ -117,17 +122,20 @@ impl Broker {
                 Event::Command(Some(command)) => self.obey(command),
                 Event::HolderGone(id) => self.holder_gone(id),
                 Event::HungUp(id) => self.hung_up(id),
+                Event::Arrived(id) => self.arrived(id),
                 Event::Due => {
                     let now = Instant::now();
                     for name in self.table.take_due(now) {
                         self.act_on(&name, false);
                     }
+                    self.retry_activations(now);
                 }
                 Event::AssertReservedPorts => {
                     self.assert_reserved_ports();
                     self.touched = true;
                 }
             }
+            self.follow_changed();
             if self.touched || !self.changed.is_empty() {
                 // Whoever waits for an answer has it before the onlookers hear of it.
                 tokio::task::yield_now().await;

@@ -1,5 +1,6 @@
 //! The start: sockets of an earlier life and of socket units are taken over, the rest is bound.
 
+use super::activation::Activations;
 use super::command::Handle;
 use super::effects::{STORED, inode_of};
 use super::holders::Holders;
@@ -92,6 +93,7 @@ impl Broker {
             table: crate::listeners::Table::default(),
             sockets: HashMap::new(),
             hangups: HangupWatch::new()?,
+            activations: Activations::new(start.runtime_directory)?,
             holders: Holders::new(HolderWatch::new()?),
             protection: Protection::new(ReservedPorts::default(), &records),
             deposits: records.read_deposits(),

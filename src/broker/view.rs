@@ -25,6 +25,10 @@ pub struct ListenerView {
     pub holders: Vec<String>,
     /// As in the configuration.
     pub idle: String,
+    /// The service that connections start, or empty.
+    pub activate: String,
+    /// Why it was started in vain, and when it is again; else empty.
+    pub activation_error: String,
     /// As in the configuration.
     pub allow: Vec<String>,
     /// `FILE:LINE`, or `inherited`.

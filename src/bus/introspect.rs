@@ -57,6 +57,8 @@ const LISTENER: &str = r#" <interface name="org.portbroker.PortBroker1.Listener"
   <property name="Sockets" type="a(ssts)" access="read"/>
   <property name="Holders" type="as" access="read"/>
   <property name="Idle" type="s" access="read"/>
+  <property name="Activate" type="s" access="read"/>
+  <property name="ActivationError" type="s" access="read"/>
   <property name="Allow" type="as" access="read"/>
   <property name="Origin" type="s" access="read"/>
  </interface>

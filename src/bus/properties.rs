@@ -32,6 +32,8 @@ pub(super) fn of_listener(view: &ListenerView) -> Properties {
         ("Sockets", Variant::new(sockets)),
         ("Holders", Variant::new(view.holders.clone())),
         ("Idle", Variant::new(view.idle.clone())),
+        ("Activate", Variant::new(view.activate.clone())),
+        ("ActivationError", Variant::new(view.activation_error.clone())),
         ("Allow", Variant::new(view.allow.clone())),
         ("Origin", Variant::new(view.origin.clone())),
     ])

@@ -1,5 +1,6 @@
 //! Configuration: text in, a valid [`Config`] or all its faults out. No I/O: `sources` reads the files.
 
+mod activate;
 mod allow;
 mod check;
 mod definition;
@@ -16,6 +17,7 @@ mod sockets;
 mod toml;
 pub mod units;
 
+pub use activate::Services;
 pub use allow::Accounts;
 pub use definition::Definition;
 pub use fault::{Fault, Severity};
@@ -53,6 +55,8 @@ pub struct ListenerConfig {
     pub allow: Vec<Grant>,
     /// What its sockets do while nobody holds it.
     pub idle: Idle,
+    /// The service that is started on the first connection.
+    pub activate: Option<UnitName>,
     /// How its sockets are made.
     pub options: SocketOptions,
     /// Where it is written.

@@ -90,6 +90,7 @@ fn singles(definition: &Definition) -> Vec<Single<'_>> {
     };
     let values = [
         (Key::Idle, json!(definition.config.idle.to_string())),
+        (Key::Activate, definition.config.activate.as_ref().map_or(Value::Null, |unit| json!(unit.as_str()))),
         (Key::Backlog, json!(options.backlog)),
         (Key::FreeBind, json!(options.free_bind)),
         (Key::BindIpv6Only, json!(definition.bind_ipv6_only.as_str())),

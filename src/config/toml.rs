@@ -35,7 +35,7 @@ pub(super) struct Parsed {
 /// Sections of the contract that a later version may have.
 const SECTIONS_NOT_YET: [&str; 2] = ["pool", "socket"];
 /// The same, keys of a listener.
-const KEYS_NOT_YET: [&str; 4] = ["activate", "reuse-port", "seqpacket", "keep-alive"];
+const KEYS_NOT_YET: [&str; 3] = ["reuse-port", "seqpacket", "keep-alive"];
 /// The same, keys of `[protect]`.
 const PROTECT_NOT_YET: [&str; 2] = ["learn", "exclude"];
 
@@ -296,6 +296,7 @@ fn example(key: Key) -> &'static str {
         Key::Datagram => "[\"127.0.0.1:53\"]",
         Key::Allow => "[\"unit:nginx.service\", \"user:deploy\"]",
         Key::Idle => "\"queue 30s\"",
+        Key::Activate => "\"nginx.service\"",
         Key::Backlog => "512",
         Key::FreeBind => "false",
         Key::BindIpv6Only => "\"ipv6-only\"",

@@ -4,6 +4,7 @@
 //! [`crate::model`] and the plain types of [`crate::config`], and decides nothing: who may have a socket, and
 //! when it refuses, is said by the rooms that call it.
 
+pub mod arrivals;
 mod async_fd;
 pub mod exec;
 pub mod hangups;
@@ -19,3 +20,4 @@ mod sockopt;
 pub mod store;
 pub mod stream;
 pub mod timer;
+pub mod triggers;

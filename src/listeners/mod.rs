@@ -4,9 +4,11 @@
 //! the result with [`Table::succeeded`] or [`Table::failed`]; a failed one comes again after a back-off.
 //! A port that is configured is never given up: no action but the removal of its listener closes a socket.
 
+mod activation;
 mod protection;
 mod table;
 
+pub use activation::{Activation, Attempt, Failure, Outcome, Step};
 pub use protection::{Plan, plan};
 pub use table::{Action, Change, HolderId, Listener, Slot, SocketId, Table, UnknownListener};
 

@@ -2,7 +2,7 @@
 
 use crate::failure::{self, Failure};
 use crate::output::Output;
-use crate::{cat_config, check, deposit, exec, listeners, packaging, reload, status};
+use crate::{activate, cat_config, check, deposit, exec, listeners, packaging, reload, status};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use portbroker::model::ListenerName;
 use portbroker_client::{Broker, Error};
@@ -59,6 +59,13 @@ enum Verb {
     /// Put the sockets of listeners into this unit's descriptor store (for ExecStartPre=)
     #[command(after_help = DEPOSIT_HELP)]
     Deposit(Deposit),
+    /// Start the services that the broker wants started (for portbroker-activate.service)
+    #[command(hide = true)]
+    Activate {
+        /// The broker's runtime directory
+        #[arg(default_value = "/run/portbroker")]
+        directory: PathBuf,
+    },
     /// Print completions for a shell
     #[command(hide = true)]
     Completions {
@@ -139,8 +146,9 @@ Examples:
 const SHOW_HELP: &str = "\
 JSON: {\"name\", \"state\": \"reserved\" | \"listening\" | \"failed\",
        \"sockets\": [{\"endpoint\", \"state\", \"inode\", \"error\"}], \"holders\": [text],
-       \"holder\": the first or null, \"idle\", \"allow\": [text], \"origin\"}; inode is null where
-       the socket could not be bound, and error where it could.
+       \"holder\": the first or null, \"idle\", \"activate\", \"activation-error\", \"allow\": [text],
+       \"origin\"}; inode is null where the socket could not be bound, and error where it could; activate
+       and activation-error where there is none.
 
 Examples:
   portbroker show listener web
@@ -225,6 +233,7 @@ impl Arguments {
             Verb::Reload => reload::run(&broker, output),
             Verb::Exec(arguments) => exec::run(&broker, &arguments),
             Verb::Deposit(arguments) => deposit::run(&broker, output, &arguments),
+            Verb::Activate { directory } => activate::run(&directory),
             Verb::Completions { shell } => packaging::completions(Self::command(), shell),
             Verb::Manual { directory } => packaging::manual(Self::command(), &directory),
         };

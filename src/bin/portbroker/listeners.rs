@@ -13,6 +13,7 @@ const ON_A_LINE: usize = 3;
 
 /// The JSON document of one listener.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
 struct Document<'a> {
     name: &'a str,
     state: &'a str,
@@ -20,6 +21,8 @@ struct Document<'a> {
     holders: &'a [String],
     holder: Option<&'a str>,
     idle: &'a str,
+    activate: Option<&'a str>,
+    activation_error: Option<&'a str>,
     allow: &'a [String],
     origin: &'a str,
 }
@@ -47,6 +50,8 @@ impl<'a> From<&'a ListenerStatus> for Document<'a> {
             holders: &listener.holders,
             holder: listener.holders.first().map(String::as_str),
             idle: &listener.idle,
+            activate: listener.activate.as_deref(),
+            activation_error: listener.activation_error.as_deref(),
             allow: &listener.allow,
             origin: &listener.origin,
         }
@@ -104,10 +109,21 @@ fn details(listener: &ListenerStatus) -> Vec<Vec<Cell>> {
     }));
     lines.push(line("holder", &or_dash(&listener.holders)));
     lines.push(line("idle", &listener.idle));
+    if let Some(unit) = &listener.activate {
+        lines.push(activation(unit, listener.activation_error.as_deref()));
+    }
     let allow = if listener.allow.is_empty() { "root only".to_owned() } else { listener.allow.join(", ") };
     lines.push(line("allow", &allow));
     lines.push(line("origin", &listener.origin));
     lines
+}
+
+fn activation(unit: &str, error: Option<&str>) -> Vec<Cell> {
+    let text = match error {
+        Some(error) => Cell::new(format!("{unit}: {error}"), Paint::Bad),
+        None => Cell::plain(format!("{unit}, on the first connection")),
+    };
+    vec![Cell::plain("activates"), text]
 }
 
 #[cfg(test)]
@@ -127,6 +143,8 @@ mod tests {
             sockets: (1..=sockets).map(socket).collect(),
             holders: vec![],
             idle: "queue".into(),
+            activate: Some("web.service".into()),
+            activation_error: None,
             allow: vec!["unit:web.service".into()],
             origin: "/etc/x.toml:3".into(),
         }
@@ -137,7 +155,7 @@ mod tests {
         let json = serde_json::to_string(&Document::from(&listener(1))).unwrap();
         assert_eq!(
             json,
-            r#"{"name":"web","state":"listening","sockets":[{"endpoint":"tcp 127.0.0.1:1","state":"listening","inode":7,"error":null}],"holders":[],"holder":null,"idle":"queue","allow":["unit:web.service"],"origin":"/etc/x.toml:3"}"#
+            r#"{"name":"web","state":"listening","sockets":[{"endpoint":"tcp 127.0.0.1:1","state":"listening","inode":7,"error":null}],"holders":[],"holder":null,"idle":"queue","activate":"web.service","activation-error":null,"allow":["unit:web.service"],"origin":"/etc/x.toml:3"}"#
         );
     }
 
