@@ -239,6 +239,7 @@ impl Broker {
     pub(super) fn faults(&self) -> Vec<String> {
         let mut faults = self.configuration_faults.clone();
         faults.extend(self.protection.fault().map(str::to_owned));
+        faults.extend(self.learning.faults());
         for (name, listener) in self.table.iter() {
             for slot in &listener.slots {
                 faults.extend(slot.error().map(|error| format!("listener {name:?}: {error}")));
@@ -249,7 +250,7 @@ impl Broker {
 
     pub(super) fn view(&self) -> View {
         let listeners = self.table.iter().map(|(name, listener)| self.view_of(name, listener)).collect();
-        View { faults: self.faults(), listeners }
+        View { faults: self.faults(), listeners, learned: self.learning.count() }
     }
 
     pub(super) fn show(&self, name: &str) -> Option<ListenerView> {

@@ -9,12 +9,15 @@ mod deposits;
 mod effects;
 mod handover;
 mod holders;
+mod learned_file;
+mod learning;
 mod protection;
 mod records;
 mod reload;
 mod takeover;
 mod view;
 
+pub use crate::learn::Learned;
 pub use command::{Acquire, Handle, NamedSocket, Notice, Refusal, Stopping};
 pub use reload::Loader;
 pub use takeover::{Inheritance, Start, StartError};
@@ -29,6 +32,7 @@ use crate::model::ListenerName;
 use command::Command;
 use deposits::Deposits;
 use holders::Holders;
+use learning::Learning;
 use protection::Protection;
 use records::Records;
 use std::collections::{BTreeSet, HashMap};
@@ -58,6 +62,7 @@ pub struct Broker {
     hangups: HangupWatch,
     holders: Holders,
     protection: Protection,
+    learning: Learning,
     assert: Every,
     /// What each unit has been handed for its own descriptor store since the boot.
     deposits: Deposits,
@@ -85,6 +90,7 @@ enum Event {
     HungUp(u64),
     Due,
     AssertReservedPorts,
+    Look,
 }
 
 impl Broker {
@@ -109,6 +115,7 @@ impl Broker {
                         command = self.commands.recv() => Event::Command(command),
                         () = until(due) => Event::Due,
                         () = self.assert.next() => Event::AssertReservedPorts,
+                        () = self.learning.due() => Event::Look,
                     }
                 } => event,
             };
@@ -125,8 +132,9 @@ impl Broker {
                 }
                 Event::AssertReservedPorts => {
                     self.assert_reserved_ports();
-                    self.touched = true;
+                    self.look();
                 }
+                Event::Look => self.look(),
             }
             if self.touched || !self.changed.is_empty() {
                 // Whoever waits for an answer has it before the onlookers hear of it.
@@ -141,6 +149,8 @@ impl Broker {
         match command {
             Command::Acquire(request, reply) => drop(reply.send(self.acquire(request))),
             Command::Reload(caller, reply) => drop(reply.send(self.reload(caller))),
+            Command::Learned(reply) => drop(reply.send(self.learning.learned())),
+            Command::Forget(caller, port, reply) => drop(reply.send(self.forget(&caller, port))),
             Command::Deposits(unit, reply) => drop(reply.send(self.deposits.of(&unit))),
             Command::View(reply) => drop(reply.send(self.view())),
             Command::Show(name, reply) => drop(reply.send(self.show(&name))),

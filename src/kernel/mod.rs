@@ -5,10 +5,12 @@
 //! when it refuses, is said by the rooms that call it.
 
 mod async_fd;
+pub mod cgroups;
 pub mod exec;
 pub mod hangups;
 pub mod holder;
 pub mod inotify;
+pub mod listening;
 pub mod peer;
 mod process;
 pub mod reserved_ports;
@@ -19,3 +21,4 @@ mod sockopt;
 pub mod store;
 pub mod stream;
 pub mod timer;
+pub mod unit_starts;
