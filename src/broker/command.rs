@@ -2,6 +2,7 @@
 
 use super::view::{ListenerView, View};
 use crate::kernel::holder::HolderClaim;
+use crate::learn::Learned;
 use crate::model::{ListenerName, UnitName};
 use crate::policy::Caller;
 use std::os::fd::OwnedFd;
@@ -68,6 +69,8 @@ pub(super) enum Command {
     Acquire(Acquire, oneshot::Sender<Result<Vec<NamedSocket>, Refusal>>),
     Reload(Option<Caller>, oneshot::Sender<Result<(), Refusal>>),
     Deposits(UnitName, oneshot::Sender<Vec<String>>),
+    Learned(oneshot::Sender<Vec<Learned>>),
+    Forget(Caller, u16, oneshot::Sender<Result<(), Refusal>>),
     View(oneshot::Sender<View>),
     Show(String, oneshot::Sender<Option<ListenerView>>),
 }
@@ -104,6 +107,16 @@ impl Handle {
     /// The names that a unit has been handed for its descriptor store since the boot.
     pub async fn deposits(&self, unit: UnitName) -> Result<Vec<String>, Stopping> {
         self.ask(|reply| Command::Deposits(unit, reply)).await
+    }
+
+    /// The ports that were learned, by port.
+    pub async fn learned(&self) -> Result<Vec<Learned>, Stopping> {
+        self.ask(Command::Learned).await
+    }
+
+    /// Forgets a learned port.
+    pub async fn forget(&self, caller: Caller, port: u16) -> Result<Result<(), Refusal>, Stopping> {
+        self.ask(|reply| Command::Forget(caller, port, reply)).await
     }
 
     /// Everything.

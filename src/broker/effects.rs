@@ -241,6 +241,7 @@ impl Broker {
         let mut faults = self.configuration_faults.clone();
         faults.extend(self.protection.fault().map(str::to_owned));
         faults.extend(self.activations.faults());
+        faults.extend(self.learning.faults());
         for (name, listener) in self.table.iter() {
             for slot in &listener.slots {
                 faults.extend(slot.error().map(|error| format!("listener {name:?}: {error}")));
@@ -251,7 +252,7 @@ impl Broker {
 
     pub(super) fn view(&self) -> View {
         let listeners = self.table.iter().map(|(name, listener)| self.view_of(name, listener)).collect();
-        View { faults: self.faults(), listeners }
+        View { faults: self.faults(), listeners, learned: self.learning.count() }
     }
 
     pub(super) fn show(&self, name: &str) -> Option<ListenerView> {

@@ -10,12 +10,15 @@ mod deposits;
 mod effects;
 mod handover;
 mod holders;
+mod learned_file;
+mod learning;
 mod protection;
 mod records;
 mod reload;
 mod takeover;
 mod view;
 
+pub use crate::learn::Learned;
 pub use command::{Acquire, Handle, NamedSocket, Notice, Refusal, Stopping};
 pub use reload::Loader;
 pub use takeover::{Inheritance, Start, StartError};
@@ -31,6 +34,7 @@ use activation::Activations;
 use command::Command;
 use deposits::Deposits;
 use holders::Holders;
+use learning::Learning;
 use protection::Protection;
 use records::Records;
 use std::collections::{BTreeSet, HashMap};
@@ -61,6 +65,7 @@ pub struct Broker {
     activations: Activations,
     holders: Holders,
     protection: Protection,
+    learning: Learning,
     assert: Every,
     /// What each unit has been handed for its own descriptor store since the boot.
     deposits: Deposits,
@@ -89,6 +94,7 @@ enum Event {
     Arrived(u64),
     Due,
     AssertReservedPorts,
+    Look,
 }
 
 impl Broker {
@@ -114,6 +120,7 @@ impl Broker {
                         command = self.commands.recv() => Event::Command(command),
                         () = until(due) => Event::Due,
                         () = self.assert.next() => Event::AssertReservedPorts,
+                        () = self.learning.due() => Event::Look,
                     }
                 } => event,
             };
@@ -132,8 +139,9 @@ impl Broker {
                 }
                 Event::AssertReservedPorts => {
                     self.assert_reserved_ports();
-                    self.touched = true;
+                    self.look();
                 }
+                Event::Look => self.look(),
             }
             self.follow_changed();
             if self.touched || !self.changed.is_empty() {
@@ -149,6 +157,8 @@ impl Broker {
         match command {
             Command::Acquire(request, reply) => drop(reply.send(self.acquire(request))),
             Command::Reload(caller, reply) => drop(reply.send(self.reload(caller))),
+            Command::Learned(reply) => drop(reply.send(self.learning.learned())),
+            Command::Forget(caller, port, reply) => drop(reply.send(self.forget(&caller, port))),
             Command::Deposits(unit, reply) => drop(reply.send(self.deposits.of(&unit))),
             Command::View(reply) => drop(reply.send(self.view())),
             Command::Show(name, reply) => drop(reply.send(self.show(&name))),

@@ -4,6 +4,7 @@ use super::activation::Activations;
 use super::command::Handle;
 use super::effects::{STORED, inode_of};
 use super::holders::Holders;
+use super::learning::Learning;
 use super::protection::Protection;
 use super::records::{HolderRecord, Records};
 use super::reload::{Loader, errors_of};
@@ -32,6 +33,8 @@ pub struct Start {
     pub locations: Locations,
     /// Where it writes down what the next daemon has to know; it exists.
     pub runtime_directory: PathBuf,
+    /// Where it keeps what it has learned; it may be missing.
+    pub state_directory: PathBuf,
     /// Sockets that came with LISTEN_FDS, by name, without the private socket.
     pub inheritance: Inheritance,
 }
@@ -96,6 +99,7 @@ impl Broker {
             activations: Activations::new(start.runtime_directory)?,
             holders: Holders::new(HolderWatch::new()?),
             protection: Protection::new(ReservedPorts::default(), &records),
+            learning: Learning::new(&start.state_directory),
             deposits: records.read_deposits(),
             alone: !socket_owner::our_user_listens(),
             assert: Every::new(ASSERT_RESERVED_PORTS)?,

@@ -10,6 +10,8 @@ pub struct View {
     pub faults: Vec<String>,
     /// By name.
     pub listeners: Vec<ListenerView>,
+    /// How many ports are protected because services listen on them.
+    pub learned: usize,
 }
 
 /// One listener.

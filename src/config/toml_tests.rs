@@ -103,14 +103,12 @@ fn what_a_later_version_has_is_refused_honestly() {
     };
     assert_eq!(
         faults(
-            "[protect]\nlearn = true\nexclude = [\"1\"]\n[[pool]]\nname = \"x\"\n[[listener]]\nname = \"a\"\nstream = \"80\"\nactivate = \"a.service\"\nreuse-port = 2\nseqpacket = \"/x\"\n"
+            "[[pool]]\nname = \"x\"\n[[listener]]\nname = \"a\"\nstream = \"80\"\nreuse-port = 2\nseqpacket = \"/x\"\n"
         ),
         [
-            not_yet("2:1", "\"learn\" of [protect]"),
-            not_yet("3:1", "\"exclude\" of [protect]"),
-            not_yet("4:3", "[[pool]]"),
-            not_yet("10:1", "\"reuse-port\""),
-            not_yet("11:1", "\"seqpacket\""),
+            not_yet("1:3", "[[pool]]"),
+            not_yet("6:1", "\"reuse-port\""),
+            not_yet("7:1", "\"seqpacket\""),
         ]
     );
 }
