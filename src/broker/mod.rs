@@ -6,19 +6,21 @@
 
 mod command;
 mod deposits;
+mod draining;
 mod effects;
 mod handover;
 mod holders;
 mod protection;
 mod records;
 mod reload;
+mod renew;
 mod takeover;
 mod view;
 
 pub use command::{Acquire, Handle, NamedSocket, Notice, Refusal, Stopping};
 pub use reload::Loader;
 pub use takeover::{Inheritance, Start, StartError};
-pub use view::{ListenerView, SocketView, View};
+pub use view::{ListenerView, QueueView, SocketView, View};
 
 use crate::kernel::hangups::HangupWatch;
 use crate::kernel::socket::ListenerSocket;
@@ -28,6 +30,7 @@ use crate::listeners::{SocketId, Table};
 use crate::model::ListenerName;
 use command::Command;
 use deposits::Deposits;
+use draining::Migration;
 use holders::Holders;
 use protection::Protection;
 use records::Records;
@@ -58,6 +61,9 @@ pub struct Broker {
     hangups: HangupWatch,
     holders: Holders,
     protection: Protection,
+    migration: Migration,
+    /// The inodes of sockets that are drained, as they were written down last.
+    draining_written: Vec<u64>,
     assert: Every,
     /// What each unit has been handed for its own descriptor store since the boot.
     deposits: Deposits,
@@ -97,6 +103,7 @@ impl Broker {
                 told = &mut stop => {
                     if told == Ok(Stop::ForGood) {
                         self.protect_nothing();
+                        self.migrate_no_more();
                     }
                     return;
                 }
@@ -122,6 +129,7 @@ impl Broker {
                     for name in self.table.take_due(now) {
                         self.act_on(&name, false);
                     }
+                    self.settle_drains();
                 }
                 Event::AssertReservedPorts => {
                     self.assert_reserved_ports();
@@ -141,6 +149,8 @@ impl Broker {
         match command {
             Command::Acquire(request, reply) => drop(reply.send(self.acquire(request))),
             Command::Reload(caller, reply) => drop(reply.send(self.reload(caller))),
+            Command::Renew(caller, name, reply) => drop(reply.send(self.renew(&caller, &name))),
+            Command::Queues(name, reply) => drop(reply.send(self.queues(&name))),
             Command::Deposits(unit, reply) => drop(reply.send(self.deposits.of(&unit))),
             Command::View(reply) => drop(reply.send(self.view())),
             Command::Show(name, reply) => drop(reply.send(self.show(&name))),

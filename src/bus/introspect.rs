@@ -45,6 +45,7 @@ const MANAGER: &str = r#" <interface name="org.freedesktop.DBus.ObjectManager">
   </method>
   <method name="ListDeposits"><arg name="names" type="as" direction="out"/></method>
   <method name="Reload"/>
+  <method name="RenewListener"><arg name="name" type="s" direction="in"/></method>
   <property name="Version" type="s" access="read"/>
   <property name="State" type="s" access="read"/>
   <property name="Faults" type="as" access="read"/>
@@ -52,6 +53,7 @@ const MANAGER: &str = r#" <interface name="org.freedesktop.DBus.ObjectManager">
 "#;
 
 const LISTENER: &str = r#" <interface name="org.portbroker.PortBroker1.Listener">
+  <method name="Queues"><arg name="queues" type="a(ta{sv})" direction="out"/></method>
   <property name="Name" type="s" access="read"/>
   <property name="State" type="s" access="read"/>
   <property name="Sockets" type="a(ssts)" access="read"/>

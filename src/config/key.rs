@@ -17,6 +17,7 @@ pub(super) enum Key {
     SocketUser,
     SocketGroup,
     DirectoryMode,
+    ReusePort,
 }
 
 /// What a value of a key looks like in TOML.
@@ -35,12 +36,12 @@ pub(super) enum Shape {
 }
 
 use Key::{
-    Allow, Backlog, BindIpv6Only, BindToDevice, Datagram, DirectoryMode, FreeBind, Idle, SocketGroup,
-    SocketMode, SocketUser, Stream,
+    Allow, Backlog, BindIpv6Only, BindToDevice, Datagram, DirectoryMode, FreeBind, Idle, ReusePort,
+    SocketGroup, SocketMode, SocketUser, Stream,
 };
 
 /// Key, name in TOML, name in a unit (empty: units do not have it), shape in TOML.
-const KEYS: [(Key, &str, &str, Shape); 12] = [
+const KEYS: [(Key, &str, &str, Shape); 13] = [
     (Stream, "stream", "ListenStream", Shape::Texts),
     (Datagram, "datagram", "ListenDatagram", Shape::Texts),
     (Allow, "allow", "", Shape::Texts),
@@ -53,6 +54,7 @@ const KEYS: [(Key, &str, &str, Shape); 12] = [
     (SocketUser, "socket-user", "SocketUser", Shape::Text),
     (SocketGroup, "socket-group", "SocketGroup", Shape::Text),
     (DirectoryMode, "directory-mode", "DirectoryMode", Shape::Mode),
+    (ReusePort, "reuse-port", "ReusePort", Shape::Number),
 ];
 
 impl Key {

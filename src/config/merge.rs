@@ -9,6 +9,7 @@ use super::definition::{Definition, Draft, Source, Written};
 use super::fault::{Fault, Place};
 use super::key::Key;
 use super::section::{self, UnitSection};
+use super::shards;
 use super::sockets::SocketUnit;
 use super::toml::{self, TomlFile};
 use super::units::{self, Unit};
@@ -81,6 +82,7 @@ pub fn build(sources: &Sources) -> Checked {
     let book = AddressBook::of(&definitions, &mut faults);
     check::socket_units(&sockets, &definitions, &book, &mut faults);
     definitions.iter().for_each(|definition| check::idle(definition, &mut faults));
+    definitions.iter().for_each(|definition| shards::check(definition, &mut faults));
     let config = Config {
         listeners: by_name(&definitions),
         protect: Protect { ports: protect.iter().flat_map(|(range, _)| range.iter()).collect() },
@@ -248,7 +250,7 @@ fn cap(definitions: &mut [Definition], faults: &mut Vec<Fault>) {
     let mut total = 0usize;
     let mut said = false;
     for definition in definitions {
-        total = total.saturating_add(definition.config.endpoints.len());
+        total = total.saturating_add(definition.config.sockets());
         if total > MAX_TOTAL {
             definition.config.endpoints.clear();
             definition.address_of.clear();

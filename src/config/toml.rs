@@ -35,7 +35,7 @@ pub(super) struct Parsed {
 /// Sections of the contract that a later version may have.
 const SECTIONS_NOT_YET: [&str; 2] = ["pool", "socket"];
 /// The same, keys of a listener.
-const KEYS_NOT_YET: [&str; 4] = ["activate", "reuse-port", "seqpacket", "keep-alive"];
+const KEYS_NOT_YET: [&str; 3] = ["activate", "seqpacket", "keep-alive"];
 /// The same, keys of `[protect]`.
 const PROTECT_NOT_YET: [&str; 2] = ["learn", "exclude"];
 
@@ -303,6 +303,7 @@ fn example(key: Key) -> &'static str {
         Key::SocketMode => "\"0660\"",
         Key::SocketUser | Key::SocketGroup => "\"www-data\"",
         Key::DirectoryMode => "\"0755\"",
+        Key::ReusePort => "4",
     }
 }
 

@@ -2,11 +2,14 @@
 //!
 //! Pure: events and `now` in, [`Action`]s out. The broker performs an action on the real socket and reports
 //! the result with [`Table::succeeded`] or [`Table::failed`]; a failed one comes again after a back-off.
-//! A port that is configured is never given up: no action but the removal of its listener closes a socket.
+//! A port that is configured is never given up: only the removal of its listener closes its last socket. Sockets
+//! that are too many, or have a successor, are drained first: see [`Draining`].
 
+mod draining;
 mod protection;
 mod table;
 
+pub use draining::{Drain, Draining, Facts, Step};
 pub use protection::{Plan, plan};
 pub use table::{Action, Change, HolderId, Listener, Slot, SocketId, Table, UnknownListener};
 

@@ -13,6 +13,7 @@ mod listeners;
 mod output;
 mod packaging;
 mod reload;
+mod renew;
 mod status;
 mod store;
 

@@ -7,7 +7,9 @@
 //! - *Drop*: a filter that takes nothing, attached before bind(2), so that nothing is ever queued that was sent
 //!   before the socket was opened.
 //!
-//! `SO_REUSEADDR` and `SO_REUSEPORT` stay off: with the first on, any user can take the datagrams.
+//! `SO_REUSEADDR` stays off: with it on, any user can take the datagrams. `SO_REUSEPORT`, which lets in sockets of
+//! our own user only, is on where the address has several sockets. The kernel passes over those of them that are
+//! connected, and so over the ones that refuse.
 
 use super::inet::{address, open};
 use crate::config::SocketOptions;
@@ -26,11 +28,12 @@ const MOST_QUEUED: usize = 1 << 20;
 pub(super) fn reserve(inet: &InetEndpoint, options: &SocketOptions, join: bool) -> io::Result<Socket> {
     let socket = open(inet, options)?;
     attach_drop(&socket)?;
-    if join {
+    let shared = options.shards > 1;
+    if join || shared {
         socket.set_reuse_port(true)?;
     }
     socket.bind(&address(inet))?;
-    socket.set_reuse_port(false)?;
+    socket.set_reuse_port(shared)?;
     Ok(socket)
 }
 

@@ -84,7 +84,7 @@ fn set_back(held: &ListenerSocket, found: &[Spoilt]) -> io::Result<()> {
         if has(Spoilt::Device) {
             socket.bind_device(inet.device.as_ref().map(|device| device.as_str().as_bytes()))?;
         }
-        socket.set_reuse_port(inet.kind == SocketKind::Stream)?;
+        socket.set_reuse_port(held.shared)?;
         if inet.kind == SocketKind::Datagram {
             socket.set_reuse_address(false)?;
         }
@@ -147,7 +147,7 @@ fn replace_udp(held: &mut ListenerSocket, inet: &InetEndpoint, want: SocketState
 }
 
 /// Makes a socket accept one of ours beside it. What of this fails shows when the other is bound.
-fn make_joinable(old: &Socket) {
+pub(super) fn make_joinable(old: &Socket) {
     if !matches!(datagram::peer(old), Ok(None)) {
         let _ = disconnect(old);
     }

@@ -10,6 +10,7 @@
 //! into is kept only to notice that somebody changed it.
 
 mod datagram;
+mod drain;
 mod endpoint_of;
 mod error;
 mod inet;
@@ -17,6 +18,7 @@ mod inspect;
 mod mend;
 mod options;
 mod path;
+mod queue;
 mod tcp;
 mod unix;
 
@@ -24,6 +26,7 @@ pub use endpoint_of::{endpoint_of, endpoint_of_stored};
 pub use error::{AdoptError, BindError, SocketError};
 pub use inspect::Spoilt;
 pub use mend::Mended;
+pub use queue::Queue;
 
 use crate::config::SocketOptions;
 use crate::model::{Endpoint, InetEndpoint, SocketKind, UnixAddress, UnixEndpoint};
@@ -59,6 +62,8 @@ pub struct ListenerSocket {
     /// The state that it was brought into.
     expected: SocketState,
     closed: Closed,
+    /// Whether `SO_REUSEPORT` is on: that of TCP always, that of UDP where the endpoint has, or had, several sockets.
+    shared: bool,
     /// Of the internet families.
     baseline: Option<Baseline>,
     /// Of unix sockets with a path.
@@ -104,6 +109,7 @@ impl ListenerSocket {
             options: options.clone(),
             expected: SocketState::Reserved,
             closed: Closed::Refusing,
+            shared: is_shared(endpoint, options),
             baseline,
             path,
         }
@@ -138,7 +144,7 @@ impl ListenerSocket {
         self.expected = self.state()?;
         if let Endpoint::Inet(inet) = &self.endpoint {
             let stream = inet.kind == SocketKind::Stream;
-            self.socket.set_reuse_port(stream)?;
+            self.socket.set_reuse_port(self.shared)?;
             self.socket.set_reuse_address(stream && self.expected == SocketState::Listening)?;
         }
         Ok(())
@@ -213,6 +219,7 @@ impl ListenerSocket {
             && self.expected == SocketState::Listening
             && self.endpoint.kind() == SocketKind::Stream;
         self.options = options.clone();
+        self.share().map_err(SocketError::kernel("share the port of", &self.endpoint))?;
         let dressed = match &self.endpoint {
             Endpoint::Unix(UnixEndpoint { address: UnixAddress::Path(path), .. }) => self
                 .dress()
@@ -309,6 +316,14 @@ impl ListenerSocket {
     fn replace_socket(&mut self, new: Socket) -> Socket {
         self.expected = SocketState::Reserved;
         std::mem::replace(&mut self.socket, new)
+    }
+}
+
+/// Whether a socket of this endpoint has `SO_REUSEPORT`.
+fn is_shared(endpoint: &Endpoint, options: &SocketOptions) -> bool {
+    match endpoint {
+        Endpoint::Inet(inet) => inet.kind == SocketKind::Stream || options.shards > 1,
+        Endpoint::Unix(_) => false,
     }
 }
 
