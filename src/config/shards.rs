@@ -3,11 +3,12 @@
 //! The sockets of one address are a group by `SO_REUSEPORT`, its *shards*; the kernel spreads clients over them.
 //! `ReusePort=` of systemd is a boolean, and both of its values mean one socket here; a number is our own.
 
+use super::Idle;
 use super::definition::{Definition, Source, boolean};
 use super::fault::{Fault, quoted};
 use super::key::Key;
 use super::listen::MAX_ENDPOINTS;
-use crate::model::Endpoint;
+use crate::model::{Endpoint, SocketKind};
 
 /// The most shards of one address. More accept queues than this serve nobody.
 const MOST: u16 = 64;
@@ -37,6 +38,11 @@ pub(super) fn check(definition: &Definition, faults: &mut Vec<Fault>) {
     if let Some(unix) = unix {
         let message = format!("{unix} of {name:?} cannot have {shards} sockets: a unix name has one");
         faults.push(place.error(message).help("put it into a listener of its own, without this"));
+    }
+    let udp = definition.config.endpoints.iter().find(|e| e.kind() == SocketKind::Datagram);
+    if let (Some(udp), Idle::Refuse | Idle::QueueFor(_)) = (udp, definition.config.idle) {
+        let message = format!("{udp} of {name:?} drops instead of refusing: it has {shards} sockets");
+        faults.push(place.warning(message).help("write idle = \"drop\", or use one socket"));
     }
     if matches!(definition.source, Source::Inherited | Source::InheritedWithOptions) {
         let message =
@@ -81,6 +87,8 @@ mod tests {
             ["unix /run/x of \"a\" cannot have 2 sockets: a unix name has one"]
         );
         assert_eq!(faults("stream = \"/run/x\"\nreuse-port = 1"), [""; 0]);
+        let refusing = faults("datagram = \"127.0.0.1:53\"\nidle = \"refuse\"\nreuse-port = 2");
+        assert_eq!(refusing, ["udp 127.0.0.1:53 of \"a\" drops instead of refusing: it has 2 sockets"]);
         let many = faults("stream = \"1000-2000\"\nreuse-port = 64");
         assert!(many.iter().any(|fault| fault.contains("more than")), "{many:?}");
     }

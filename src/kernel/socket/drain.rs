@@ -6,7 +6,7 @@
 use super::error::{AdoptError, BindError, SocketError};
 use super::inet::address;
 use super::mend::make_joinable;
-use super::{ListenerSocket, Spoilt, datagram, tcp, unix};
+use super::{ListenerSocket, SocketState, Spoilt, datagram, tcp, unix};
 use crate::config::SocketOptions;
 use crate::model::{Endpoint, InetEndpoint, SocketKind, UnixAddress};
 use socket2::{SockFilter, Socket};
@@ -31,6 +31,9 @@ impl ListenerSocket {
         if !self.shared && super::is_shared(&self.endpoint, &self.options) {
             self.socket.set_reuse_port(true)?;
             self.shared = true;
+            if self.expected == SocketState::Reserved {
+                return datagram::drop_all(&self.socket);
+            }
         }
         Ok(())
     }
@@ -66,7 +69,11 @@ impl ListenerSocket {
                 (tcp::reserve(&inet, &self.options).map_err(of_inet(&inet)).map_err(failed)?, None)
             }
             Endpoint::Inet(inet) => {
+                let was_connected = !matches!(datagram::peer(&self.socket), Ok(None));
                 make_joinable(&self.socket);
+                if was_connected {
+                    datagram::stand_aside(&self.socket);
+                }
                 self.shared = true;
                 let socket = datagram::reserve(&inet, &self.options, true);
                 (socket.map_err(of_inet(&inet)).map_err(failed)?, None)
@@ -111,7 +118,11 @@ impl ListenerSocket {
                 let program = NO_SYN.map(|(code, jt, jf, k)| SockFilter::new(code, jt, jf, k));
                 self.socket.attach_filter(&program)
             }
-            Endpoint::Inet(inet) => self.socket.connect(&reachable(inet).into()),
+            Endpoint::Inet(inet) => {
+                self.socket.connect(&reachable(inet).into())?;
+                datagram::stand_aside(&self.socket);
+                Ok(())
+            }
             Endpoint::Unix(_) => Ok(()),
         }
     }

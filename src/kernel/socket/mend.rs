@@ -33,7 +33,10 @@ pub(super) fn mend(held: &mut ListenerSocket, want: SocketState) -> Result<Mende
         held.bring_to(want)?;
         return Ok(Mended::Nothing);
     }
-    if !found.iter().any(|&spoilt| is_beyond_mending(spoilt)) && set_back(held, &found).is_ok() {
+    let left_group = |spoilt| is_udp_shard(held) && matches!(spoilt, Spoilt::Connected | Spoilt::Narrowed);
+    if !found.iter().any(|&spoilt| is_beyond_mending(spoilt) || left_group(spoilt))
+        && set_back(held, &found).is_ok()
+    {
         held.bring_to(want)?;
         return Ok(Mended::InPlace(found));
     }
@@ -65,6 +68,11 @@ fn replace(held: &mut ListenerSocket, want: SocketState) -> Result<(), SocketErr
         Endpoint::Inet(inet) => replace_udp(held, &inet, want),
         Endpoint::Unix(unix) => replace_unix(held, &unix, want),
     }
+}
+
+/// Of several UDP sockets of an address: one that was connected has left the group, and never gets back.
+fn is_udp_shard(held: &ListenerSocket) -> bool {
+    held.shared && held.endpoint.kind() == SocketKind::Datagram
 }
 
 fn is_beyond_mending(spoilt: Spoilt) -> bool {
@@ -133,7 +141,11 @@ fn replace_tcp(held: &mut ListenerSocket, inet: &InetEndpoint, want: SocketState
 
 fn replace_udp(held: &mut ListenerSocket, inet: &InetEndpoint, want: SocketState) -> Result<(), SocketError> {
     let failed = failed(&held.endpoint);
+    let was_connected = !matches!(datagram::peer(&held.socket), Ok(None));
     make_joinable(&held.socket);
+    if held.shared && was_connected {
+        datagram::stand_aside(&held.socket);
+    }
     let new = datagram::reserve(inet, &held.options, true)
         .map_err(|error| failed(BindError::of_inet(inet, error)))?;
     let old = held.replace_socket(new);
@@ -142,7 +154,9 @@ fn replace_udp(held: &mut ListenerSocket, inet: &InetEndpoint, want: SocketState
     if let Ok(own) = old.local_addr() {
         let _ = old.connect(&own);
     }
-    let _ = old.set_reuse_port(false);
+    if !held.shared {
+        let _ = old.set_reuse_port(false);
+    }
     Ok(())
 }
 

@@ -91,7 +91,9 @@ impl ListenerSocket {
         let bound = match inet.kind {
             SocketKind::Stream => tcp::reserve(inet, options),
             SocketKind::Datagram => datagram::reserve(inet, options, false).and_then(|socket| {
-                datagram::refuse_udp(&socket, inet)?;
+                if options.shards == 1 {
+                    datagram::refuse_udp(&socket, inet)?;
+                }
                 Ok(socket)
             }),
         };
@@ -176,11 +178,12 @@ impl ListenerSocket {
 
     /// Refuses clients; what was queued is reset. Connections that were accepted live on.
     ///
-    /// A wildcard UDP socket cannot refuse and drops instead.
+    /// A wildcard UDP socket cannot refuse and drops instead, and so does one of several of an address.
     pub fn refuse(&mut self) -> Result<(), SocketError> {
         let failed = SocketError::kernel("stop listening on", &self.endpoint);
         match &self.endpoint {
             Endpoint::Inet(inet) if inet.kind == SocketKind::Stream => tcp::refuse(&self.socket),
+            Endpoint::Inet(_) if self.shared => datagram::drop_all(&self.socket),
             Endpoint::Inet(inet) => datagram::refuse_udp(&self.socket, inet),
             Endpoint::Unix(unix) if unix.kind == SocketKind::Stream => return self.refuse_unix_stream(),
             Endpoint::Unix(_) => datagram::refuse_unix(&self.socket),
