@@ -54,12 +54,30 @@ pub struct ListenerStatus {
 pub struct SocketStatus {
     /// `tcp 127.0.0.1:3306`, `unix /run/x.sock`.
     pub endpoint: String,
-    /// `reserved`, `listening` or `failed`.
+    /// `reserved`, `listening`, `failed` or `draining`.
     pub state: String,
     /// Its inode, as in `ss -e`; none where it could not be bound.
     pub inode: Option<u64>,
     /// Why it could not be bound.
     pub error: Option<String>,
+}
+
+/// What waits in one socket; `None` for what the kernel does not tell of such a socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Queue {
+    /// Connections that nobody has accepted yet; bytes of datagrams that nobody has read.
+    pub waiting: Option<u32>,
+    /// How much there is room for: `backlog`, the receive buffer.
+    pub limit: Option<u32>,
+    /// How many connections or datagrams found no room since the socket was made.
+    pub overflows: Option<u32>,
+}
+
+impl Queue {
+    pub(crate) fn read(facts: &HashMap<String, OwnedVariant>) -> Self {
+        let number = |name: &str| facts.get(name).and_then(|value| u32::try_from(value.clone()).ok());
+        Self { waiting: number("waiting"), limit: number("limit"), overflows: number("overflows") }
+    }
 }
 
 impl Status {

@@ -7,6 +7,7 @@
 mod activation;
 mod command;
 mod deposits;
+mod draining;
 mod effects;
 mod handover;
 mod holders;
@@ -15,6 +16,7 @@ mod learning;
 mod protection;
 mod records;
 mod reload;
+mod renew;
 mod takeover;
 mod view;
 
@@ -22,7 +24,7 @@ pub use crate::learn::Learned;
 pub use command::{Acquire, Handle, NamedSocket, Notice, Refusal, Stopping};
 pub use reload::Loader;
 pub use takeover::{Inheritance, Start, StartError};
-pub use view::{ListenerView, SocketView, View};
+pub use view::{ListenerView, QueueView, SocketView, View};
 
 use crate::kernel::hangups::HangupWatch;
 use crate::kernel::socket::ListenerSocket;
@@ -33,6 +35,7 @@ use crate::model::ListenerName;
 use activation::Activations;
 use command::Command;
 use deposits::Deposits;
+use draining::Migration;
 use holders::Holders;
 use learning::Learning;
 use protection::Protection;
@@ -66,6 +69,9 @@ pub struct Broker {
     holders: Holders,
     protection: Protection,
     learning: Learning,
+    migration: Migration,
+    /// The inodes of sockets that are drained, as they were written down last.
+    draining_written: Vec<u64>,
     assert: Every,
     /// What each unit has been handed for its own descriptor store since the boot.
     deposits: Deposits,
@@ -107,6 +113,7 @@ impl Broker {
                 told = &mut stop => {
                     if told == Ok(Stop::ForGood) {
                         self.protect_nothing();
+                        self.migrate_no_more();
                     }
                     return;
                 }
@@ -136,6 +143,7 @@ impl Broker {
                         self.act_on(&name, false);
                     }
                     self.retry_activations(now);
+                    self.settle_drains();
                 }
                 Event::AssertReservedPorts => {
                     self.assert_reserved_ports();
@@ -159,6 +167,8 @@ impl Broker {
             Command::Reload(caller, reply) => drop(reply.send(self.reload(caller))),
             Command::Learned(reply) => drop(reply.send(self.learning.learned())),
             Command::Forget(caller, port, reply) => drop(reply.send(self.forget(&caller, port))),
+            Command::Renew(caller, name, reply) => drop(reply.send(self.renew(&caller, &name))),
+            Command::Queues(name, reply) => drop(reply.send(self.queues(&name))),
             Command::Deposits(unit, reply) => drop(reply.send(self.deposits.of(&unit))),
             Command::View(reply) => drop(reply.send(self.view())),
             Command::Show(name, reply) => drop(reply.send(self.show(&name))),

@@ -10,6 +10,7 @@ use super::definition::{Definition, Draft, Source, Written};
 use super::fault::{Fault, Place};
 use super::key::Key;
 use super::section::{self, UnitSection};
+use super::shards;
 use super::sockets::SocketUnit;
 use super::toml::{self, TomlFile};
 use super::units::{self, Unit};
@@ -87,6 +88,7 @@ pub fn build(sources: &Sources) -> Checked {
     definitions
         .iter()
         .for_each(|definition| activate::check(definition, sources.services.as_ref(), &mut faults));
+    definitions.iter().for_each(|definition| shards::check(definition, &mut faults));
     let config = Config {
         listeners: by_name(&definitions),
         protect: protect.settings(),
@@ -255,7 +257,7 @@ fn cap(definitions: &mut [Definition], faults: &mut Vec<Fault>) {
     let mut total = 0usize;
     let mut said = false;
     for definition in definitions {
-        total = total.saturating_add(definition.config.endpoints.len());
+        total = total.saturating_add(definition.config.sockets());
         if total > MAX_TOTAL {
             definition.config.endpoints.clear();
             definition.address_of.clear();

@@ -12,6 +12,7 @@ mod merge;
 mod plain;
 mod render;
 pub mod section;
+mod shards;
 pub mod show;
 mod sockets;
 mod toml;
@@ -115,6 +116,16 @@ pub struct SocketOptions {
     pub socket_group: Option<Account>,
     /// `DirectoryMode=` of missing parent directories.
     pub directory_mode: u32,
+    /// `reuse-port`: how many sockets each address has, a group by `SO_REUSEPORT`.
+    pub shards: u16,
+}
+
+impl ListenerConfig {
+    /// How many sockets it has in all: each address has its shards.
+    #[must_use]
+    pub fn sockets(&self) -> usize {
+        self.endpoints.len().saturating_mul(usize::from(self.options.shards))
+    }
 }
 
 impl Default for SocketOptions {
@@ -126,6 +137,7 @@ impl Default for SocketOptions {
             socket_user: None,
             socket_group: None,
             directory_mode: 0o755,
+            shards: 1,
         }
     }
 }

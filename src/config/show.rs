@@ -65,7 +65,7 @@ pub fn summary(checked: &Checked) -> String {
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let errors = checked.faults.iter().filter(|fault| fault.is_error()).count();
     let warnings = checked.faults.len().saturating_sub(errors);
-    let sockets = checked.config.listeners.values().map(|listener| listener.endpoints.len()).sum();
+    let sockets = checked.config.listeners.values().map(super::ListenerConfig::sockets).sum();
     match (errors, warnings) {
         (0, _) => format!(
             "the configuration is valid: {}, {}, {}, {}",
@@ -99,6 +99,7 @@ fn singles(definition: &Definition) -> Vec<Single<'_>> {
         (Key::SocketUser, account(&options.socket_user)),
         (Key::SocketGroup, account(&options.socket_group)),
         (Key::DirectoryMode, json!(format!("{:04o}", options.directory_mode))),
+        (Key::ReusePort, json!(options.shards)),
     ];
     let single = |(key, value)| Single { key, value, place: definition.places.get(&key) };
     values.into_iter().map(single).collect()

@@ -15,6 +15,7 @@ mod listeners;
 mod output;
 mod packaging;
 mod reload;
+mod renew;
 mod status;
 mod store;
 
