@@ -7,19 +7,24 @@
 mod activation;
 mod command;
 mod deposits;
+mod draining;
 mod effects;
 mod handover;
 mod holders;
+mod learned_file;
+mod learning;
 mod protection;
 mod records;
 mod reload;
+mod renew;
 mod takeover;
 mod view;
 
+pub use crate::learn::Learned;
 pub use command::{Acquire, Handle, NamedSocket, Notice, Refusal, Stopping};
 pub use reload::Loader;
 pub use takeover::{Inheritance, Start, StartError};
-pub use view::{ListenerView, SocketView, View};
+pub use view::{ListenerView, QueueView, SocketView, View};
 
 use crate::kernel::hangups::HangupWatch;
 use crate::kernel::socket::ListenerSocket;
@@ -30,7 +35,9 @@ use crate::model::ListenerName;
 use activation::Activations;
 use command::Command;
 use deposits::Deposits;
+use draining::Migration;
 use holders::Holders;
+use learning::Learning;
 use protection::Protection;
 use records::Records;
 use std::collections::{BTreeSet, HashMap};
@@ -61,6 +68,10 @@ pub struct Broker {
     activations: Activations,
     holders: Holders,
     protection: Protection,
+    learning: Learning,
+    migration: Migration,
+    /// The inodes of sockets that are drained, as they were written down last.
+    draining_written: Vec<u64>,
     assert: Every,
     /// What each unit has been handed for its own descriptor store since the boot.
     deposits: Deposits,
@@ -89,6 +100,7 @@ enum Event {
     Arrived(u64),
     Due,
     AssertReservedPorts,
+    Look,
 }
 
 impl Broker {
@@ -101,6 +113,7 @@ impl Broker {
                 told = &mut stop => {
                     if told == Ok(Stop::ForGood) {
                         self.protect_nothing();
+                        self.migrate_no_more();
                     }
                     return;
                 }
@@ -114,6 +127,7 @@ impl Broker {
                         command = self.commands.recv() => Event::Command(command),
                         () = until(due) => Event::Due,
                         () = self.assert.next() => Event::AssertReservedPorts,
+                        () = self.learning.due() => Event::Look,
                     }
                 } => event,
             };
@@ -129,11 +143,13 @@ impl Broker {
                         self.act_on(&name, false);
                     }
                     self.retry_activations(now);
+                    self.settle_drains();
                 }
                 Event::AssertReservedPorts => {
                     self.assert_reserved_ports();
-                    self.touched = true;
+                    self.look();
                 }
+                Event::Look => self.look(),
             }
             self.follow_changed();
             if self.touched || !self.changed.is_empty() {
@@ -149,6 +165,10 @@ impl Broker {
         match command {
             Command::Acquire(request, reply) => drop(reply.send(self.acquire(request))),
             Command::Reload(caller, reply) => drop(reply.send(self.reload(caller))),
+            Command::Learned(reply) => drop(reply.send(self.learning.learned())),
+            Command::Forget(caller, port, reply) => drop(reply.send(self.forget(&caller, port))),
+            Command::Renew(caller, name, reply) => drop(reply.send(self.renew(&caller, &name))),
+            Command::Queues(name, reply) => drop(reply.send(self.queues(&name))),
             Command::Deposits(unit, reply) => drop(reply.send(self.deposits.of(&unit))),
             Command::View(reply) => drop(reply.send(self.view())),
             Command::Show(name, reply) => drop(reply.send(self.show(&name))),

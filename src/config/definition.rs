@@ -8,6 +8,7 @@ use super::fault::{Fault, Place, quoted};
 use super::idle::IdleError;
 use super::key::Key;
 use super::listen::{self, Address, BindIpv6Only, ListenError, MAX_ENDPOINTS};
+use super::shards::{self, ShardsError};
 use super::{Account, Grant, ListenerConfig, SocketOptions};
 use crate::model::{DeviceName, EndpointError, ListenerName, SocketKind, UnitName};
 use std::collections::BTreeMap;
@@ -103,6 +104,12 @@ impl From<GrantError> for Problem {
 
 impl From<IdleError> for Problem {
     fn from(error: IdleError) -> Self {
+        Self::new(error.to_string(), None)
+    }
+}
+
+impl From<ShardsError> for Problem {
+    fn from(error: ShardsError) -> Self {
         Self::new(error.to_string(), None)
     }
 }
@@ -243,6 +250,7 @@ impl Definition {
             Key::BindToDevice => self.device = Some(DeviceName::try_from(text.as_str())?),
             Key::SocketMode => options.socket_mode = mode(&text)?,
             Key::DirectoryMode => options.directory_mode = mode(&text)?,
+            Key::ReusePort => options.shards = shards::parse(&text, self.source)?,
             Key::SocketUser => {
                 options.socket_user = owner(&text, "user", |name| accounts.user(name), &place, faults)?;
             }

@@ -18,6 +18,7 @@ pub(super) enum Key {
     SocketUser,
     SocketGroup,
     DirectoryMode,
+    ReusePort,
 }
 
 /// What a value of a key looks like in TOML.
@@ -36,12 +37,12 @@ pub(super) enum Shape {
 }
 
 use Key::{
-    Activate, Allow, Backlog, BindIpv6Only, BindToDevice, Datagram, DirectoryMode, FreeBind, Idle,
+    Activate, Allow, Backlog, BindIpv6Only, BindToDevice, Datagram, DirectoryMode, FreeBind, Idle, ReusePort,
     SocketGroup, SocketMode, SocketUser, Stream,
 };
 
 /// Key, name in TOML, name in a unit (empty: units do not have it), shape in TOML.
-const KEYS: [(Key, &str, &str, Shape); 13] = [
+const KEYS: [(Key, &str, &str, Shape); 14] = [
     (Stream, "stream", "ListenStream", Shape::Texts),
     (Datagram, "datagram", "ListenDatagram", Shape::Texts),
     (Allow, "allow", "", Shape::Texts),
@@ -55,6 +56,7 @@ const KEYS: [(Key, &str, &str, Shape); 13] = [
     (SocketUser, "socket-user", "SocketUser", Shape::Text),
     (SocketGroup, "socket-group", "SocketGroup", Shape::Text),
     (DirectoryMode, "directory-mode", "DirectoryMode", Shape::Mode),
+    (ReusePort, "reuse-port", "ReusePort", Shape::Number),
 ];
 
 impl Key {

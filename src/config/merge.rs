@@ -10,11 +10,12 @@ use super::definition::{Definition, Draft, Source, Written};
 use super::fault::{Fault, Place};
 use super::key::Key;
 use super::section::{self, UnitSection};
+use super::shards;
 use super::sockets::SocketUnit;
 use super::toml::{self, TomlFile};
 use super::units::{self, Unit};
-use super::{Accounts, Config, Origin, Protect};
-use crate::model::{Endpoint, InetEndpoint, ListenerName, PortRange};
+use super::{Accounts, Config, Origin};
+use crate::model::{Endpoint, InetEndpoint, ListenerName};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The most sockets of all listeners together: more than one process can have descriptors by default.
@@ -49,7 +50,7 @@ pub struct Checked {
     pub faults: Vec<Fault>,
     pub(super) definitions: Vec<Definition>,
     pub(super) sections: Vec<UnitSection>,
-    pub(super) protect: Vec<(PortRange, Place)>,
+    pub(super) protect: toml::ProtectSection,
 }
 
 impl Checked {
@@ -87,9 +88,11 @@ pub fn build(sources: &Sources) -> Checked {
     definitions
         .iter()
         .for_each(|definition| activate::check(definition, sources.services.as_ref(), &mut faults));
+    definitions.iter().for_each(|definition| shards::check(definition, &mut faults));
     let config = Config {
         listeners: by_name(&definitions),
-        protect: Protect { ports: protect.iter().flat_map(|(range, _)| range.iter()).collect() },
+        protect: protect.settings(),
+        socket_units: sockets.iter().flat_map(SocketUnit::ports).collect(),
     };
     Checked { config, faults: in_order(faults), definitions, sections, protect }
 }
@@ -149,11 +152,11 @@ fn files(
     sources: &Sources,
     definitions: &mut Vec<Definition>,
     faults: &mut Vec<Fault>,
-) -> Vec<(PortRange, Place)> {
-    let mut protect = Vec::new();
+) -> toml::ProtectSection {
+    let mut protect = toml::ProtectSection::default();
     for file in &sources.files {
         let parsed = toml::read(file, faults);
-        protect.extend(parsed.protect);
+        protect.add(parsed.protect);
         for draft in parsed.drafts {
             let incomplete = draft.incomplete;
             let definition = Definition::of(draft, &sources.accounts, faults);
@@ -254,7 +257,7 @@ fn cap(definitions: &mut [Definition], faults: &mut Vec<Fault>) {
     let mut total = 0usize;
     let mut said = false;
     for definition in definitions {
-        total = total.saturating_add(definition.config.endpoints.len());
+        total = total.saturating_add(definition.config.sockets());
         if total > MAX_TOTAL {
             definition.config.endpoints.clear();
             definition.address_of.clear();

@@ -103,10 +103,12 @@ fn deliveries<'a>(units: &'a [Unit], checked: &'a Checked) -> Vec<Delivery<'a>> 
             .filter(|listener| !listener.config.endpoints.is_empty())
             .map(|listener| (&listener.name, listener.config.endpoints.as_slice()))
             .collect();
+        let sockets = section.listeners.iter().map(|listener| listener.config.sockets()).sum();
         let broker_itself = unit.name.as_str() == DAEMON;
         (!listeners.is_empty() && !broker_itself).then_some(Delivery {
             unit,
             listeners,
+            sockets,
             required: section.required,
         })
     };

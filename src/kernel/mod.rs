@@ -6,10 +6,13 @@
 
 pub mod arrivals;
 mod async_fd;
+pub mod cgroups;
 pub mod exec;
 pub mod hangups;
 pub mod holder;
 pub mod inotify;
+pub mod listening;
+pub mod migrate_requests;
 pub mod peer;
 mod process;
 pub mod reserved_ports;
@@ -21,3 +24,5 @@ pub mod store;
 pub mod stream;
 pub mod timer;
 pub mod triggers;
+pub mod unit_starts;
+mod unix_diag;

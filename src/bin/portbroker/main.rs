@@ -10,10 +10,12 @@ mod check;
 mod deposit;
 mod exec;
 mod failure;
+mod learned;
 mod listeners;
 mod output;
 mod packaging;
 mod reload;
+mod renew;
 mod status;
 mod store;
 
