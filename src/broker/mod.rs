@@ -147,6 +147,7 @@ impl Broker {
                 }
                 Event::AssertReservedPorts => {
                     self.assert_reserved_ports();
+                    self.glance_at_activations();
                     self.look();
                 }
                 Event::Look => self.look(),
