@@ -6,6 +6,7 @@
 #![cfg(test)]
 
 mod acquire;
+mod activate;
 mod exec;
 mod generator;
 mod idle;
@@ -28,13 +29,14 @@ use measure::Table;
 /// What can be measured: the name that the command line has for it, and how.
 type Figure = (&'static str, fn() -> Table);
 
-const FIGURES: [Figure; 6] = [
+const FIGURES: [Figure; 7] = [
     ("acquire", acquire::measure),
     ("exec", exec::measure),
     ("ready", ready::measure),
     ("memory", memory::measure),
     ("generator", generator::measure),
     ("idle", idle::measure),
+    ("activate", activate::measure),
 ];
 
 fn main() {

@@ -77,11 +77,7 @@ enum Verb {
     Deposit(Deposit),
     /// Start the services that the broker wants started (for portbroker-activate.service)
     #[command(hide = true)]
-    Activate {
-        /// The broker's runtime directory
-        #[arg(default_value = "/run/portbroker")]
-        directory: PathBuf,
-    },
+    Activate,
     /// Print completions for a shell
     #[command(hide = true)]
     Completions {
@@ -291,7 +287,7 @@ impl Arguments {
             Verb::Renew { name } => renew::run(&broker, output, &name),
             Verb::Exec(arguments) => exec::run(&broker, &arguments),
             Verb::Deposit(arguments) => deposit::run(&broker, output, &arguments),
-            Verb::Activate { directory } => activate::run(&directory),
+            Verb::Activate => activate::run(),
             Verb::Completions { shell } => packaging::completions(Self::command(), shell),
             Verb::Manual { directory } => packaging::manual(Self::command(), &directory),
         };
