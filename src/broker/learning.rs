@@ -5,17 +5,13 @@
 
 use super::command::Refusal;
 use super::learned_file::LearnedFile;
+use super::lookout::Lookout;
 use super::{Broker, until};
 use crate::config::Config;
-use crate::kernel::cgroups::Cgroups;
-use crate::kernel::listening::{Listening, listening};
 use crate::kernel::unit_starts::UnitStarts;
-use crate::learn::{
-    Learned, Life, MOST_PORTS, Memory, Moment, Named, Outcome, Rules, SHARE, Schedule, Sightings, service_of,
-};
-use crate::model::{PortSet, UnitName};
+use crate::learn::{Learned, MOST_PORTS, Memory, Moment, Named, Outcome, Rules, SHARE, Schedule};
+use crate::model::PortSet;
 use crate::policy::{Caller, Decision, may_administer};
-use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -25,9 +21,7 @@ pub(super) struct Learning {
     rules: Rules,
     file: LearnedFile,
     schedule: Schedule,
-    cgroups: Option<Cgroups>,
-    /// The service of each cgroup that was seen, by number. Numbers are not used twice.
-    services: HashMap<u64, Option<UnitName>>,
+    lookout: Lookout,
     starts: Option<UnitStarts>,
     /// Why nobody can look, if so.
     fault: Option<String>,
@@ -39,13 +33,6 @@ impl Learning {
         let now = Instant::now();
         let mut file = LearnedFile::new(directory, now);
         let memory = file.read();
-        let cgroups = Cgroups::find();
-        if cgroups.is_none() {
-            tracing::warn!(
-                "there is no unified cgroup hierarchy, so nobody can tell whose ports are listened on: of services, \
-                 only the ports that enabled socket units name are learned; name others under [protect] ports"
-            );
-        }
         let starts = UnitStarts::watch().unwrap_or_else(|error| {
             tracing::warn!(%error, "starts of services are not seen, and their ports once a minute: {error}");
             None
@@ -53,7 +40,7 @@ impl Learning {
         let rules =
             Rules { learn: false, exclude: PortSet::default(), held: PortSet::default(), range: None };
         let schedule = Schedule::new(now);
-        Self { memory, rules, file, schedule, cgroups, services: HashMap::new(), starts, fault: None }
+        Self { memory, rules, file, schedule, lookout: Lookout::new(), starts, fault: None }
     }
 
     /// Returns when it is time to look.
@@ -76,27 +63,6 @@ impl Learning {
                 },
             }
         }
-    }
-
-    /// What there is to see now, or why there is nothing.
-    fn see(&mut self) -> std::io::Result<Sightings> {
-        let Some(cgroups) = &self.cgroups else { return Ok(Sightings::new()) };
-        let sockets: BTreeSet<Listening> = listening()?.into_iter().collect();
-        if sockets.iter().any(|socket| !self.services.contains_key(&socket.cgroup)) {
-            let paths = cgroups.paths();
-            self.services = paths.into_iter().map(|(id, path)| (id, service_of(&path))).collect();
-        }
-        let mut seen = Sightings::new();
-        for Listening { cgroup, protocol, port } in sockets {
-            // Below a unit, or gone already: not to be looked for again.
-            let Some(unit) = self.services.entry(cgroup).or_default() else { continue };
-            if let Some((_, ports)) = seen.get_mut(unit) {
-                ports.insert((protocol, port));
-            } else if let Some(life) = Life::new(&cgroups.life(unit.as_str(), cgroup)) {
-                seen.insert(unit.clone(), (life, BTreeSet::from([(protocol, port)])));
-            }
-        }
-        Ok(seen)
     }
 
     /// What is not as it should be.
@@ -180,7 +146,7 @@ impl Broker {
             return;
         }
         self.read_range();
-        let fault = match self.learning.see() {
+        let fault = match self.learning.lookout.see() {
             Ok(seen) => {
                 let Learning { memory, rules, .. } = &mut self.learning;
                 let outcome = memory.look(&seen, rules, moment(), now);

@@ -234,14 +234,14 @@ fn what_is_refused_is_said_once() {
 #[test]
 fn units_that_never_come_again_leave_no_more_than_a_bounded_memory() {
     let mut host = Host::new();
-    for n in 0..3000u16 {
+    for n in 0..2200u16 {
         host.look_at(&[(&format!("run-{n}"), "1", &[1000 + n])], Protocol::Tcp);
         host.seconds += 10;
         host.look_at(&[(&format!("run-{n}"), "1", &[1000 + n])], Protocol::Tcp);
     }
     assert_eq!(host.memory.units.len(), memory::MOST_CANDIDATES);
     assert!(
-        !host.memory.units.contains_key(&unit("run-0")) && host.memory.units.contains_key(&unit("run-2999"))
+        !host.memory.units.contains_key(&unit("run-0")) && host.memory.units.contains_key(&unit("run-2199"))
     );
 }
 
@@ -297,6 +297,8 @@ fn looks_come_soon_after_a_start_and_never_often() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn a_service_that_starts_without_end_is_looked_at_once_in_ten_seconds(gaps in proptest::collection::vec(0u64..3000, 100..400)) {
         let begin = Instant::now();
