@@ -18,24 +18,33 @@ Before=sysinit.target network.target
 [Service]
 Type=notify
 NotifyAccess=all
-LimitNOFILE=200000
+LimitNOFILE=12000
 ExecStart=/usr/bin/python3 /opt/storm.py
 ";
 const STORM_PROGRAM: &str = r#"
-import collections, random, socket, struct, subprocess
+import collections, os, random, socket, struct, subprocess
 RESET = struct.pack('ii', 1, 0)
-peer = socket.socket(); peer.bind(('127.0.0.1', 1023)); peer.listen(100)
+# Several, for a process may not have so many descriptors; to one address, for a port serves several.
+PROCESSES, EACH = 5, 5600
+peer = socket.socket(); peer.bind(('127.0.0.1', 1023)); peer.listen(1000)
 def connection():
     s = socket.socket()
     s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     s.connect(('127.0.0.1', 1023))
+    # Maybe another's, who accepts ours.
     return s, peer.accept()[0]
-kept = collections.deque(connection() for _ in range(28000))
+reader, writer = os.pipe()
+for _ in range(PROCESSES):
+    if os.fork(): continue
+    kept = collections.deque(connection() for _ in range(EACH))
+    os.write(writer, b'.')
+    while True:
+        for _ in range(random.randrange(EACH // 5)):
+            for s in kept.popleft(): s.close()
+        while len(kept) < EACH: kept.append(connection())
+for _ in range(PROCESSES): assert os.read(reader, 1)
 subprocess.run(['systemd-notify', '--ready'], check=True)
-while True:
-    for _ in range(random.randrange(1000)):
-        for s in kept.popleft(): s.close()
-    while len(kept) < 28000: kept.append(connection())
+os.wait()
 "#;
 /// The kernel may choose from all of these.
 const RANGE: &str = "net.ipv4.ip_local_port_range = 1024 65535\n";
