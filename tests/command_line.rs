@@ -405,7 +405,10 @@ fn status_tells_well_from_degraded_from_stopped() {
     );
     let (status, text, message) = run(&mut portbroker(Path::new("/nonexistent/bus"), "status --json"));
     assert_eq!(status, 3);
-    assert_eq!(text, "{\"state\":\"stopped\",\"version\":null,\"faults\":[],\"listeners\":null,\"learned\":null}\n");
+    assert_eq!(
+        text,
+        "{\"state\":\"stopped\",\"version\":null,\"faults\":[],\"listeners\":null,\"learned\":null}\n"
+    );
     assert!(message.contains("not reachable"), "{message}");
 }
 

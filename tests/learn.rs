@@ -112,6 +112,11 @@ fn a_service_is_learned_in_its_second_life_and_nobody_else_is() {
     assert_eq!(lab.ok("portbroker --json status | grep -o '\"learned\":[0-9]*'"), "\"learned\":2");
     assert!(lab.ok("portbroker list learned").contains("plain.service"));
 
+    lab.step("it is told on the bus");
+    let call = "busctl call org.portbroker.PortBroker1 /org/portbroker/PortBroker1 org.portbroker.PortBroker1.Manager";
+    let told = lab.ok(&format!("{call} ListLearned"));
+    assert!(told.starts_with("a(qsstt) 2 2222 \"tcp\" \"some.socket\" "), "{told}");
+
     lab.step("killed, the broker still knows");
     lab.ok("systemctl kill -s KILL portbroker");
     lab.wait_for("portbroker status", 10);

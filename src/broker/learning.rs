@@ -25,6 +25,10 @@ pub(super) struct Learning {
     starts: Option<UnitStarts>,
     /// Why nobody can look, if so.
     fault: Option<String>,
+    /// What is to be reserved, as of the last change.
+    wanted: PortSet,
+    /// What there is no room for, said in a sentence.
+    full: Option<String>,
 }
 
 impl Learning {
@@ -40,7 +44,17 @@ impl Learning {
         let rules =
             Rules { learn: false, exclude: PortSet::default(), held: PortSet::default(), range: None };
         let schedule = Schedule::new(now);
-        Self { memory, rules, file, schedule, lookout: Lookout::new(), starts, fault: None }
+        Self {
+            memory,
+            rules,
+            file,
+            schedule,
+            lookout: Lookout::new(),
+            starts,
+            fault: None,
+            wanted: PortSet::default(),
+            full: None,
+        }
     }
 
     /// Returns when it is time to look.
@@ -70,17 +84,23 @@ impl Learning {
         if !self.rules.learn {
             return Vec::new();
         }
+        let all = [self.fault.as_deref(), self.file.fault(), self.full.as_deref()];
+        all.into_iter().flatten().map(str::to_owned).collect()
+    }
+
+    /// Works out what follows of a change. Here and not where it is asked for, which is with every acquisition.
+    fn settle(&mut self) -> PortSet {
+        self.wanted = self.memory.wanted(&self.rules);
         let left_out = self.memory.without_room(&self.rules);
-        let full = (!left_out.is_empty()).then(|| {
+        self.full = (!left_out.is_empty()).then(|| {
             format!(
-                "{} ports that services listen on are not kept out of ephemeral allocation ({}): at most {MOST_PORTS} \
-                 ports, and one in {SHARE} of the ephemeral range, are learned; forget some with \"portbroker forget\", \
+                "services listen on ports that are not kept out of ephemeral allocation: {}; at most {MOST_PORTS} \
+                 ports, and one in {SHARE} of the ephemeral range, are learned: forget some with \"portbroker forget\", \
                  or name these under [protect] ports",
-                left_out.len(),
                 shortened(&left_out),
             )
         });
-        self.fault.iter().cloned().chain(self.file.fault().map(str::to_owned)).chain(full).collect()
+        self.wanted.clone()
     }
 
     /// What is learned, by port; nothing where nothing is to be.
@@ -90,7 +110,7 @@ impl Learning {
 
     /// How many ports are protected by it.
     pub(super) fn count(&self) -> usize {
-        self.memory.wanted(&self.rules).len()
+        self.wanted.len()
     }
 }
 
@@ -103,7 +123,8 @@ fn shortened(ports: &PortSet) -> String {
     const MOST: usize = 20;
     let ranges = ports.ranges();
     let text: Vec<String> = ranges.iter().take(MOST).map(ToString::to_string).collect();
-    format!("{}{}", text.join(","), if ranges.len() > MOST { ", …" } else { "" })
+    let more = if ranges.len() > MOST { format!(" and more, {} in all", ports.len()) } else { String::new() };
+    format!("{}{more}", text.join(","))
 }
 
 impl Broker {
@@ -127,7 +148,8 @@ impl Broker {
             let outcome = memory.configure(rules, &named, moment());
             self.take_outcome(outcome, Instant::now());
         }
-        self.protection.set_learned(self.learning.memory.wanted(&self.learning.rules));
+        let wanted = self.learning.settle();
+        self.protection.set_learned(wanted);
         if self.learning.rules.learn || was_on {
             self.learning.schedule.unit_started(Instant::now());
         }
@@ -165,7 +187,7 @@ impl Broker {
             tracing::error!(event = "look", "{text}");
         }
         self.learning.fault = fault;
-        let wanted = self.learning.memory.wanted(&self.learning.rules);
+        let wanted = self.learning.settle();
         if self.protection.set_learned(wanted) {
             self.assert_reserved_ports();
         }
@@ -202,9 +224,10 @@ impl Broker {
             return Err(Refusal::BadArgument(text));
         }
         tracing::info!(event = "forgotten", port, "forgot port {port}");
-        let Learning { memory, file, rules, .. } = &mut self.learning;
+        let Learning { memory, file, .. } = &mut self.learning;
         file.keep(memory, true, Instant::now());
-        self.protection.set_learned(memory.wanted(rules));
+        let wanted = self.learning.settle();
+        self.protection.set_learned(wanted);
         self.assert_reserved_ports();
         self.touched = true;
         Ok(())

@@ -75,7 +75,10 @@ fn lines(status: &Status, counts: Counts) -> Vec<Vec<Cell>> {
             Cell::plain(format!("{listening} listening, {reserved} reserved, {failed} failed")),
         ],
     ];
-    let learned = status.learned_ports.map(|ports| format!("{ports} ports"));
+    let learned = status.learned_ports.map(|ports| match ports {
+        1 => "1 port".to_owned(),
+        ports => format!("{ports} ports"),
+    });
     lines.extend(learned.map(|learned| vec![Cell::plain("learned"), Cell::plain(learned)]));
     lines.extend(status.faults.iter().map(|fault| vec![Cell::plain("fault"), Cell::new(fault, Paint::Bad)]));
     lines
