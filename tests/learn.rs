@@ -19,7 +19,7 @@ fn reserved(lab: &Lab) -> String {
     lab.ok("cat /proc/sys/net/ipv4/ip_local_reserved_ports")
 }
 
-/// A new life of units, long enough to be seen; the second look comes five seconds after the start.
+/// A new life of units, long enough to be seen; the second look comes some four seconds after the start.
 fn restart(lab: &Lab, units: &str) {
     lab.ok(&format!("systemctl restart {units} && sleep 7"));
 }

@@ -291,7 +291,7 @@ fn looks_come_soon_after_a_start_and_never_often() {
     assert_eq!(schedule.due(), Some(begin + Duration::from_secs(1)));
     // Something new is looked at once more, and then no more.
     schedule.looked(begin + Duration::from_secs(1), true);
-    assert_eq!(schedule.due(), Some(begin + Duration::from_secs(5)));
+    assert_eq!(schedule.due(), Some(begin + Duration::from_millis(3500)));
     schedule.looked(begin + Duration::from_secs(5), true);
     assert_eq!(schedule.due(), None);
 }
