@@ -269,6 +269,7 @@ fn only_a_services_own_cgroup_counts() {
         "/machine.slice/systemd-nspawn@x.service",
         "/machine.slice/db.service",
         "/system.slice/systemd-nspawn@x.service",
+        "/system.slice/portbroker.service",
         "/system.slice/docker-1.scope",
         "/system.slice/podman.service/libpod-payload-1",
         "/system.slice/db.service/inner.service",
