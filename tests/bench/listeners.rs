@@ -10,6 +10,7 @@ mod activate;
 mod exec;
 mod generator;
 mod idle;
+mod learn;
 mod measure;
 mod memory;
 mod place;
@@ -35,6 +36,7 @@ const FIGURES: [Figure; 7] = [
     ("ready", ready::measure),
     ("memory", memory::measure),
     ("generator", generator::measure),
+    ("learn", learn::measure),
     ("idle", idle::measure),
     ("activate", activate::measure),
 ];
