@@ -100,6 +100,7 @@ impl Broker {
             self.act_on(name, true);
         }
         last.into_iter().for_each(|id| self.close(id));
+        self.migration.try_again();
         self.settle_drains();
         self.protect(&config.protect.ports);
         self.tell_names(&before, &now);
