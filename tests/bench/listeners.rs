@@ -30,7 +30,7 @@ use measure::Table;
 /// What can be measured: the name that the command line has for it, and how.
 type Figure = (&'static str, fn() -> Table);
 
-const FIGURES: [Figure; 7] = [
+const FIGURES: [Figure; 8] = [
     ("acquire", acquire::measure),
     ("exec", exec::measure),
     ("ready", ready::measure),
