@@ -10,6 +10,7 @@ mod activate;
 mod exec;
 mod generator;
 mod idle;
+mod learn;
 mod measure;
 mod memory;
 mod place;
@@ -29,12 +30,13 @@ use measure::Table;
 /// What can be measured: the name that the command line has for it, and how.
 type Figure = (&'static str, fn() -> Table);
 
-const FIGURES: [Figure; 7] = [
+const FIGURES: [Figure; 8] = [
     ("acquire", acquire::measure),
     ("exec", exec::measure),
     ("ready", ready::measure),
     ("memory", memory::measure),
     ("generator", generator::measure),
+    ("learn", learn::measure),
     ("idle", idle::measure),
     ("activate", activate::measure),
 ];
