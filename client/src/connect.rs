@@ -6,8 +6,8 @@
 //! pipelined, proxies cache and introspect nothing), for `portbroker exec` has milliseconds.
 
 use crate::error::{Error, Failure};
-use crate::inspect::{LearnedPort, ListenerStatus, Status};
-use crate::wire::{self, ErrorName, ManagerProxy, ObjectManagerProxy};
+use crate::inspect::{LearnedPort, ListenerStatus, Queue, Status};
+use crate::wire::{self, ErrorName, ListenerProxy, ManagerProxy, ObjectManagerProxy};
 use std::collections::HashMap;
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -156,6 +156,33 @@ impl Broker {
             })
         })
         .await
+    }
+
+    /// New sockets for a listener, beside the old ones until these are drained; only root may.
+    pub async fn renew(&self, name: &str) -> Result<(), Error> {
+        self.ask(|connection| {
+            Box::pin(async move {
+                let manager = manager(&connection).await?;
+                manager.renew_listener(name).await
+            })
+        })
+        .await
+    }
+
+    /// What waits in the sockets of a listener, by their inodes.
+    pub async fn queues(&self, name: &str) -> Result<HashMap<u64, Queue>, Error> {
+        let path = wire::listener_path(name);
+        let path = path.as_str();
+        let rows = self
+            .ask(|connection| {
+                Box::pin(async move {
+                    let listener = ListenerProxy::builder(&connection).path(path);
+                    listener.cache_properties(CacheProperties::No).build().await?.queues().await
+                })
+            })
+            .await
+            .map_err(|error| no_such_object(error, name))?;
+        Ok(rows.into_iter().map(|(inode, facts)| (inode, Queue::read(&facts))).collect())
     }
 
     /// How the broker is.

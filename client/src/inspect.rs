@@ -39,6 +39,10 @@ pub struct ListenerStatus {
     pub holders: Vec<String>,
     /// What it does while nobody holds it, as in the configuration.
     pub idle: String,
+    /// The service that is started on the first connection.
+    pub activate: Option<String>,
+    /// Why that service was started in vain, and when it is again.
+    pub activation_error: Option<String>,
     /// Who may take it, as in the configuration.
     pub allow: Vec<String>,
     /// Where it is configured: `FILE:LINE`, or `inherited`.
@@ -50,12 +54,30 @@ pub struct ListenerStatus {
 pub struct SocketStatus {
     /// `tcp 127.0.0.1:3306`, `unix /run/x.sock`.
     pub endpoint: String,
-    /// `reserved`, `listening` or `failed`.
+    /// `reserved`, `listening`, `failed` or `draining`.
     pub state: String,
     /// Its inode, as in `ss -e`; none where it could not be bound.
     pub inode: Option<u64>,
     /// Why it could not be bound.
     pub error: Option<String>,
+}
+
+/// What waits in one socket; `None` for what the kernel does not tell of such a socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Queue {
+    /// Connections that nobody has accepted yet; bytes of datagrams that nobody has read.
+    pub waiting: Option<u32>,
+    /// How much there is room for: `backlog`, the receive buffer.
+    pub limit: Option<u32>,
+    /// How many connections or datagrams found no room since the socket was made.
+    pub overflows: Option<u32>,
+}
+
+impl Queue {
+    pub(crate) fn read(facts: &HashMap<String, OwnedVariant>) -> Self {
+        let number = |name: &str| facts.get(name).and_then(|value| u32::try_from(value.clone()).ok());
+        Self { waiting: number("waiting"), limit: number("limit"), overflows: number("overflows") }
+    }
 }
 
 impl Status {
@@ -89,6 +111,8 @@ impl ListenerStatus {
             sockets: rows.into_iter().map(SocketStatus::from).collect(),
             holders: take(&mut properties, "Holders")?,
             idle: take(&mut properties, "Idle")?,
+            activate: take_text(&mut properties, "Activate")?,
+            activation_error: take_text(&mut properties, "ActivationError")?,
             allow: take(&mut properties, "Allow")?,
             origin: take(&mut properties, "Origin")?,
         })
@@ -126,6 +150,14 @@ impl From<SocketRow> for SocketStatus {
             error: (!error.is_empty()).then_some(error),
         }
     }
+}
+
+/// A text that an earlier broker does not have, and that is empty where there is nothing to say.
+fn take_text(properties: &mut Properties, name: &str) -> Result<Option<String>, Error> {
+    if !properties.contains_key(name) {
+        return Ok(None);
+    }
+    Ok(Some(take::<String>(properties, name)?).filter(|text| !text.is_empty()))
 }
 
 fn take<T>(properties: &mut Properties, name: &str) -> Result<T, Error>

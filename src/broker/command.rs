@@ -1,6 +1,6 @@
 //! What can be asked of the broker, and how it refuses. The handle is what the bus has of it.
 
-use super::view::{ListenerView, View};
+use super::view::{ListenerView, QueueView, View};
 use crate::kernel::holder::HolderClaim;
 use crate::learn::Learned;
 use crate::model::{ListenerName, UnitName};
@@ -68,6 +68,8 @@ pub enum Notice {
 pub(super) enum Command {
     Acquire(Acquire, oneshot::Sender<Result<Vec<NamedSocket>, Refusal>>),
     Reload(Option<Caller>, oneshot::Sender<Result<(), Refusal>>),
+    Renew(Caller, String, oneshot::Sender<Result<(), Refusal>>),
+    Queues(String, oneshot::Sender<Option<Vec<QueueView>>>),
     Deposits(UnitName, oneshot::Sender<Vec<String>>),
     Learned(oneshot::Sender<Vec<Learned>>),
     Forget(Caller, u16, oneshot::Sender<Result<(), Refusal>>),
@@ -102,6 +104,16 @@ impl Handle {
     /// Reads the configuration again; `None` is the daemon itself (SIGHUP, daemon-reload).
     pub async fn reload(&self, caller: Option<Caller>) -> Result<Result<(), Refusal>, Stopping> {
         self.ask(|reply| Command::Reload(caller, reply)).await
+    }
+
+    /// New sockets for a listener, beside the old ones until these are drained.
+    pub async fn renew(&self, caller: Caller, name: String) -> Result<Result<(), Refusal>, Stopping> {
+        self.ask(|reply| Command::Renew(caller, name, reply)).await
+    }
+
+    /// What waits in the sockets of a listener; `None`: there is no such listener.
+    pub async fn queues(&self, name: String) -> Result<Option<Vec<QueueView>>, Stopping> {
+        self.ask(|reply| Command::Queues(name, reply)).await
     }
 
     /// The names that a unit has been handed for its descriptor store since the boot.

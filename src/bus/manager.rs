@@ -105,6 +105,13 @@ impl Manager {
             (Some(PROPERTIES), "Set") => {
                 Err(Failure::standard("PropertyReadOnly", "all properties here are read-only"))
             }
+            (Some(LISTENER_INTERFACE) | None, "Queues") => match Object::at(path) {
+                Some(Object::Listener(name)) => {
+                    let queues = self.broker.queues(name).await?.ok_or_else(|| unknown_object(path))?;
+                    Ok(reply.build(&properties::of_queues(&queues))?)
+                }
+                _ => Err(self.unknown(path, interface, member).await),
+            },
             _ => self.call_manager(message, call, who, path, interface, member).await,
         }
     }
@@ -147,6 +154,12 @@ impl Manager {
             (Some(MANAGER_INTERFACE) | None, "Reload") => {
                 let (caller, _) = who.identify(call, false).await?;
                 self.broker.reload(Some(caller)).await??;
+                Ok(reply.build(&())?)
+            }
+            (Some(MANAGER_INTERFACE) | None, "RenewListener") => {
+                let name: String = argument(message)?;
+                let (caller, _) = who.identify(call, false).await?;
+                self.broker.renew(caller, name).await??;
                 Ok(reply.build(&())?)
             }
             (Some(OBJECT_MANAGER) | None, "GetManagedObjects") => {

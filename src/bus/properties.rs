@@ -1,6 +1,6 @@
 //! Properties of the objects, as D-Bus values.
 
-use crate::broker::{Learned, ListenerView, View};
+use crate::broker::{Learned, ListenerView, QueueView, View};
 use portbroker_client::wire::{LISTENER_INTERFACE, LearnedRow, listener_path};
 use std::collections::HashMap;
 use zbus::{ObjectPath, OwnedObjectPath, Variant};
@@ -41,9 +41,22 @@ pub(super) fn of_listener(view: &ListenerView) -> Properties {
         ("Sockets", Variant::new(sockets)),
         ("Holders", Variant::new(view.holders.clone())),
         ("Idle", Variant::new(view.idle.clone())),
+        ("Activate", Variant::new(view.activate.clone())),
+        ("ActivationError", Variant::new(view.activation_error.clone())),
         ("Allow", Variant::new(view.allow.clone())),
         ("Origin", Variant::new(view.origin.clone())),
     ])
+}
+
+/// What the method Queues returns: facts by the inode of the socket, what is not known left out.
+pub(super) fn of_queues(queues: &[QueueView]) -> Vec<(u64, Properties)> {
+    let facts = |queue: &QueueView| {
+        let facts =
+            [("waiting", Some(queue.waiting)), ("limit", queue.limit), ("overflows", queue.overflows)];
+        let known = facts.into_iter().filter_map(|(key, value)| Some((key, Variant::new(value?))));
+        (queue.inode, known.collect())
+    };
+    queues.iter().map(facts).collect()
 }
 
 pub(super) fn path_of(name: &str) -> OwnedObjectPath {

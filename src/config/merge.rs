@@ -4,11 +4,13 @@
 //! configuration beside them is what would be there without what is faulty. It may be used only where
 //! [`Checked::is_valid`].
 
+use super::activate::{self, Services};
 use super::check::{self, AddressBook};
 use super::definition::{Definition, Draft, Source, Written};
 use super::fault::{Fault, Place};
 use super::key::Key;
 use super::section::{self, UnitSection};
+use super::shards;
 use super::sockets::SocketUnit;
 use super::toml::{self, TomlFile};
 use super::units::{self, Unit};
@@ -28,6 +30,8 @@ pub struct Sources {
     pub files: Vec<TomlFile>,
     /// Service units with a section of ours, and all socket units.
     pub units: Vec<Unit>,
+    /// Which services there are; `None` where that is not known.
+    pub services: Option<Services>,
     /// Sockets that came from outside; `None` where that is not known, as for `portbroker check`, which goes
     /// by the socket units then.
     pub inherited: Option<Vec<(ListenerName, Vec<Endpoint>)>>,
@@ -81,6 +85,10 @@ pub fn build(sources: &Sources) -> Checked {
     let book = AddressBook::of(&definitions, &mut faults);
     check::socket_units(&sockets, &definitions, &book, &mut faults);
     definitions.iter().for_each(|definition| check::idle(definition, &mut faults));
+    definitions
+        .iter()
+        .for_each(|definition| activate::check(definition, sources.services.as_ref(), &mut faults));
+    definitions.iter().for_each(|definition| shards::check(definition, &mut faults));
     let config = Config {
         listeners: by_name(&definitions),
         protect: protect.settings(),
@@ -200,7 +208,7 @@ fn in_one_form(endpoint: &Endpoint) -> Endpoint {
 /// Gives an inherited listener the options of a `[[listener]]`.
 fn options(mut options: Definition, inherited: &mut Definition, faults: &mut Vec<Fault>) {
     for (key, place) in &options.places {
-        if !matches!(key, Key::Idle | Key::Backlog) && options.addresses.is_empty() {
+        if !matches!(key, Key::Idle | Key::Activate | Key::Backlog) && options.addresses.is_empty() {
             let fault = place.warning(format!(
                 "\"{key}\" does nothing for {:?}, whose sockets came from outside",
                 options.name
@@ -249,7 +257,7 @@ fn cap(definitions: &mut [Definition], faults: &mut Vec<Fault>) {
     let mut total = 0usize;
     let mut said = false;
     for definition in definitions {
-        total = total.saturating_add(definition.config.endpoints.len());
+        total = total.saturating_add(definition.config.sockets());
         if total > MAX_TOTAL {
             definition.config.endpoints.clear();
             definition.address_of.clear();

@@ -1,5 +1,6 @@
 //! Configuration: text in, a valid [`Config`] or all its faults out. No I/O: `sources` reads the files.
 
+mod activate;
 mod allow;
 mod check;
 mod definition;
@@ -11,11 +12,13 @@ mod merge;
 mod plain;
 mod render;
 pub mod section;
+mod shards;
 pub mod show;
 mod sockets;
 mod toml;
 pub mod units;
 
+pub use activate::Services;
 pub use allow::Accounts;
 pub use definition::Definition;
 pub use fault::{Fault, Severity};
@@ -76,6 +79,8 @@ pub struct ListenerConfig {
     pub allow: Vec<Grant>,
     /// What its sockets do while nobody holds it.
     pub idle: Idle,
+    /// The service that is started on the first connection.
+    pub activate: Option<UnitName>,
     /// How its sockets are made.
     pub options: SocketOptions,
     /// Where it is written.
@@ -111,6 +116,16 @@ pub struct SocketOptions {
     pub socket_group: Option<Account>,
     /// `DirectoryMode=` of missing parent directories.
     pub directory_mode: u32,
+    /// `reuse-port`: how many sockets each address has, a group by `SO_REUSEPORT`.
+    pub shards: u16,
+}
+
+impl ListenerConfig {
+    /// How many sockets it has in all: each address has its shards.
+    #[must_use]
+    pub fn sockets(&self) -> usize {
+        self.endpoints.len().saturating_mul(usize::from(self.options.shards))
+    }
 }
 
 impl Default for SocketOptions {
@@ -122,6 +137,7 @@ impl Default for SocketOptions {
             socket_user: None,
             socket_group: None,
             directory_mode: 0o755,
+            shards: 1,
         }
     }
 }

@@ -65,7 +65,7 @@ pub fn summary(checked: &Checked) -> String {
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let errors = checked.faults.iter().filter(|fault| fault.is_error()).count();
     let warnings = checked.faults.len().saturating_sub(errors);
-    let sockets = checked.config.listeners.values().map(|listener| listener.endpoints.len()).sum();
+    let sockets = checked.config.listeners.values().map(super::ListenerConfig::sockets).sum();
     match (errors, warnings) {
         (0, _) => format!(
             "the configuration is valid: {}, {}, {}, {}",
@@ -90,6 +90,7 @@ fn singles(definition: &Definition) -> Vec<Single<'_>> {
     };
     let values = [
         (Key::Idle, json!(definition.config.idle.to_string())),
+        (Key::Activate, definition.config.activate.as_ref().map_or(Value::Null, |unit| json!(unit.as_str()))),
         (Key::Backlog, json!(options.backlog)),
         (Key::FreeBind, json!(options.free_bind)),
         (Key::BindIpv6Only, json!(definition.bind_ipv6_only.as_str())),
@@ -98,6 +99,7 @@ fn singles(definition: &Definition) -> Vec<Single<'_>> {
         (Key::SocketUser, account(&options.socket_user)),
         (Key::SocketGroup, account(&options.socket_group)),
         (Key::DirectoryMode, json!(format!("{:04o}", options.directory_mode))),
+        (Key::ReusePort, json!(options.shards)),
     ];
     let single = |(key, value)| Single { key, value, place: definition.places.get(&key) };
     values.into_iter().map(single).collect()

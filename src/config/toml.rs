@@ -39,7 +39,7 @@ pub(super) struct Parsed {
 /// Sections of the contract that a later version may have.
 const SECTIONS_NOT_YET: [&str; 2] = ["pool", "socket"];
 /// The same, keys of a listener.
-const KEYS_NOT_YET: [&str; 4] = ["activate", "reuse-port", "seqpacket", "keep-alive"];
+const KEYS_NOT_YET: [&str; 2] = ["seqpacket", "keep-alive"];
 
 /// How far into a line columns are counted.
 const MAX_COLUMN: usize = 64 * 1024;
@@ -276,6 +276,7 @@ fn example(key: Key) -> &'static str {
         Key::Datagram => "[\"127.0.0.1:53\"]",
         Key::Allow => "[\"unit:nginx.service\", \"user:deploy\"]",
         Key::Idle => "\"queue 30s\"",
+        Key::Activate => "\"nginx.service\"",
         Key::Backlog => "512",
         Key::FreeBind => "false",
         Key::BindIpv6Only => "\"ipv6-only\"",
@@ -283,6 +284,7 @@ fn example(key: Key) -> &'static str {
         Key::SocketMode => "\"0660\"",
         Key::SocketUser | Key::SocketGroup => "\"www-data\"",
         Key::DirectoryMode => "\"0755\"",
+        Key::ReusePort => "4",
     }
 }
 

@@ -2,7 +2,9 @@
 
 use crate::failure::{self, Failure};
 use crate::output::Output;
-use crate::{cat_config, check, deposit, exec, learned, listeners, packaging, reload, status};
+use crate::{
+    activate, cat_config, check, deposit, exec, learned, listeners, packaging, reload, renew, status,
+};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use portbroker::model::ListenerName;
 use portbroker_client::{Broker, Error};
@@ -60,12 +62,26 @@ enum Verb {
         #[arg(value_parser = clap::value_parser!(u16).range(1..))]
         port: u16,
     },
+    /// Have the broker make new sockets for a listener whose holder has spoilt them
+    #[command(after_help = RENEW_HELP)]
+    Renew {
+        /// The listener's name
+        #[arg(value_parser = listener_name)]
+        name: String,
+    },
     /// Run a command with the sockets of listeners, as socket activation passes them
     #[command(after_help = EXEC_HELP)]
     Exec(Exec),
     /// Put the sockets of listeners into this unit's descriptor store (for ExecStartPre=)
     #[command(after_help = DEPOSIT_HELP)]
     Deposit(Deposit),
+    /// Start the services that the broker wants started (for portbroker-activate.service)
+    #[command(hide = true)]
+    Activate {
+        /// The broker's runtime directory
+        #[arg(default_value = "/run/portbroker")]
+        directory: PathBuf,
+    },
     /// Print completions for a shell
     #[command(hide = true)]
     Completions {
@@ -168,9 +184,16 @@ Examples:
 
 const SHOW_HELP: &str = "\
 JSON: {\"name\", \"state\": \"reserved\" | \"listening\" | \"failed\",
-       \"sockets\": [{\"endpoint\", \"state\", \"inode\", \"error\"}], \"holders\": [text],
-       \"holder\": the first or null, \"idle\", \"allow\": [text], \"origin\"}; inode is null where
-       the socket could not be bound, and error where it could.
+       \"sockets\": [{\"endpoint\", \"state\", \"inode\", \"error\", \"queue\", \"backlog\",
+                    \"overflows\"}],
+       \"holders\": [text], \"holder\": the first or null, \"idle\", \"activate\",
+       \"activation-error\", \"allow\": [text], \"origin\"}
+inode is null where the socket could not be bound, and error where it could; activate and
+activation-error where there is none. A socket's state may
+also be \"draining\": see `renew`. `show` alone knows what waits in a socket: queue and backlog are
+connections that wait to be accepted and for how many there is room, or the same in bytes of
+datagrams; overflows, how many found no room since the socket was made. The kernel does not tell all
+of them of every socket: null.
 
 Examples:
   portbroker show listener web
@@ -207,6 +230,16 @@ JSON: {\"reloaded\": true}
 
 Examples:
   portbroker check && portbroker reload";
+
+const RENEW_HELP: &str = "\
+For a socket with which something is wrong that cannot be undone, such as a locked filter. The new
+sockets are bound beside the old ones, so that the addresses are never given up, and are what
+COMMAND or the service gets from now on: restart it. The old ones are `draining`: closed when those
+who were handed them are gone and nothing waits in them any more.
+JSON: {\"renewed\": the name}
+
+Examples:
+  portbroker renew web && systemctl restart nginx";
 
 const EXEC_HELP: &str = "\
 COMMAND replaces this process. It has the sockets as its descriptors 3, 4 … and in its environment
@@ -255,8 +288,10 @@ impl Arguments {
             Verb::Check { path, root } => check::run(output, root.root, path.as_deref()),
             Verb::CatConfig(root) => cat_config::run(output, root.root),
             Verb::Reload => reload::run(&broker, output),
+            Verb::Renew { name } => renew::run(&broker, output, &name),
             Verb::Exec(arguments) => exec::run(&broker, &arguments),
             Verb::Deposit(arguments) => deposit::run(&broker, output, &arguments),
+            Verb::Activate { directory } => activate::run(&directory),
             Verb::Completions { shell } => packaging::completions(Self::command(), shell),
             Verb::Manual { directory } => packaging::manual(Self::command(), &directory),
         };

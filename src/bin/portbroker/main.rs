@@ -3,6 +3,7 @@
 //! One file a verb; [`args`] is the command line, [`output`] the form of what is printed, and [`failure`] what
 //! an exit status means.
 
+mod activate;
 mod args;
 mod cat_config;
 mod check;
@@ -14,6 +15,7 @@ mod listeners;
 mod output;
 mod packaging;
 mod reload;
+mod renew;
 mod status;
 mod store;
 

@@ -10,6 +10,7 @@
 //! into is kept only to notice that somebody changed it.
 
 mod datagram;
+mod drain;
 mod endpoint_of;
 mod error;
 mod inet;
@@ -17,6 +18,7 @@ mod inspect;
 mod mend;
 mod options;
 mod path;
+mod queue;
 mod tcp;
 mod unix;
 
@@ -24,6 +26,7 @@ pub use endpoint_of::{endpoint_of, endpoint_of_stored};
 pub use error::{AdoptError, BindError, SocketError};
 pub use inspect::Spoilt;
 pub use mend::Mended;
+pub use queue::Queue;
 
 use crate::config::SocketOptions;
 use crate::model::{Endpoint, InetEndpoint, SocketKind, UnixAddress, UnixEndpoint};
@@ -59,6 +62,8 @@ pub struct ListenerSocket {
     /// The state that it was brought into.
     expected: SocketState,
     closed: Closed,
+    /// Whether `SO_REUSEPORT` is on: that of TCP always, that of UDP where the endpoint has, or had, several sockets.
+    shared: bool,
     /// Of the internet families.
     baseline: Option<Baseline>,
     /// Of unix sockets with a path.
@@ -86,7 +91,9 @@ impl ListenerSocket {
         let bound = match inet.kind {
             SocketKind::Stream => tcp::reserve(inet, options),
             SocketKind::Datagram => datagram::reserve(inet, options, false).and_then(|socket| {
-                datagram::refuse_udp(&socket, inet)?;
+                if options.shards == 1 {
+                    datagram::refuse_udp(&socket, inet)?;
+                }
                 Ok(socket)
             }),
         };
@@ -104,6 +111,7 @@ impl ListenerSocket {
             options: options.clone(),
             expected: SocketState::Reserved,
             closed: Closed::Refusing,
+            shared: is_shared(endpoint, options),
             baseline,
             path,
         }
@@ -138,7 +146,7 @@ impl ListenerSocket {
         self.expected = self.state()?;
         if let Endpoint::Inet(inet) = &self.endpoint {
             let stream = inet.kind == SocketKind::Stream;
-            self.socket.set_reuse_port(stream)?;
+            self.socket.set_reuse_port(self.shared)?;
             self.socket.set_reuse_address(stream && self.expected == SocketState::Listening)?;
         }
         Ok(())
@@ -170,11 +178,12 @@ impl ListenerSocket {
 
     /// Refuses clients; what was queued is reset. Connections that were accepted live on.
     ///
-    /// A wildcard UDP socket cannot refuse and drops instead.
+    /// A wildcard UDP socket cannot refuse and drops instead, and so does one of several of an address.
     pub fn refuse(&mut self) -> Result<(), SocketError> {
         let failed = SocketError::kernel("stop listening on", &self.endpoint);
         match &self.endpoint {
             Endpoint::Inet(inet) if inet.kind == SocketKind::Stream => tcp::refuse(&self.socket),
+            Endpoint::Inet(_) if self.shared => datagram::drop_all(&self.socket),
             Endpoint::Inet(inet) => datagram::refuse_udp(&self.socket, inet),
             Endpoint::Unix(unix) if unix.kind == SocketKind::Stream => return self.refuse_unix_stream(),
             Endpoint::Unix(_) => datagram::refuse_unix(&self.socket),
@@ -213,6 +222,7 @@ impl ListenerSocket {
             && self.expected == SocketState::Listening
             && self.endpoint.kind() == SocketKind::Stream;
         self.options = options.clone();
+        self.share().map_err(SocketError::kernel("share the port of", &self.endpoint))?;
         let dressed = match &self.endpoint {
             Endpoint::Unix(UnixEndpoint { address: UnixAddress::Path(path), .. }) => self
                 .dress()
@@ -309,6 +319,14 @@ impl ListenerSocket {
     fn replace_socket(&mut self, new: Socket) -> Socket {
         self.expected = SocketState::Reserved;
         std::mem::replace(&mut self.socket, new)
+    }
+}
+
+/// Whether a socket of this endpoint has `SO_REUSEPORT`.
+fn is_shared(endpoint: &Endpoint, options: &SocketOptions) -> bool {
+    match endpoint {
+        Endpoint::Inet(inet) => inet.kind == SocketKind::Stream || options.shards > 1,
+        Endpoint::Unix(_) => false,
     }
 }
 
