@@ -137,7 +137,7 @@ Examples:
   portbroker --json status | jq -r '.faults[]'";
 
 const LIST_HELP: &str = "\
-JSON: an array of what `show listener` prints.
+JSON: an array of what `show listener` prints, without what waits in the sockets.
 
 Examples:
   portbroker list listeners
