@@ -6,7 +6,7 @@
 //! pipelined, proxies cache and introspect nothing), for `portbroker exec` has milliseconds.
 
 use crate::error::{Error, Failure};
-use crate::inspect::{ListenerStatus, Queue, Status};
+use crate::inspect::{LearnedPort, ListenerStatus, Queue, Status};
 use crate::wire::{self, ErrorName, ListenerProxy, ManagerProxy, ObjectManagerProxy};
 use std::collections::HashMap;
 use std::future::Future;
@@ -129,6 +129,30 @@ impl Broker {
             Box::pin(async move {
                 let manager = manager(&connection).await?;
                 manager.reload().await
+            })
+        })
+        .await
+    }
+
+    /// The ports that are protected because services listen on them, by port.
+    pub async fn learned(&self) -> Result<Vec<LearnedPort>, Error> {
+        let rows = self
+            .ask(|connection| {
+                Box::pin(async move {
+                    let manager = manager(&connection).await?;
+                    manager.list_learned().await
+                })
+            })
+            .await?;
+        Ok(rows.into_iter().map(LearnedPort::from).collect())
+    }
+
+    /// Forgets a learned port, until its unit is seen listening on it in two new lives.
+    pub async fn forget(&self, port: u16) -> Result<(), Error> {
+        self.ask(|connection| {
+            Box::pin(async move {
+                let manager = manager(&connection).await?;
+                manager.forget_port(port).await
             })
         })
         .await

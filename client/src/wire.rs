@@ -143,6 +143,13 @@ pub trait Manager {
     /// the boot: what may be there still, under names that are not configured any more.
     fn list_deposits(&self) -> zbus::Result<Vec<String>>;
 
+    /// The ports that are protected because services were seen listening on them, or socket units name them.
+    fn list_learned(&self) -> zbus::Result<Vec<LearnedRow>>;
+
+    /// Forgets a learned port, until its unit is seen listening on it in two new lives. For root.
+    /// Errors: BadArgument where it is not learned, NotAllowed.
+    fn forget_port(&self, port: u16) -> zbus::Result<()>;
+
     /// Reads the configuration again. All or nothing: on any fault the old one goes on, and the error
     /// (InvalidConfiguration) has all faults in its message.
     fn reload(&self) -> zbus::Result<()>;
@@ -165,7 +172,15 @@ pub trait Manager {
     /// What is not as it was configured, a sentence each.
     #[zbus(property)]
     fn faults(&self) -> zbus::Result<Vec<String>>;
+
+    /// How many ports are protected because services listen on them.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn learned_ports(&self) -> zbus::Result<u32>;
 }
+
+/// A learned port, as ListLearned has it: port, protocol (`tcp`, `udp`), unit, first and last seen, in seconds since
+/// the epoch.
+pub type LearnedRow = (u16, String, String, u64, u64);
 
 /// One socket of a listener, as the property `Sockets` has it: `(endpoint, state, inode, error)`.
 ///
@@ -207,6 +222,14 @@ pub trait Listener {
     /// As in the configuration: `queue`, `refuse`, `queue 30s`, `drop`.
     #[zbus(property)]
     fn idle(&self) -> zbus::Result<String>;
+
+    /// The service that is started on the first connection, or empty.
+    #[zbus(property)]
+    fn activate(&self) -> zbus::Result<String>;
+
+    /// Why that service was started in vain, and when it is again; empty where all is well.
+    #[zbus(property)]
+    fn activation_error(&self) -> zbus::Result<String>;
 
     /// The grants, as in the configuration.
     #[zbus(property)]

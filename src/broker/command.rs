@@ -2,6 +2,7 @@
 
 use super::view::{ListenerView, QueueView, View};
 use crate::kernel::holder::HolderClaim;
+use crate::learn::Learned;
 use crate::model::{ListenerName, UnitName};
 use crate::policy::Caller;
 use std::os::fd::OwnedFd;
@@ -70,6 +71,8 @@ pub(super) enum Command {
     Renew(Caller, String, oneshot::Sender<Result<(), Refusal>>),
     Queues(String, oneshot::Sender<Option<Vec<QueueView>>>),
     Deposits(UnitName, oneshot::Sender<Vec<String>>),
+    Learned(oneshot::Sender<Vec<Learned>>),
+    Forget(Caller, u16, oneshot::Sender<Result<(), Refusal>>),
     View(oneshot::Sender<View>),
     Show(String, oneshot::Sender<Option<ListenerView>>),
 }
@@ -116,6 +119,16 @@ impl Handle {
     /// The names that a unit has been handed for its descriptor store since the boot.
     pub async fn deposits(&self, unit: UnitName) -> Result<Vec<String>, Stopping> {
         self.ask(|reply| Command::Deposits(unit, reply)).await
+    }
+
+    /// The ports that were learned, by port.
+    pub async fn learned(&self) -> Result<Vec<Learned>, Stopping> {
+        self.ask(Command::Learned).await
+    }
+
+    /// Forgets a learned port.
+    pub async fn forget(&self, caller: Caller, port: u16) -> Result<Result<(), Refusal>, Stopping> {
+        self.ask(|reply| Command::Forget(caller, port, reply)).await
     }
 
     /// Everything.

@@ -9,7 +9,7 @@ use super::effects::{inode_of, store_name, with_causes};
 use super::records::Records;
 use crate::kernel::migrate_requests::MigrateRequests;
 use crate::kernel::socket::ListenerSocket;
-use crate::listeners::{Facts, HolderId, Listener, SocketId, Step, Target};
+use crate::listeners::{DrainStep, Facts, HolderId, Listener, SocketId, Target};
 use crate::model::{Endpoint, ListenerName, SocketKind};
 use std::os::fd::AsFd as _;
 use std::time::Instant;
@@ -99,16 +99,16 @@ impl Broker {
             };
             let step = self.table.drain(id, facts, Instant::now());
             let done = match step {
-                Step::Close => return self.close_drained(id),
-                Step::Leave => return,
-                Step::Quieten => socket.quieten(),
-                Step::Reopen => socket.reopen(),
+                DrainStep::Close => return self.close_drained(id),
+                DrainStep::Leave => return,
+                DrainStep::Quieten => socket.quieten(),
+                DrainStep::Reopen => socket.reopen(),
             };
             if let Err(error) = done {
                 // A locked filter, of a socket that is drained because of it: then it is quiet already.
                 tracing::debug!(%error, endpoint = %socket.endpoint(), ?step, "cannot do that with an old socket");
             }
-            if step == Step::Reopen {
+            if step == DrainStep::Reopen {
                 return;
             }
         }

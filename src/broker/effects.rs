@@ -230,6 +230,7 @@ impl Broker {
             tracing::info!(event = "closed", %endpoint, "{endpoint} is no longer configured and is let go");
             // It may not have been watched, and is not from now on.
             let _ = self.hangups.remove(socket.as_fd());
+            self.activations.unwatch(socket.as_fd());
             self.store.remove(&store_name(inode_of(&socket)));
             if let Err(error) = socket.release() {
                 tracing::warn!(%error, "the path of a socket could not be removed: {error}");
@@ -241,6 +242,8 @@ impl Broker {
     pub(super) fn faults(&self) -> Vec<String> {
         let mut faults = self.configuration_faults.clone();
         faults.extend(self.protection.fault().map(str::to_owned));
+        faults.extend(self.activations.faults());
+        faults.extend(self.learning.faults());
         for (name, listener) in self.table.iter() {
             for slot in &listener.slots {
                 faults.extend(slot.error().map(|error| format!("listener {name:?}: {error}")));
@@ -251,7 +254,7 @@ impl Broker {
 
     pub(super) fn view(&self) -> View {
         let listeners = self.table.iter().map(|(name, listener)| self.view_of(name, listener)).collect();
-        View { faults: self.faults(), listeners }
+        View { faults: self.faults(), listeners, learned: self.learning.count() }
     }
 
     pub(super) fn show(&self, name: &str) -> Option<ListenerView> {
@@ -303,6 +306,8 @@ impl Broker {
             sockets,
             holders: listener.holders.iter().filter_map(|id| Some(self.holders.get(*id)?.shown())).collect(),
             idle: listener.config.idle.to_string(),
+            activate: listener.config.activate.as_ref().map(ToString::to_string).unwrap_or_default(),
+            activation_error: self.activations.error(name).unwrap_or_default().to_owned(),
             allow: listener.config.allow.iter().map(ToString::to_string).collect(),
             origin: view::origin_text(&listener.config.origin),
         }

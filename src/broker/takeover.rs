@@ -1,9 +1,11 @@
 //! The start: sockets of an earlier life and of socket units are taken over, the rest is bound.
 
+use super::activation::Activations;
 use super::command::Handle;
 use super::draining::Migration;
 use super::effects::{STORED, inode_of, store_name};
 use super::holders::Holders;
+use super::learning::Learning;
 use super::protection::Protection;
 use super::records::{HolderRecord, Records};
 use super::reload::{Loader, errors_of};
@@ -33,6 +35,8 @@ pub struct Start {
     pub locations: Locations,
     /// Where it writes down what the next daemon has to know; it exists.
     pub runtime_directory: PathBuf,
+    /// Where it keeps what it has learned; it may be missing.
+    pub state_directory: PathBuf,
     /// Sockets that came with LISTEN_FDS, by name, without the private socket.
     pub inheritance: Inheritance,
 }
@@ -104,8 +108,10 @@ impl Broker {
             table: crate::listeners::Table::default(),
             sockets: HashMap::new(),
             hangups: HangupWatch::new()?,
+            activations: Activations::new(start.runtime_directory)?,
             holders: Holders::new(HolderWatch::new()?),
             protection: Protection::new(ReservedPorts::default(), &records),
+            learning: Learning::new(&start.state_directory),
             migration: Migration::new(MigrateRequests::default(), &records),
             draining_written: records.read_draining(),
             deposits: records.read_deposits(),

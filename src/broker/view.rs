@@ -10,6 +10,8 @@ pub struct View {
     pub faults: Vec<String>,
     /// By name.
     pub listeners: Vec<ListenerView>,
+    /// How many ports are protected because services listen on them.
+    pub learned: usize,
 }
 
 /// One listener.
@@ -25,6 +27,10 @@ pub struct ListenerView {
     pub holders: Vec<String>,
     /// As in the configuration.
     pub idle: String,
+    /// The service that connections start, or empty.
+    pub activate: String,
+    /// Why it was started in vain, and when it is again; else empty.
+    pub activation_error: String,
     /// As in the configuration.
     pub allow: Vec<String>,
     /// `FILE:LINE`, or `inherited`.

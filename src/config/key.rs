@@ -9,6 +9,7 @@ pub(super) enum Key {
     Datagram,
     Allow,
     Idle,
+    Activate,
     Backlog,
     FreeBind,
     BindIpv6Only,
@@ -36,16 +37,17 @@ pub(super) enum Shape {
 }
 
 use Key::{
-    Allow, Backlog, BindIpv6Only, BindToDevice, Datagram, DirectoryMode, FreeBind, Idle, ReusePort,
+    Activate, Allow, Backlog, BindIpv6Only, BindToDevice, Datagram, DirectoryMode, FreeBind, Idle, ReusePort,
     SocketGroup, SocketMode, SocketUser, Stream,
 };
 
 /// Key, name in TOML, name in a unit (empty: units do not have it), shape in TOML.
-const KEYS: [(Key, &str, &str, Shape); 13] = [
+const KEYS: [(Key, &str, &str, Shape); 14] = [
     (Stream, "stream", "ListenStream", Shape::Texts),
     (Datagram, "datagram", "ListenDatagram", Shape::Texts),
     (Allow, "allow", "", Shape::Texts),
     (Idle, "idle", "Idle", Shape::Text),
+    (Activate, "activate", "Activate", Shape::Text),
     (Backlog, "backlog", "Backlog", Shape::Number),
     (FreeBind, "free-bind", "FreeBind", Shape::Flag),
     (BindIpv6Only, "bind-ipv6-only", "BindIPv6Only", Shape::Text),

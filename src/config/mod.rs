@@ -1,5 +1,6 @@
 //! Configuration: text in, a valid [`Config`] or all its faults out. No I/O: `sources` reads the files.
 
+mod activate;
 mod allow;
 mod check;
 mod definition;
@@ -17,6 +18,7 @@ mod sockets;
 mod toml;
 pub mod units;
 
+pub use activate::Services;
 pub use allow::Accounts;
 pub use definition::Definition;
 pub use fault::{Fault, Severity};
@@ -24,7 +26,7 @@ pub use merge::{Checked, Sources, build};
 pub use render::{Colour, render};
 pub use toml::TomlFile;
 
-use crate::model::{Endpoint, ListenerName, PortSet, UnitName};
+use crate::model::{Endpoint, ListenerName, PortSet, Protocol, UnitName};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,13 +38,36 @@ pub struct Config {
     pub listeners: BTreeMap<ListenerName, ListenerConfig>,
     /// `[protect]`
     pub protect: Protect,
+    /// Ports that enabled socket units name, which systemd holds and not we.
+    pub socket_units: Vec<SocketUnitPort>,
 }
 
 /// Ports to keep out of ephemeral allocation without holding them.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Protect {
     /// `ports`
     pub ports: PortSet,
+    /// `learn`: whether the ports that services listen on are found out and protected too.
+    pub learn: bool,
+    /// `exclude`: never learned.
+    pub exclude: PortSet,
+}
+
+impl Default for Protect {
+    fn default() -> Self {
+        Self { ports: PortSet::default(), learn: true, exclude: PortSet::default() }
+    }
+}
+
+/// A port of an enabled socket unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketUnitPort {
+    /// The socket unit.
+    pub unit: UnitName,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The port.
+    pub port: u16,
 }
 
 /// One listener.
@@ -54,6 +79,8 @@ pub struct ListenerConfig {
     pub allow: Vec<Grant>,
     /// What its sockets do while nobody holds it.
     pub idle: Idle,
+    /// The service that is started on the first connection.
+    pub activate: Option<UnitName>,
     /// How its sockets are made.
     pub options: SocketOptions,
     /// Where it is written.

@@ -36,6 +36,7 @@ fn every_value_is_shown_with_its_origin() {
     assert_eq!(
         text,
         r#"[protect]
+learn = true                                 # default
 ports = [
     "5432",                                  # /a.toml:2:10
 ]

@@ -7,8 +7,8 @@ use crate::config::section::UnitSection;
 use crate::config::units::Unit;
 use crate::config::{self, Checked, Fault};
 use crate::model::UnitName;
-use crate::sources;
 use crate::sources::units::DELIVERY_FILE;
+use crate::sources::{self, activated};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -42,6 +42,14 @@ pub enum GenerateError {
         /// Why.
         source: io::Error,
     },
+    /// Each start takes longer then.
+    #[error("cannot write {path}: {source}; services are started by connections all the same, more slowly")]
+    Activated {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The daemon is not told then.
     #[error("cannot write {path}: {source}; run \"portbroker reload\" by hand")]
     Stamp {
@@ -70,6 +78,13 @@ pub fn generate(root: &Path, output: &Path, tool: &Tool) -> Vec<String> {
         let path = dropin_path(output, DAEMON);
         if let Err(source) = write(&path, &text) {
             messages.push(GenerateError::Daemon { path, source }.to_string());
+        }
+    }
+    let activated = activated::named_in(&checked.config);
+    if !activated.is_empty() {
+        let path = output.join(activated::LIST);
+        if let Err(source) = write(&path, &activated::to_list(&activated)) {
+            messages.push(GenerateError::Activated { path, source }.to_string());
         }
     }
     if let Err(source) = stamp(output) {

@@ -50,7 +50,7 @@ pub struct Facts {
 
 /// What to do with a socket that is drained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum DrainStep {
     /// Close it.
     Close,
     /// Let no new clients in, and ask again at once.
@@ -115,30 +115,30 @@ impl Draining {
     }
 
     /// What to do with one that nobody has any more. One to be closed is forgotten here.
-    pub(super) fn step(&mut self, id: SocketId, facts: Facts, now: Instant) -> Step {
-        let Some(drain) = self.0.get_mut(&id) else { return Step::Leave };
+    pub(super) fn step(&mut self, id: SocketId, facts: Facts, now: Instant) -> DrainStep {
+        let Some(drain) = self.0.get_mut(&id) else { return DrainStep::Leave };
         if !drain.holders.is_empty() {
-            return Step::Leave;
+            return DrainStep::Leave;
         }
         let inet = matches!(drain.endpoint, Endpoint::Inet(_));
         let (phase, step) = match (inet, drain.endpoint.kind(), drain.phase) {
-            _ if !facts.listens => (drain.phase, Step::Close),
-            (true, SocketKind::Stream, _) if facts.migrates => (drain.phase, Step::Close),
+            _ if !facts.listens => (drain.phase, DrainStep::Close),
+            (true, SocketKind::Stream, _) if facts.migrates => (drain.phase, DrainStep::Close),
             (true, SocketKind::Stream, Phase::Open) if !facts.waiting => {
-                (Phase::Quiet(now.checked_add(QUIET)), Step::Quieten)
+                (Phase::Quiet(now.checked_add(QUIET)), DrainStep::Quieten)
             }
             (true, SocketKind::Stream, Phase::Quiet(Some(until))) if until > now => {
-                (drain.phase, Step::Leave)
+                (drain.phase, DrainStep::Leave)
             }
-            (true, SocketKind::Stream, Phase::Quiet(_)) if facts.waiting => (Phase::Open, Step::Reopen),
+            (true, SocketKind::Stream, Phase::Quiet(_)) if facts.waiting => (Phase::Open, DrainStep::Reopen),
             // Datagrams have no handshake, and whoever sends them is not told: quiet at once, and for good.
-            (true, SocketKind::Datagram, Phase::Open) => (Phase::Quiet(None), Step::Quieten),
+            (true, SocketKind::Datagram, Phase::Open) => (Phase::Quiet(None), DrainStep::Quieten),
             // Nobody finds the old socket by a unix name that a new one has.
-            _ if facts.waiting => (drain.phase, Step::Leave),
-            _ => (drain.phase, Step::Close),
+            _ if facts.waiting => (drain.phase, DrainStep::Leave),
+            _ => (drain.phase, DrainStep::Close),
         };
         drain.phase = phase;
-        if step == Step::Close {
+        if step == DrainStep::Close {
             self.0.remove(&id);
         }
         step

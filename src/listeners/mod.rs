@@ -5,11 +5,13 @@
 //! A port that is configured is never given up: only the removal of its listener closes its last socket. Sockets
 //! that are too many, or have a successor, are drained first: see [`Draining`].
 
+mod activation;
 mod draining;
 mod protection;
 mod table;
 
-pub use draining::{Drain, Draining, Facts, Step};
+pub use activation::{Activation, Attempt, Failure, Outcome, Step};
+pub use draining::{Drain, DrainStep, Draining, Facts};
 pub use protection::{Plan, plan};
 pub use table::{Action, Change, HolderId, Listener, Slot, SocketId, Table, UnknownListener};
 

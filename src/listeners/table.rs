@@ -1,6 +1,6 @@
 //! Listeners by name, their sockets, their holders, and when to look at them again.
 
-use super::draining::{Draining, Facts, Step};
+use super::draining::{DrainStep, Draining, Facts};
 use super::{Target, back_off, idle_target};
 use crate::config::ListenerConfig;
 use crate::model::{Endpoint, ListenerName, SocketKind};
@@ -421,7 +421,7 @@ impl Table {
     }
 
     /// What to do with a socket that is drained and that nobody has any more.
-    pub fn drain(&mut self, id: SocketId, facts: Facts, now: Instant) -> Step {
+    pub fn drain(&mut self, id: SocketId, facts: Facts, now: Instant) -> DrainStep {
         self.draining.step(id, facts, now)
     }
 

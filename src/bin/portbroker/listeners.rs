@@ -3,8 +3,8 @@
 use crate::args::block_on;
 use crate::failure::Failure;
 use crate::output::{Cell, Output, Paint};
-use portbroker_client::Broker;
 use portbroker_client::inspect::{ListenerStatus, Queue, SocketStatus};
+use portbroker_client::{Broker, Error};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -14,6 +14,7 @@ const ON_A_LINE: usize = 3;
 
 /// The JSON document of one listener.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
 struct Document<'a> {
     name: &'a str,
     state: &'a str,
@@ -21,6 +22,8 @@ struct Document<'a> {
     holders: &'a [String],
     holder: Option<&'a str>,
     idle: &'a str,
+    activate: Option<&'a str>,
+    activation_error: Option<&'a str>,
     allow: &'a [String],
     origin: &'a str,
 }
@@ -64,6 +67,8 @@ impl<'a> Document<'a> {
             holders: &listener.holders,
             holder: listener.holders.first().map(String::as_str),
             idle: &listener.idle,
+            activate: listener.activate.as_deref(),
+            activation_error: listener.activation_error.as_deref(),
             allow: &listener.allow,
             origin: &listener.origin,
         }
@@ -103,7 +108,12 @@ fn or_dash(texts: &[String]) -> String {
 pub(crate) fn show(broker: &Broker, output: Output, name: &str) -> Result<ExitCode, Failure> {
     let (listener, queues) = block_on(async {
         let listener = broker.listener(name).await?;
-        Ok((listener, broker.queues(name).await?))
+        let queues = match broker.queues(name).await {
+            // A broker of an earlier version, which knows nothing of queues.
+            Err(Error::Protocol { .. }) => Queues::new(),
+            queues => queues?,
+        };
+        Ok((listener, queues))
     })?;
     output.print(&Document::of(&listener, &queues), || details(&listener, &queues))?;
     Ok(ExitCode::SUCCESS)
@@ -143,10 +153,21 @@ fn details(listener: &ListenerStatus, queues: &Queues) -> Vec<Vec<Cell>> {
     }));
     lines.push(line("holder", &or_dash(&listener.holders)));
     lines.push(line("idle", &listener.idle));
+    if let Some(unit) = &listener.activate {
+        lines.push(activation(unit, listener.activation_error.as_deref()));
+    }
     let allow = if listener.allow.is_empty() { "root only".to_owned() } else { listener.allow.join(", ") };
     lines.push(line("allow", &allow));
     lines.push(line("origin", &listener.origin));
     lines
+}
+
+fn activation(unit: &str, error: Option<&str>) -> Vec<Cell> {
+    let text = match error {
+        Some(error) => Cell::new(format!("{unit}: {error}"), Paint::Bad),
+        None => Cell::plain(format!("{unit}, on the first connection")),
+    };
+    vec![Cell::plain("activates"), text]
 }
 
 #[cfg(test)]
@@ -166,6 +187,8 @@ mod tests {
             sockets: (1..=sockets).map(socket).collect(),
             holders: vec![],
             idle: "queue".into(),
+            activate: Some("web.service".into()),
+            activation_error: None,
             allow: vec!["unit:web.service".into()],
             origin: "/etc/x.toml:3".into(),
         }
@@ -177,7 +200,7 @@ mod tests {
         let json = serde_json::to_string(&Document::of(&listener(1), &queues)).unwrap();
         assert_eq!(
             json,
-            r#"{"name":"web","state":"listening","sockets":[{"endpoint":"tcp 127.0.0.1:1","state":"listening","inode":7,"error":null,"queue":3,"backlog":8,"overflows":1}],"holders":[],"holder":null,"idle":"queue","allow":["unit:web.service"],"origin":"/etc/x.toml:3"}"#
+            r#"{"name":"web","state":"listening","sockets":[{"endpoint":"tcp 127.0.0.1:1","state":"listening","inode":7,"error":null,"queue":3,"backlog":8,"overflows":1}],"holders":[],"holder":null,"idle":"queue","activate":"web.service","activation-error":null,"allow":["unit:web.service"],"origin":"/etc/x.toml:3"}"#
         );
     }
 

@@ -17,6 +17,7 @@ fn wanted(endpoints: &[Endpoint], shards: u16) -> BTreeMap<ListenerName, Listene
         allow: Vec::new(),
         idle: Idle::Queue,
         options: SocketOptions { shards, ..SocketOptions::default() },
+        activate: None,
         origin: Origin::default(),
     };
     BTreeMap::from([(name("web"), config)])

@@ -18,6 +18,7 @@ fn config(ports: &[u16], idle: Idle) -> ListenerConfig {
         endpoints: ports.iter().map(|&port| tcp(port)).collect(),
         allow: Vec::new(),
         idle,
+        activate: None,
         options: SocketOptions::default(),
         origin: Origin::default(),
     }
