@@ -69,7 +69,15 @@ fn what_is_held_is_shown() {
         let list = json_of(&daemon, &["list", "listeners"]);
         assert_eq!((list[0]["name"].as_str(), list[1]["name"].as_str()), (Some("dns"), Some("web")));
         let web = json_of(&daemon, &["show", "listener", "web"]);
-        assert_eq!(web, list[1]);
+        // What waits is asked for one listener at a time.
+        let mut listed = list[1].clone();
+        for (n, socket) in listed["sockets"].as_array_mut().unwrap().iter_mut().enumerate() {
+            for key in ["queue", "backlog", "overflows"] {
+                assert_eq!(socket[key].take(), Value::Null);
+                socket[key] = web["sockets"][n][key].clone();
+            }
+        }
+        assert_eq!(web, listed);
         let keys: Vec<&String> = web.as_object().unwrap().keys().collect();
         assert_eq!(
             keys,

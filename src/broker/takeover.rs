@@ -162,12 +162,12 @@ impl Broker {
             self.adopt(&listener, &slot, candidates.remove(current));
         }
         self.find_holders();
-        self.table.wait_where_served();
         for (endpoint, candidates) in found {
             for candidate in candidates {
                 self.adopt_surplus(&endpoint, candidate);
             }
         }
+        self.table.wait_where_served();
     }
 
     fn adopt(&mut self, listener: &ListenerName, slot: &Slot, candidate: Candidate) {

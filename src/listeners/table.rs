@@ -395,8 +395,14 @@ impl Table {
     pub fn wait_where_served(&mut self) {
         for listener in self.listeners.values_mut().filter(|listener| !listener.holders.is_empty()) {
             let listens = |slot: &&Slot| slot.state == Some(Target::Listening);
-            let served: HashSet<Endpoint> =
-                listener.slots.iter().filter(listens).map(|slot| slot.endpoint.clone()).collect();
+            let drains = self.draining.iter().filter(|(_, drain)| !drain.holders.is_empty());
+            let served: HashSet<Endpoint> = listener
+                .slots
+                .iter()
+                .filter(listens)
+                .map(|slot| slot.endpoint.clone())
+                .chain(drains.map(|(_, drain)| drain.endpoint.clone()))
+                .collect();
             let others = listener.slots.iter_mut().filter(|slot| !listens(&&**slot));
             others.for_each(|slot| slot.waits = served.contains(&slot.endpoint));
         }

@@ -153,7 +153,7 @@ Examples:
   portbroker --json status | jq -r '.faults[]'";
 
 const LIST_HELP: &str = "\
-JSON of listeners: an array of what `show listener` prints.
+JSON of listeners: an array of what `show listener` prints, without what waits in the sockets.
 
 Examples:
   portbroker list listeners

@@ -3,8 +3,8 @@
 use crate::args::block_on;
 use crate::failure::Failure;
 use crate::output::{Cell, Output, Paint};
-use portbroker_client::Broker;
 use portbroker_client::inspect::{ListenerStatus, Queue, SocketStatus};
+use portbroker_client::{Broker, Error};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -108,7 +108,12 @@ fn or_dash(texts: &[String]) -> String {
 pub(crate) fn show(broker: &Broker, output: Output, name: &str) -> Result<ExitCode, Failure> {
     let (listener, queues) = block_on(async {
         let listener = broker.listener(name).await?;
-        Ok((listener, broker.queues(name).await?))
+        let queues = match broker.queues(name).await {
+            // A broker of an earlier version, which knows nothing of queues.
+            Err(Error::Protocol { .. }) => Queues::new(),
+            queues => queues?,
+        };
+        Ok((listener, queues))
     })?;
     output.print(&Document::of(&listener, &queues), || details(&listener, &queues))?;
     Ok(ExitCode::SUCCESS)

@@ -124,6 +124,19 @@ fn after_a_start_what_does_not_listen_beside_one_that_is_served_waits() {
     table.wait_where_served();
     obey(&mut table, now);
     assert_eq!(states(&table), [LISTENS, REFUSES]);
+    // The same beside an old socket that its holder has.
+    let mut table = Table::default();
+    table.configure(&wanted(&[tcp(1)], 1), now);
+    let id = table.get("web").unwrap().1.slots[0].id;
+    table.succeeded(id, Target::Refusing, now);
+    table.hold(&name("web"), HolderId(1), now);
+    table.adopt_draining(&tcp(1));
+    table.wait_where_served();
+    obey(&mut table, now);
+    assert_eq!(states(&table), [REFUSES]);
+    table.release(HolderId(1), now);
+    obey(&mut table, now);
+    assert_eq!(states(&table), [LISTENS]);
 }
 
 proptest! {
