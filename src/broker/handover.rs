@@ -22,6 +22,7 @@ impl Broker {
             return Err(Refusal::TooManySockets(too_many(wanted, request.limit)));
         }
         self.forget_gone(&names);
+        names.iter().for_each(|name| self.look_at(name));
         for name in &names {
             // A port that was taken a moment ago may be free by now: its service was just stopped.
             self.act_on(name, true);
@@ -33,6 +34,8 @@ impl Broker {
             all.extend(self.hand_over(name)?);
             Ok(all)
         });
+        // Before it is anybody's: a crash must not take it from its holder.
+        self.keep_stored();
         match &handed {
             Ok(_) => self.note_deposit(request),
             Err(_) => self.unhold(&hold),
@@ -82,7 +85,7 @@ impl Broker {
     }
 
     /// Descriptors of a listener's sockets, which must be listening by now.
-    fn hand_over(&self, name: &ListenerName) -> Result<Vec<NamedSocket>, Refusal> {
+    fn hand_over(&mut self, name: &ListenerName) -> Result<Vec<NamedSocket>, Refusal> {
         let not_ready = |why: &str| Refusal::NotReady(name.to_string(), why.to_owned());
         let Ok((_, listener)) = self.table.get(name.as_str()) else { return Ok(Vec::new()) };
         let mut handed = Vec::with_capacity(listener.slots.len());
@@ -90,7 +93,8 @@ impl Broker {
             if slot.state != Some(Target::Listening) {
                 return Err(not_ready(slot.error().unwrap_or("it does not listen")));
             }
-            let socket = self.sockets.get(&slot.id).ok_or_else(|| not_ready("its socket is gone"))?;
+            let socket = self.sockets.get_mut(&slot.id).ok_or_else(|| not_ready("its socket is gone"))?;
+            socket.remember_options();
             let copy: OwnedFd = socket
                 .as_fd()
                 .try_clone_to_owned()

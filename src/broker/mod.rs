@@ -9,10 +9,13 @@ mod deposits;
 mod effects;
 mod handover;
 mod holders;
+mod inspection;
 mod protection;
 mod records;
 mod reload;
+mod stored;
 mod takeover;
+mod told;
 mod view;
 
 pub use command::{Acquire, Handle, NamedSocket, Notice, Refusal, Stopping};
@@ -22,7 +25,6 @@ pub use view::{ListenerView, SocketView, View};
 
 use crate::kernel::hangups::HangupWatch;
 use crate::kernel::socket::ListenerSocket;
-use crate::kernel::store::Store;
 use crate::kernel::timer::Every;
 use crate::listeners::{SocketId, Table};
 use crate::model::ListenerName;
@@ -33,7 +35,9 @@ use protection::Protection;
 use records::Records;
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
+use stored::Stored;
 use tokio::sync::{broadcast, mpsc, oneshot};
+use told::Told;
 
 /// How often the reserved ports are read again, to see whether somebody wiped them.
 const ASSERT_RESERVED_PORTS: Duration = Duration::from_secs(60);
@@ -64,9 +68,13 @@ pub struct Broker {
     /// No socket of our user listened when this start began, so none can be in our company: it need not be asked
     /// for each of many sockets.
     alone: bool,
-    store: Store,
+    stored: Stored,
     records: Records,
     loader: Loader,
+    /// Sockets that were taken over and have yet to be looked at.
+    unseen: BTreeSet<ListenerName>,
+    /// What was done to sockets and is in no line of the log yet.
+    told: Told,
     /// Faults of the configuration that was refused, where the daemon goes on with an older one.
     configuration_faults: Vec<String>,
     /// Something happened that may have changed the faults.
@@ -84,6 +92,7 @@ enum Event {
     HolderGone(u64),
     HungUp(u64),
     Due,
+    Look,
     AssertReservedPorts,
 }
 
@@ -108,6 +117,7 @@ impl Broker {
                         id = self.hangups.next() => Event::HungUp(id),
                         command = self.commands.recv() => Event::Command(command),
                         () = until(due) => Event::Due,
+                        () = tokio::task::yield_now(), if !self.unseen.is_empty() => Event::Look,
                         () = self.assert.next() => Event::AssertReservedPorts,
                     }
                 } => event,
@@ -123,11 +133,14 @@ impl Broker {
                         self.act_on(&name, false);
                     }
                 }
+                Event::Look => self.look_at_some(),
                 Event::AssertReservedPorts => {
                     self.assert_reserved_ports();
                     self.touched = true;
                 }
             }
+            self.keep_stored();
+            self.told.sum_up();
             if self.touched || !self.changed.is_empty() {
                 // Whoever waits for an answer has it before the onlookers hear of it.
                 tokio::task::yield_now().await;

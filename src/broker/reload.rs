@@ -4,6 +4,7 @@ use super::Broker;
 use super::command::{Notice, Refusal};
 use super::effects::with_causes;
 use crate::config::{Checked, build, show};
+use crate::kernel::memory::give_back_freed;
 use crate::kernel::socket::ListenerSocket;
 use crate::listeners::SocketId;
 use crate::model::{Endpoint, ListenerName, SocketKind};
@@ -85,6 +86,7 @@ impl Broker {
     /// Puts a valid configuration into effect.
     pub(super) fn apply(&mut self, checked: &Checked) {
         let config = &checked.config;
+        self.told.sum_up();
         let before: BTreeSet<ListenerName> = self.table.iter().map(|(name, _)| name.clone()).collect();
         let change = self.table.configure(&config.listeners, Instant::now());
         // A TCP port goes over to its new address without a gap, since ours may be bound beside each other;
@@ -92,6 +94,8 @@ impl Broker {
         let (first, last): (Vec<_>, Vec<_>) =
             change.close.into_iter().partition(|id| self.is_in_the_way(*id));
         first.into_iter().for_each(|id| self.close(id));
+        // A stored socket is bound as long as it is stored.
+        self.keep_stored();
         for id in change.kept {
             self.adjust(id);
         }
@@ -100,11 +104,14 @@ impl Broker {
             self.act_on(name, true);
         }
         last.into_iter().for_each(|id| self.close(id));
+        self.keep_stored();
         self.protect(&config.protect.ports);
         self.tell_names(&before, &now);
         self.write_holders();
         self.records.write_last_good(&show::to_toml(config));
         self.touched = true;
+        self.told.sum_up();
+        give_back_freed();
     }
 
     fn is_in_the_way(&self, id: SocketId) -> bool {
@@ -128,8 +135,13 @@ impl Broker {
         for name in now {
             if before.contains(name) {
                 self.changed.insert(name.clone());
-            } else if let Some(view) = self.show(name.as_str()) {
-                self.changed.remove(name);
+                continue;
+            }
+            self.changed.remove(name);
+            // At the start there is nobody yet.
+            if self.notices.receiver_count() > 0
+                && let Some(view) = self.show(name.as_str())
+            {
                 let _ = self.notices.send(Notice::Added(Box::new(view)));
             }
         }

@@ -1,11 +1,13 @@
 //! The start: sockets of an earlier life and of socket units are taken over, the rest is bound.
 
 use super::command::Handle;
-use super::effects::{STORED, inode_of};
+use super::effects::inode_of;
 use super::holders::Holders;
 use super::protection::Protection;
 use super::records::{HolderRecord, Records};
 use super::reload::{Loader, errors_of};
+use super::stored::Stored;
+use super::told::Told;
 use super::{ASSERT_RESERVED_PORTS, Broker, COMMANDS, NOTICES};
 use crate::config::Checked;
 use crate::kernel::hangups::HangupWatch;
@@ -13,12 +15,12 @@ use crate::kernel::holder::{HolderClaim, HolderWatch};
 use crate::kernel::reserved_ports::ReservedPorts;
 use crate::kernel::socket::{ListenerSocket, SocketState, endpoint_of, endpoint_of_stored};
 use crate::kernel::socket_owner;
-use crate::kernel::store::Store;
+use crate::kernel::stored_sockets::{STORED, StoredSockets};
 use crate::kernel::timer::Every;
 use crate::listeners::Target;
 use crate::model::{Endpoint, ListenerName, UnitName};
 use crate::sources::Locations;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -80,11 +82,11 @@ impl Broker {
     /// Takes over what there is, binds what is missing, and brings everything into its state.
     pub fn start(start: Start) -> Result<(Self, Handle), StartError> {
         let mut found: HashMap<Endpoint, OwnedFd> = HashMap::new();
+        let (store, stored) = StoredSockets::from_env(start.inheritance.stored);
         let inherited = endpoints_of(start.inheritance.named, &mut found);
         let loader = Loader { locations: start.locations, inherited };
         let records = Records::new(&start.runtime_directory);
-        let (checked, configuration_faults) =
-            choose(&loader, &records, !start.inheritance.stored.is_empty())?;
+        let (checked, configuration_faults) = choose(&loader, &records, !stored.is_empty())?;
         let (send, commands) = mpsc::channel(COMMANDS);
         let (notices, _) = broadcast::channel(NOTICES);
         let handle = Handle { commands: send, notices: notices.downgrade() };
@@ -97,42 +99,36 @@ impl Broker {
             deposits: records.read_deposits(),
             alone: !socket_owner::our_user_listens(),
             assert: Every::new(ASSERT_RESERVED_PORTS)?,
-            store: Store::from_env(),
+            stored: Stored::new(store),
             records,
             loader,
             configuration_faults,
             announced: Vec::new(),
             touched: true,
+            unseen: BTreeSet::new(),
+            told: Told::default(),
             changed: BTreeSet::new(),
             notices,
             commands,
         };
-        broker.take_over(start.inheritance.stored, found, &checked);
+        broker.take_over(stored, found, &checked);
         broker.apply(&checked);
         broker.alone = false;
         Ok((broker, handle))
     }
 
     /// Matches the sockets that came with the configuration, by what the kernel says that they are.
-    fn take_over(
-        &mut self,
-        stored: Vec<(String, OwnedFd)>,
-        mut found: HashMap<Endpoint, OwnedFd>,
-        checked: &Checked,
-    ) {
-        let mut names: HashMap<Endpoint, String> = HashMap::new();
-        for (name, socket) in stored {
+    fn take_over(&mut self, stored: Vec<OwnedFd>, mut found: HashMap<Endpoint, OwnedFd>, checked: &Checked) {
+        let mut unclaimed: HashSet<Endpoint> = HashSet::new();
+        for socket in stored {
             match endpoint_of_stored(socket.as_fd()) {
                 // Stored is what the last daemon had: where that is not what the socket unit gives once more, then
                 // because the socket unit's own had been spoilt.
-                Ok(endpoint) if !names.contains_key(&endpoint) => {
-                    names.insert(endpoint.clone(), name);
-                    found.insert(endpoint, socket);
-                }
-                Ok(_) => self.store.remove(&name),
+                Ok(endpoint) if unclaimed.insert(endpoint.clone()) => drop(found.insert(endpoint, socket)),
+                Ok(_) => self.stored.given_up(),
                 Err(error) => {
-                    tracing::warn!(%error, name, "what is stored as {name} is no socket of ours: {error}");
-                    self.store.remove(&name);
+                    tracing::warn!(%error, "a stored socket is none of ours: {error}");
+                    self.stored.given_up();
                 }
             }
         }
@@ -149,26 +145,29 @@ impl Broker {
                         Ok(SocketState::Listening) => Target::Listening,
                         _ => Target::Refusing,
                     };
-                    tracing::info!(event = "taken-over", %listener, endpoint = %slot.endpoint, inode = inode_of(&socket), "took {} for {listener} over", slot.endpoint);
+                    self.told.taken_over(&listener, &slot.endpoint, inode_of(&socket));
                     self.sockets.insert(slot.id, socket);
                     self.table.succeeded(slot.id, state, Instant::now());
                     self.watch_hangups(slot.id, state);
-                    names.remove(&slot.endpoint);
+                    if !unclaimed.remove(&slot.endpoint) {
+                        self.stored.added(slot.id);
+                    }
                 }
                 Err(error) => {
                     tracing::error!(%listener, endpoint = %slot.endpoint, %error, "cannot take {} for {listener} over: {error}", slot.endpoint)
                 }
             }
         }
-        for (endpoint, name) in names {
-            tracing::info!(event = "closed", %endpoint, "{endpoint} is stored and no longer configured, and is let go");
-            self.store.remove(&name);
+        for endpoint in unclaimed {
+            self.told.let_go(&endpoint);
+            self.stored.given_up();
         }
         self.find_holders();
     }
 
     /// Finds the holders of the earlier daemon again, and mends the listeners of those that are gone.
     fn find_holders(&mut self) {
+        let mut gone = Vec::new();
         for held in self.records.read_holders() {
             let claim = match &held.holder {
                 HolderRecord::Process { pid, start } => HolderClaim::process(*pid, *start),
@@ -176,18 +175,18 @@ impl Broker {
                     .ok()
                     .map(|unit| HolderClaim::Unit { unit, cgroup: cgroup.clone(), life: *life }),
             };
-            let Some(Ok(Some((id, _)))) = claim.map(|claim| self.holders.admit(claim)) else { continue };
-            for name in &held.listeners {
-                if let Ok(name) = ListenerName::try_from(name.as_str()) {
-                    self.table.hold(&name, id, Instant::now());
+            let holder = match claim.map(|claim| self.holders.admit(claim)) {
+                Some(Ok(Some((id, _)))) => Some(id),
+                _ => None,
+            };
+            for name in held.listeners.iter().filter_map(|name| ListenerName::try_from(name.as_str()).ok()) {
+                match holder {
+                    Some(id) => self.table.hold(&name, id, Instant::now()),
+                    None => gone.push(name),
                 }
             }
         }
-        let free: Vec<ListenerName> =
-            self.table.iter().filter(|(_, l)| l.holders.is_empty()).map(|(name, _)| name.clone()).collect();
-        for name in free {
-            self.mend(&name);
-        }
+        self.look_at_taken_over(gone);
     }
 }
 

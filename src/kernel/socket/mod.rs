@@ -59,7 +59,7 @@ pub struct ListenerSocket {
     /// The state that it was brought into.
     expected: SocketState,
     closed: Closed,
-    /// Of the internet families.
+    /// Of the internet families, once somebody may have had it: see [`ListenerSocket::remember_options`].
     baseline: Option<Baseline>,
     /// Of unix sockets with a path.
     path: Option<PathHold>,
@@ -94,18 +94,25 @@ impl ListenerSocket {
     }
 
     fn new(socket: Socket, endpoint: &Endpoint, options: &SocketOptions, path: Option<PathHold>) -> Self {
-        let baseline = match endpoint {
-            Endpoint::Inet(inet) => Some(Baseline::of(&socket, inet)),
-            Endpoint::Unix(_) => None,
-        };
         Self {
             socket,
             endpoint: endpoint.clone(),
             options: options.clone(),
             expected: SocketState::Reserved,
             closed: Closed::Refusing,
-            baseline,
+            baseline: None,
             path,
+        }
+    }
+
+    /// Remembers the values of socket options as they are now, unless it has before: they are what [`Self::inspect`]
+    /// compares with from now on.
+    ///
+    /// To be called before anybody gets the socket. It takes twenty system calls, which a socket that nobody ever
+    /// gets can do without.
+    pub fn remember_options(&mut self) {
+        if let (Endpoint::Inet(inet), None) = (&self.endpoint, &self.baseline) {
+            self.baseline = Some(Baseline::of(&self.socket, inet));
         }
     }
 
@@ -263,12 +270,14 @@ impl ListenerSocket {
     /// To be called when no holder is left: one that lives can spoil it again at once, and would miss the options
     /// that it set for itself. See [`Self::listen_again`].
     pub fn mend(&mut self, want: SocketState) -> Result<Mended, SocketError> {
+        self.remember_options();
         mend::mend(self, want)
     }
 
     /// Makes it listen again where somebody stopped it, while its holder may be living: options that the holder
     /// set for itself stay as they are, O_NONBLOCK among them, without which its accept(2) could wait for ever.
     pub fn listen_again(&mut self) -> Result<Mended, SocketError> {
+        self.remember_options();
         mend::listen_again(self)
     }
 
