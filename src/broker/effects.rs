@@ -93,6 +93,7 @@ impl Broker {
             tracing::error!(event = "failed", listener = %name, %endpoint, error, "{endpoint} of {name} is not as configured: {error}");
         }
         self.table.failed(id, error, Instant::now());
+        self.faulty.insert(id);
     }
 
     fn set(&mut self, name: &ListenerName, id: SocketId, target: Target) {
@@ -122,6 +123,8 @@ impl Broker {
     pub(super) fn watch_hangups(&mut self, id: SocketId, target: Target) {
         let Some(socket) = self.sockets.get(&id) else { return };
         let watched = match target {
+            // Nobody else has it who could.
+            Target::Listening if !socket.is_given() => Ok(()),
             Target::Listening => self.hangups.add(id.number(), socket.as_fd()),
             Target::Refusing | Target::Dropping => self.hangups.remove(socket.as_fd()),
         };
@@ -230,11 +233,18 @@ impl Broker {
     pub(super) fn faults(&self) -> Vec<String> {
         let mut faults = self.configuration_faults.clone();
         faults.extend(self.protection.fault().map(str::to_owned));
-        for (name, listener) in self.table.iter() {
-            for slot in &listener.slots {
-                faults.extend(slot.error().map(|error| format!("listener {name:?}: {error}")));
-            }
-        }
+        let mut of_listeners: Vec<_> = self
+            .faulty
+            .iter()
+            .filter_map(|id| {
+                let (name, listener) = self.table.owner(*id)?;
+                let place = listener.slots.iter().position(|slot| slot.id == *id)?;
+                let error = listener.slots.get(place)?.error()?;
+                Some((name, place, format!("listener {name:?}: {error}")))
+            })
+            .collect();
+        of_listeners.sort();
+        faults.extend(of_listeners.into_iter().map(|(_, _, fault)| fault));
         faults
     }
 

@@ -87,14 +87,16 @@ impl Broker {
     /// Descriptors of a listener's sockets, which must be listening by now.
     fn hand_over(&mut self, name: &ListenerName) -> Result<Vec<NamedSocket>, Refusal> {
         let not_ready = |why: &str| Refusal::NotReady(name.to_string(), why.to_owned());
+        for id in self.sockets_of(name) {
+            self.prepare_to_give(id);
+        }
         let Ok((_, listener)) = self.table.get(name.as_str()) else { return Ok(Vec::new()) };
         let mut handed = Vec::with_capacity(listener.slots.len());
         for slot in &listener.slots {
             if slot.state != Some(Target::Listening) {
                 return Err(not_ready(slot.error().unwrap_or("it does not listen")));
             }
-            let socket = self.sockets.get_mut(&slot.id).ok_or_else(|| not_ready("its socket is gone"))?;
-            socket.remember_options();
+            let socket = self.sockets.get(&slot.id).ok_or_else(|| not_ready("its socket is gone"))?;
             let copy: OwnedFd = socket
                 .as_fd()
                 .try_clone_to_owned()

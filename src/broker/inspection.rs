@@ -5,6 +5,7 @@
 //! or else a few at a time when the daemon serves.
 
 use super::Broker;
+use crate::listeners::SocketId;
 use crate::model::ListenerName;
 
 /// Listeners that are looked at between two other things that the daemon does.
@@ -25,13 +26,23 @@ impl Broker {
             return;
         }
         let Ok((_, listener)) = self.table.get(name.as_str()) else { return };
-        if listener.holders.is_empty() {
-            return self.mend(name);
+        let ids: Vec<SocketId> = listener.slots.iter().map(|slot| slot.id).collect();
+        let is_held = !listener.holders.is_empty();
+        // Who held it once may have left a copy with somebody.
+        ids.into_iter().for_each(|id| self.prepare_to_give(id));
+        if !is_held {
+            self.mend(name);
         }
-        for slot in &listener.slots {
-            if let Some(socket) = self.sockets.get_mut(&slot.id) {
-                socket.remember_options();
-            }
+    }
+
+    /// Before somebody else gets a socket: what it is like now is remembered, and its hangups are watched.
+    pub(super) fn prepare_to_give(&mut self, id: SocketId) {
+        let state = self.table.slot(id).and_then(|slot| slot.state);
+        if let (Some(socket), Some(state)) = (self.sockets.get_mut(&id), state)
+            && !socket.is_given()
+        {
+            socket.remember_options();
+            self.watch_hangups(id, state);
         }
     }
 

@@ -23,7 +23,9 @@ pub use reload::Loader;
 pub use takeover::{Inheritance, Start, StartError};
 pub use view::{ListenerView, SocketView, View};
 
+use crate::config::Checked;
 use crate::kernel::hangups::HangupWatch;
+use crate::kernel::memory::give_back_freed;
 use crate::kernel::socket::ListenerSocket;
 use crate::kernel::timer::Every;
 use crate::listeners::{SocketId, Table};
@@ -75,6 +77,11 @@ pub struct Broker {
     unseen: BTreeSet<ListenerName>,
     /// What was done to sockets and is in no line of the log yet.
     told: Told,
+    /// Every socket that is not as configured, and perhaps some that are again: not all of ten thousand are to be
+    /// asked each time.
+    faulty: BTreeSet<SocketId>,
+    /// The configuration of the start, for what can wait until the daemon is ready.
+    started_with: Option<Checked>,
     /// Faults of the configuration that was refused, where the daemon goes on with an older one.
     configuration_faults: Vec<String>,
     /// Something happened that may have changed the faults.
@@ -99,6 +106,7 @@ enum Event {
 impl Broker {
     /// Serves until it is told to stop, or nobody has a handle any more.
     pub async fn run(mut self, mut stop: oneshot::Receiver<Stop>) {
+        self.finish_start();
         loop {
             let due = self.table.next_due();
             let event = tokio::select! {
@@ -149,6 +157,16 @@ impl Broker {
         }
     }
 
+    /// What nobody has to wait for.
+    fn finish_start(&mut self) {
+        if let Some(checked) = self.started_with.take() {
+            self.write_holders();
+            self.write_last_good(&checked);
+            drop(checked);
+            give_back_freed();
+        }
+    }
+
     fn obey(&mut self, command: Command) {
         // Whoever asked may be gone by now, and then nobody wants the answer.
         match command {
@@ -172,6 +190,8 @@ impl Broker {
         if !std::mem::take(&mut self.touched) {
             return;
         }
+        let table = &self.table;
+        self.faulty.retain(|id| table.slot(*id).is_some_and(|slot| slot.error().is_some()));
         let faults = self.faults();
         if faults != self.announced {
             self.announced.clone_from(&faults);

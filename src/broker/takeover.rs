@@ -17,7 +17,7 @@ use crate::kernel::socket::{ListenerSocket, SocketState, endpoint_of, endpoint_o
 use crate::kernel::socket_owner;
 use crate::kernel::stored_sockets::{STORED, StoredSockets};
 use crate::kernel::timer::Every;
-use crate::listeners::Target;
+use crate::listeners::{Change, Target};
 use crate::model::{Endpoint, ListenerName, UnitName};
 use crate::sources::Locations;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -105,6 +105,8 @@ impl Broker {
             configuration_faults,
             announced: Vec::new(),
             touched: true,
+            started_with: None,
+            faulty: BTreeSet::new(),
             unseen: BTreeSet::new(),
             told: Told::default(),
             changed: BTreeSet::new(),
@@ -112,8 +114,10 @@ impl Broker {
             commands,
         };
         broker.take_over(stored, found, &checked);
-        broker.apply(&checked);
+        broker.put_into_effect(&checked, Change::default());
         broker.alone = false;
+        broker.changed.clear();
+        broker.started_with = Some(checked);
         Ok((broker, handle))
     }
 
@@ -132,7 +136,7 @@ impl Broker {
                 }
             }
         }
-        // The table has its slots from here on; `apply` finds them kept.
+        // The table has its slots from here on, and `put_into_effect` binds what is missing.
         self.table.configure(&checked.config.listeners, Instant::now());
         let slots: Vec<_> =
             self.table.iter().flat_map(|(n, l)| l.slots.iter().map(|s| (n.clone(), s.clone()))).collect();

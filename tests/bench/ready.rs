@@ -1,4 +1,4 @@
-//! From exec to READY with a thousand listeners, beside a process that makes the same system calls and nothing else.
+//! From exec to READY with ten thousand listeners, beside a process that makes the same system calls and nothing else.
 
 use crate::acquire::descriptors;
 use crate::measure::{Samples, Table, Target, in_milliseconds, row};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 const RUNS: usize = 9;
 const FIRST: u16 = 10_000;
-const LISTENERS: u16 = 1_000;
+const LISTENERS: u16 = 10_000;
 
 /// What the daemon may take in addition to half as much again as the bare loop.
 const MILLISECONDS: f64 = 100.0;

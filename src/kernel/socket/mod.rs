@@ -61,8 +61,12 @@ pub struct ListenerSocket {
     closed: Closed,
     /// Of the internet families, once somebody may have had it: see [`ListenerSocket::remember_options`].
     baseline: Option<Baseline>,
+    /// Whether somebody else may have it.
+    given: bool,
     /// Of unix sockets with a path.
     path: Option<PathHold>,
+    /// `None` where the kernel does not tell, which it does for every socket.
+    inode: Option<u64>,
 }
 
 impl ListenerSocket {
@@ -94,6 +98,7 @@ impl ListenerSocket {
     }
 
     fn new(socket: Socket, endpoint: &Endpoint, options: &SocketOptions, path: Option<PathHold>) -> Self {
+        let inode = inode_of(&socket);
         Self {
             socket,
             endpoint: endpoint.clone(),
@@ -101,7 +106,9 @@ impl ListenerSocket {
             expected: SocketState::Reserved,
             closed: Closed::Refusing,
             baseline: None,
+            given: false,
             path,
+            inode,
         }
     }
 
@@ -111,6 +118,7 @@ impl ListenerSocket {
     /// To be called before anybody gets the socket. It takes twenty system calls, which a socket that nobody ever
     /// gets can do without.
     pub fn remember_options(&mut self) {
+        self.given = true;
         if let (Endpoint::Inet(inet), None) = (&self.endpoint, &self.baseline) {
             self.baseline = Some(Baseline::of(&self.socket, inet));
         }
@@ -289,10 +297,16 @@ impl ListenerSocket {
         }
     }
 
+    /// Whether somebody else may have it, and can change it: see [`Self::remember_options`].
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        self.given
+    }
+
     /// The inode number of the socket, by which `ss` and /proc/*/fd know it.
-    pub fn inode(&self) -> io::Result<u64> {
-        let status = nix::sys::stat::fstat(&self.socket)?;
-        Ok(status.st_ino)
+    #[must_use]
+    pub fn inode(&self) -> Option<u64> {
+        self.inode
     }
 
     /// Where it is bound.
@@ -317,8 +331,13 @@ impl ListenerSocket {
     /// Puts a new socket in the old one's place, and returns the old one.
     fn replace_socket(&mut self, new: Socket) -> Socket {
         self.expected = SocketState::Reserved;
+        self.inode = inode_of(&new);
         std::mem::replace(&mut self.socket, new)
     }
+}
+
+fn inode_of(socket: &Socket) -> Option<u64> {
+    nix::sys::stat::fstat(socket).map(|status| status.st_ino).ok()
 }
 
 impl AsFd for ListenerSocket {
