@@ -97,7 +97,8 @@ impl Broker {
             holders: Holders::new(HolderWatch::new()?),
             protection: Protection::new(ReservedPorts::default(), &records),
             deposits: records.read_deposits(),
-            alone: !socket_owner::our_user_listens(),
+            // What was stored listens, and is our user's.
+            alone: stored.is_empty() && !socket_owner::our_user_listens(),
             assert: Every::new(ASSERT_RESERVED_PORTS)?,
             stored: Stored::new(store),
             records,
@@ -143,11 +144,11 @@ impl Broker {
         for (listener, slot) in slots {
             let Some(socket) = found.remove(&slot.endpoint) else { continue };
             let Ok((_, owner)) = self.table.get(listener.as_str()) else { continue };
-            match ListenerSocket::adopt(socket, &slot.endpoint, &owner.config.options) {
+            match ListenerSocket::adopt_known(socket, &slot.endpoint, &owner.config.options) {
                 Ok(socket) => {
-                    let state = match socket.state() {
-                        Ok(SocketState::Listening) => Target::Listening,
-                        _ => Target::Refusing,
+                    let state = match socket.expected_state() {
+                        SocketState::Listening => Target::Listening,
+                        SocketState::Reserved => Target::Refusing,
                     };
                     self.told.taken_over(&listener, &slot.endpoint, inode_of(&socket));
                     self.sockets.insert(slot.id, socket);

@@ -13,6 +13,7 @@ mod measure;
 mod memory;
 mod place;
 mod ready;
+mod takeover;
 
 #[path = "../support/bus.rs"]
 mod bus;
@@ -28,11 +29,14 @@ use measure::Table;
 /// What can be measured: the name that the command line has for it, and how.
 type Figure = (&'static str, fn() -> Table);
 
-const FIGURES: [Figure; 6] = [
+const FIGURES: [Figure; 9] = [
     ("acquire", acquire::measure),
     ("exec", exec::measure),
     ("ready", ready::measure),
+    ("takeover", takeover::measure),
+    ("list", takeover::measure_list),
     ("memory", memory::measure),
+    ("memory-of-many", memory::measure_many),
     ("generator", generator::measure),
     ("idle", idle::measure),
 ];

@@ -134,6 +134,16 @@ impl ListenerSocket {
         if found != *endpoint {
             return Err(AdoptError::Mismatch { wanted: endpoint.clone(), found: Box::new(found) });
         }
+        Self::adopt_known(fd, endpoint, options)
+    }
+
+    /// The same where the kernel has been asked already what it is bound to, and that is `endpoint`.
+    pub fn adopt_known(
+        fd: OwnedFd,
+        endpoint: &Endpoint,
+        options: &SocketOptions,
+    ) -> Result<Self, AdoptError> {
+        let unusable = |source| AdoptError::Unusable { wanted: endpoint.clone(), source };
         let socket = Socket::from(fd);
         let mut held = Self::new(socket, endpoint, options, None);
         held.settle().map_err(unusable)?;
@@ -295,6 +305,12 @@ impl ListenerSocket {
             Some(hold) => hold.remove(),
             None => Ok(()),
         }
+    }
+
+    /// The state that it was brought into, or found in when it was adopted.
+    #[must_use]
+    pub fn expected_state(&self) -> SocketState {
+        self.expected
     }
 
     /// Whether somebody else may have it, and can change it: see [`Self::remember_options`].
