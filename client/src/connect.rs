@@ -6,8 +6,8 @@
 //! pipelined, proxies cache and introspect nothing), for `portbroker exec` has milliseconds.
 
 use crate::error::{Error, Failure};
-use crate::inspect::{ListenerStatus, Status};
-use crate::wire::{self, ErrorName, ManagerProxy, ObjectManagerProxy};
+use crate::inspect::{LearnedPort, ListenerStatus, Queue, Status};
+use crate::wire::{self, ErrorName, ListenerProxy, ManagerProxy, ObjectManagerProxy};
 use std::collections::HashMap;
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -16,6 +16,7 @@ use std::pin::Pin;
 use std::time::Duration;
 use tokio::time::Instant;
 use zbus::Connection;
+use zbus::fdo::Error as Standard;
 use zbus::proxy::CacheProperties;
 use zbus::wire::{OwnedVariant, Variant};
 
@@ -134,6 +135,62 @@ impl Broker {
         .await
     }
 
+    /// The ports that are protected because services listen on them, by port.
+    pub async fn learned(&self) -> Result<Vec<LearnedPort>, Error> {
+        let rows = self
+            .ask(|connection| {
+                Box::pin(async move {
+                    let manager = manager(&connection).await?;
+                    manager.list_learned().await
+                })
+            })
+            .await?;
+        Ok(rows.into_iter().map(LearnedPort::from).collect())
+    }
+
+    /// Forgets a learned port, until its unit is seen listening on it in two new lives.
+    pub async fn forget(&self, port: u16) -> Result<(), Error> {
+        self.ask(|connection| {
+            Box::pin(async move {
+                let manager = manager(&connection).await?;
+                manager.forget_port(port).await
+            })
+        })
+        .await
+    }
+
+    /// New sockets for a listener, beside the old ones until these are drained; only root may.
+    pub async fn renew(&self, name: &str) -> Result<(), Error> {
+        self.ask(|connection| {
+            Box::pin(async move {
+                let manager = manager(&connection).await?;
+                manager.renew_listener(name).await
+            })
+        })
+        .await
+    }
+
+    /// What waits in the sockets of a listener, by their inodes. Of a broker of an earlier version nothing is known.
+    pub async fn queues(&self, name: &str) -> Result<HashMap<u64, Queue>, Error> {
+        let path = wire::listener_path(name);
+        let path = path.as_str();
+        let rows = self
+            .ask(|connection| {
+                Box::pin(async move {
+                    let listener = ListenerProxy::builder(&connection).path(path);
+                    listener.cache_properties(CacheProperties::No).build().await?.queues().await
+                })
+            })
+            .await;
+        let rows = match rows {
+            Err(error) if is_standard(&error, |standard| matches!(standard, Standard::UnknownMethod(_))) => {
+                Vec::new()
+            }
+            rows => rows.map_err(|error| no_such_object(error, name))?,
+        };
+        Ok(rows.into_iter().map(|(inode, facts)| (inode, Queue::read(&facts))).collect())
+    }
+
     /// How the broker is.
     pub async fn status(&self) -> Result<Status, Error> {
         let (manager, objects) = self
@@ -247,14 +304,17 @@ async fn get_all(
 
 /// A listener that does not exist has no object, which the standard has its own error for.
 fn no_such_object(error: Error, name: &str) -> Error {
-    use zbus::fdo::Error as Standard;
-    let missing = matches!(&error, Error::Protocol { source, .. } if matches!(source.as_ref(),
-        zbus::Error::FDO(standard) if matches!(standard.as_ref(), Standard::UnknownObject(_))));
-    if missing {
+    if is_standard(&error, |standard| matches!(standard, Standard::UnknownObject(_))) {
         Error::Refused { name: ErrorName::NoSuchListener, message: format!("no listener is named {name:?}") }
     } else {
         error
     }
+}
+
+/// Whether it is one of D-Bus's own errors.
+fn is_standard(error: &Error, which: impl Fn(&Standard) -> bool) -> bool {
+    matches!(error, Error::Protocol { source, .. } if matches!(source.as_ref(),
+        zbus::Error::FDO(standard) if which(standard)))
 }
 
 /// Whoever gets sockets uses them by name and place, so a reply in another order must not pass.

@@ -110,6 +110,11 @@ impl Broker {
             self.act_on(name, true);
         }
         last.into_iter().for_each(|id| self.close(id));
+        self.follow_all();
+        // The last good configuration is a single file, and knows nothing of units.
+        self.configure_learning(&checked.config, self.configuration_faults.is_empty());
+        self.migration.try_again();
+        self.settle_drains();
         self.keep_stored();
         self.protect(&checked.config.protect.ports);
         self.touched = true;

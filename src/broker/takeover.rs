@@ -1,8 +1,11 @@
 //! The start: sockets of an earlier life and of socket units are taken over, the rest is bound.
 
+use super::activation::Activations;
 use super::command::Handle;
+use super::draining::Migration;
 use super::effects::inode_of;
 use super::holders::Holders;
+use super::learning::Learning;
 use super::protection::Protection;
 use super::records::{HolderRecord, Records};
 use super::reload::{Loader, errors_of};
@@ -12,12 +15,13 @@ use super::{ASSERT_RESERVED_PORTS, Broker, COMMANDS, NOTICES};
 use crate::config::Checked;
 use crate::kernel::hangups::HangupWatch;
 use crate::kernel::holder::{HolderClaim, HolderWatch};
+use crate::kernel::migrate_requests::MigrateRequests;
 use crate::kernel::reserved_ports::ReservedPorts;
-use crate::kernel::socket::{ListenerSocket, SocketState, endpoint_of, endpoint_of_stored};
+use crate::kernel::socket::{ListenerSocket, SocketState, endpoint_of, endpoint_of_stored, inode};
 use crate::kernel::socket_owner;
 use crate::kernel::stored_sockets::{STORED, StoredSockets};
 use crate::kernel::timer::Every;
-use crate::listeners::{Change, Target};
+use crate::listeners::{Change, Slot, Target};
 use crate::model::{Endpoint, ListenerName, UnitName};
 use crate::sources::Locations;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -33,6 +37,8 @@ pub struct Start {
     pub locations: Locations,
     /// Where it writes down what the next daemon has to know; it exists.
     pub runtime_directory: PathBuf,
+    /// Where it keeps what it has learned; it may be missing.
+    pub state_directory: PathBuf,
     /// Sockets that came with LISTEN_FDS, by name, without the private socket.
     pub inheritance: Inheritance,
 }
@@ -67,6 +73,16 @@ impl Inheritance {
     }
 }
 
+/// A socket that came, and whether it was stored.
+struct Candidate {
+    socket: OwnedFd,
+    is_stored: bool,
+}
+
+/// What came, by what the kernel says that it is bound to. An endpoint may have several: shards, and old sockets that
+/// are drained.
+type Found = HashMap<Endpoint, Vec<Candidate>>;
+
 /// The broker cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -81,7 +97,7 @@ pub enum StartError {
 impl Broker {
     /// Takes over what there is, binds what is missing, and brings everything into its state.
     pub fn start(start: Start) -> Result<(Self, Handle), StartError> {
-        let mut found: HashMap<Endpoint, OwnedFd> = HashMap::new();
+        let mut found = Found::new();
         let (store, stored) = StoredSockets::from_env(start.inheritance.stored);
         let inherited = endpoints_of(start.inheritance.named, &mut found);
         let loader = Loader { locations: start.locations, inherited };
@@ -94,8 +110,12 @@ impl Broker {
             table: crate::listeners::Table::default(),
             sockets: HashMap::new(),
             hangups: HangupWatch::new()?,
+            activations: Activations::new(start.runtime_directory)?,
             holders: Holders::new(HolderWatch::new()?),
             protection: Protection::new(ReservedPorts::default(), &records),
+            learning: Learning::new(&start.state_directory),
+            migration: Migration::new(MigrateRequests::default(), &records),
+            draining_written: records.read_draining(),
             deposits: records.read_deposits(),
             // What was stored listens, and is our user's.
             alone: stored.is_empty() && !socket_owner::our_user_listens(),
@@ -106,10 +126,10 @@ impl Broker {
             configuration_faults,
             announced: Vec::new(),
             touched: true,
-            started_with: None,
-            faulty: BTreeSet::new(),
             unseen: BTreeSet::new(),
             told: Told::default(),
+            started_with: None,
+            faulty: BTreeSet::new(),
             changed: BTreeSet::new(),
             notices,
             commands,
@@ -123,14 +143,16 @@ impl Broker {
     }
 
     /// Matches the sockets that came with the configuration, by what the kernel says that they are.
-    fn take_over(&mut self, stored: Vec<OwnedFd>, mut found: HashMap<Endpoint, OwnedFd>, checked: &Checked) {
-        let mut unclaimed: HashSet<Endpoint> = HashSet::new();
+    fn take_over(&mut self, stored: Vec<OwnedFd>, mut found: Found, checked: &Checked) {
         for socket in stored {
             match endpoint_of_stored(socket.as_fd()) {
-                // Stored is what the last daemon had: where that is not what the socket unit gives once more, then
-                // because the socket unit's own had been spoilt.
-                Ok(endpoint) if unclaimed.insert(endpoint.clone()) => drop(found.insert(endpoint, socket)),
-                Ok(_) => self.stored.given_up(),
+                Ok(endpoint) => {
+                    let of_endpoint = found.entry(endpoint).or_default();
+                    // Stored is what the last daemon had: where that is not what the socket unit gives once more,
+                    // then because the socket unit's own had been spoilt.
+                    of_endpoint.retain(|candidate| candidate.is_stored);
+                    of_endpoint.push(Candidate { socket, is_stored: true });
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a stored socket is none of ours: {error}");
                     self.stored.given_up();
@@ -139,35 +161,71 @@ impl Broker {
         }
         // The table has its slots from here on, and `put_into_effect` binds what is missing.
         self.table.configure(&checked.config.listeners, Instant::now());
+        let old: HashSet<u64> = self.draining_written.iter().copied().collect();
         let slots: Vec<_> =
             self.table.iter().flat_map(|(n, l)| l.slots.iter().map(|s| (n.clone(), s.clone()))).collect();
         for (listener, slot) in slots {
-            let Some(socket) = found.remove(&slot.endpoint) else { continue };
-            let Ok((_, owner)) = self.table.get(listener.as_str()) else { continue };
-            match ListenerSocket::adopt_known(socket, &slot.endpoint, &owner.config.options) {
-                Ok(socket) => {
-                    let state = match socket.expected_state() {
-                        SocketState::Listening => Target::Listening,
-                        SocketState::Reserved => Target::Refusing,
-                    };
-                    self.told.taken_over(&listener, &slot.endpoint, inode_of(&socket));
-                    self.sockets.insert(slot.id, socket);
-                    self.table.succeeded(slot.id, state, Instant::now());
-                    self.watch_hangups(slot.id, state);
-                    if !unclaimed.remove(&slot.endpoint) {
-                        self.stored.added(slot.id);
-                    }
+            let Some(candidates) = found.get_mut(&slot.endpoint) else { continue };
+            let is_old = |inode: u64| old.contains(&inode);
+            let is_current = |c: &Candidate| {
+                old.is_empty() || !(c.is_stored && inode(c.socket.as_fd()).is_some_and(is_old))
+            };
+            let Some(current) = candidates.iter().position(is_current) else { continue };
+            self.adopt(&listener, &slot, candidates.remove(current));
+        }
+        self.find_holders();
+        self.table.wait_where_served();
+        for (endpoint, candidates) in found {
+            for candidate in candidates {
+                self.adopt_surplus(&endpoint, candidate);
+            }
+        }
+    }
+
+    fn adopt(&mut self, listener: &ListenerName, slot: &Slot, candidate: Candidate) {
+        let Ok((_, owner)) = self.table.get(listener.as_str()) else { return };
+        match ListenerSocket::adopt_known(candidate.socket, &slot.endpoint, &owner.config.options) {
+            Ok(socket) => {
+                let state = match socket.expected_state() {
+                    SocketState::Listening => Target::Listening,
+                    SocketState::Reserved => Target::Refusing,
+                };
+                self.told.taken_over(listener, &slot.endpoint, inode_of(&socket));
+                self.sockets.insert(slot.id, socket);
+                self.table.succeeded(slot.id, state, Instant::now());
+                self.watch_hangups(slot.id, state);
+                if !candidate.is_stored {
+                    self.stored.added(slot.id);
                 }
-                Err(error) => {
-                    tracing::error!(%listener, endpoint = %slot.endpoint, %error, "cannot take {} for {listener} over: {error}", slot.endpoint)
+            }
+            Err(error) => {
+                tracing::error!(%listener, endpoint = %slot.endpoint, %error, "cannot take {} for {listener} over: {error}", slot.endpoint);
+                if candidate.is_stored {
+                    self.stored.given_up();
                 }
             }
         }
-        for endpoint in unclaimed {
-            self.told.let_go(&endpoint);
-            self.stored.given_up();
+    }
+
+    /// A socket that no listener has a place for: one of an endpoint that is configured is drained.
+    fn adopt_surplus(&mut self, endpoint: &Endpoint, candidate: Candidate) {
+        if !candidate.is_stored {
+            return;
         }
-        self.find_holders();
+        let Some((_, listener)) = self.table.listener_at(endpoint) else {
+            self.told.let_go(endpoint);
+            return self.stored.given_up();
+        };
+        match ListenerSocket::adopt_draining(candidate.socket, endpoint, &listener.config.options) {
+            Ok(socket) => {
+                let id = self.table.adopt_draining(endpoint);
+                self.sockets.insert(id, socket);
+            }
+            Err(error) => {
+                tracing::warn!(%error, %endpoint, "an old socket of {endpoint} is let go: {error}");
+                self.stored.given_up();
+            }
+        }
     }
 
     /// Finds the holders of the earlier daemon again, and mends the listeners of those that are gone.
@@ -198,7 +256,7 @@ impl Broker {
 /// The named sockets by listener, as the configuration wants to know them, and by endpoint.
 fn endpoints_of(
     named: Vec<(ListenerName, OwnedFd)>,
-    found: &mut HashMap<Endpoint, OwnedFd>,
+    found: &mut Found,
 ) -> Vec<(ListenerName, Vec<Endpoint>)> {
     let mut inherited: Vec<(ListenerName, Vec<Endpoint>)> = Vec::new();
     for (name, socket) in named {
@@ -213,7 +271,8 @@ fn endpoints_of(
             Some((_, endpoints)) => endpoints.push(endpoint.clone()),
             None => inherited.push((name, vec![endpoint.clone()])),
         }
-        found.insert(endpoint, socket);
+        // Of several of one address the last one counts, as ever.
+        found.insert(endpoint, vec![Candidate { socket, is_stored: false }]);
     }
     inherited
 }

@@ -8,8 +8,9 @@ use super::fault::{Fault, Place, quoted};
 use super::idle::IdleError;
 use super::key::Key;
 use super::listen::{self, Address, BindIpv6Only, ListenError, MAX_ENDPOINTS};
+use super::shards::{self, ShardsError};
 use super::{Account, Grant, ListenerConfig, SocketOptions};
-use crate::model::{DeviceName, EndpointError, ListenerName, SocketKind};
+use crate::model::{DeviceName, EndpointError, ListenerName, SocketKind, UnitName};
 use std::collections::BTreeMap;
 
 /// A value of a key, as written (specifiers expanded).
@@ -107,6 +108,12 @@ impl From<IdleError> for Problem {
     }
 }
 
+impl From<ShardsError> for Problem {
+    fn from(error: ShardsError) -> Self {
+        Self::new(error.to_string(), None)
+    }
+}
+
 impl From<EndpointError> for Problem {
     fn from(error: EndpointError) -> Self {
         Self::new(error.to_string(), None)
@@ -183,6 +190,7 @@ impl Definition {
                 endpoints: Vec::new(),
                 allow: draft.grants.clone(),
                 idle: super::Idle::default(),
+                activate: None,
                 options: SocketOptions::default(),
                 origin: draft.place.origin.clone(),
             },
@@ -230,6 +238,7 @@ impl Definition {
                 return Ok(());
             }
             Key::Idle => self.config.idle = text.parse()?,
+            Key::Activate => self.config.activate = self.activated(&text)?,
             Key::Backlog => options.backlog = backlog(&text)?,
             Key::FreeBind => options.free_bind = flag(&text)?,
             Key::BindIpv6Only => {
@@ -241,6 +250,7 @@ impl Definition {
             Key::BindToDevice => self.device = Some(DeviceName::try_from(text.as_str())?),
             Key::SocketMode => options.socket_mode = mode(&text)?,
             Key::DirectoryMode => options.directory_mode = mode(&text)?,
+            Key::ReusePort => options.shards = shards::parse(&text, self.source)?,
             Key::SocketUser => {
                 options.socket_user = owner(&text, "user", |name| accounts.user(name), &place, faults)?;
             }
@@ -288,6 +298,22 @@ impl Definition {
                 let place = self.addresses.get(written(index)).map_or(&self.place, |w| &w.place);
                 faults.push(Problem::from(error).at(place));
             }
+        }
+    }
+
+    /// `activate`: a service by its name in TOML; in a unit whether it is that unit.
+    fn activated(&self, text: &str) -> Result<Option<UnitName>, Problem> {
+        if self.source == Source::Unit {
+            return Ok(flag(text)?.then(|| self.config.origin.unit.clone()).flatten());
+        }
+        let service = UnitName::try_from(text).ok().filter(|unit| unit.as_str().ends_with(".service"));
+        let template = service.as_ref().is_some_and(|unit| unit.stem().ends_with('@'));
+        match service {
+            Some(unit) if !template => Ok(Some(unit)),
+            _ => Err(Problem::new(
+                format!("{} is no service that could be started", quoted(text)),
+                Some("write its name in full, as in \"nginx.service\" or \"web@1.service\"".into()),
+            )),
         }
     }
 

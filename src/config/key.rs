@@ -9,6 +9,7 @@ pub(super) enum Key {
     Datagram,
     Allow,
     Idle,
+    Activate,
     Backlog,
     FreeBind,
     BindIpv6Only,
@@ -17,6 +18,7 @@ pub(super) enum Key {
     SocketUser,
     SocketGroup,
     DirectoryMode,
+    ReusePort,
 }
 
 /// What a value of a key looks like in TOML.
@@ -35,16 +37,17 @@ pub(super) enum Shape {
 }
 
 use Key::{
-    Allow, Backlog, BindIpv6Only, BindToDevice, Datagram, DirectoryMode, FreeBind, Idle, SocketGroup,
-    SocketMode, SocketUser, Stream,
+    Activate, Allow, Backlog, BindIpv6Only, BindToDevice, Datagram, DirectoryMode, FreeBind, Idle, ReusePort,
+    SocketGroup, SocketMode, SocketUser, Stream,
 };
 
 /// Key, name in TOML, name in a unit (empty: units do not have it), shape in TOML.
-const KEYS: [(Key, &str, &str, Shape); 12] = [
+const KEYS: [(Key, &str, &str, Shape); 14] = [
     (Stream, "stream", "ListenStream", Shape::Texts),
     (Datagram, "datagram", "ListenDatagram", Shape::Texts),
     (Allow, "allow", "", Shape::Texts),
     (Idle, "idle", "Idle", Shape::Text),
+    (Activate, "activate", "Activate", Shape::Text),
     (Backlog, "backlog", "Backlog", Shape::Number),
     (FreeBind, "free-bind", "FreeBind", Shape::Flag),
     (BindIpv6Only, "bind-ipv6-only", "BindIPv6Only", Shape::Text),
@@ -53,6 +56,7 @@ const KEYS: [(Key, &str, &str, Shape); 12] = [
     (SocketUser, "socket-user", "SocketUser", Shape::Text),
     (SocketGroup, "socket-group", "SocketGroup", Shape::Text),
     (DirectoryMode, "directory-mode", "DirectoryMode", Shape::Mode),
+    (ReusePort, "reuse-port", "ReusePort", Shape::Number),
 ];
 
 impl Key {

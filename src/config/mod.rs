@@ -1,5 +1,6 @@
 //! Configuration: text in, a valid [`Config`] or all its faults out. No I/O: `sources` reads the files.
 
+mod activate;
 mod allow;
 mod check;
 mod definition;
@@ -11,11 +12,13 @@ mod merge;
 mod plain;
 mod render;
 pub mod section;
+mod shards;
 pub mod show;
 mod sockets;
 mod toml;
 pub mod units;
 
+pub use activate::Services;
 pub use allow::Accounts;
 pub use definition::Definition;
 pub use fault::{Fault, Severity};
@@ -23,7 +26,7 @@ pub use merge::{Checked, Sources, build};
 pub use render::{Colour, render};
 pub use toml::TomlFile;
 
-use crate::model::{Endpoint, ListenerName, PortSet, UnitName};
+use crate::model::{Endpoint, ListenerName, PortSet, Protocol, UnitName};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -35,13 +38,36 @@ pub struct Config {
     pub listeners: BTreeMap<ListenerName, ListenerConfig>,
     /// `[protect]`
     pub protect: Protect,
+    /// Ports that enabled socket units name, which systemd holds and not we.
+    pub socket_units: Vec<SocketUnitPort>,
 }
 
 /// Ports to keep out of ephemeral allocation without holding them.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Protect {
     /// `ports`
     pub ports: PortSet,
+    /// `learn`: whether the ports that services listen on are found out and protected too.
+    pub learn: bool,
+    /// `exclude`: never learned.
+    pub exclude: PortSet,
+}
+
+impl Default for Protect {
+    fn default() -> Self {
+        Self { ports: PortSet::default(), learn: true, exclude: PortSet::default() }
+    }
+}
+
+/// A port of an enabled socket unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketUnitPort {
+    /// The socket unit.
+    pub unit: UnitName,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The port.
+    pub port: u16,
 }
 
 /// One listener.
@@ -53,6 +79,8 @@ pub struct ListenerConfig {
     pub allow: Vec<Grant>,
     /// What its sockets do while nobody holds it.
     pub idle: Idle,
+    /// The service that is started on the first connection.
+    pub activate: Option<UnitName>,
     /// How its sockets are made.
     pub options: SocketOptions,
     /// Where it is written.
@@ -88,6 +116,16 @@ pub struct SocketOptions {
     pub socket_group: Option<Account>,
     /// `DirectoryMode=` of missing parent directories.
     pub directory_mode: u32,
+    /// `reuse-port`: how many sockets each address has, a group by `SO_REUSEPORT`.
+    pub shards: u16,
+}
+
+impl ListenerConfig {
+    /// How many sockets it has in all: each address has its shards.
+    #[must_use]
+    pub fn sockets(&self) -> usize {
+        self.endpoints.len().saturating_mul(usize::from(self.options.shards))
+    }
 }
 
 impl Default for SocketOptions {
@@ -99,6 +137,7 @@ impl Default for SocketOptions {
             socket_user: None,
             socket_group: None,
             directory_mode: 0o755,
+            shards: 1,
         }
     }
 }

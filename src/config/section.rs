@@ -13,7 +13,7 @@ use super::{Grant, Origin};
 use crate::model::{ListenerName, UnitName};
 
 /// Keys of systemd.socket(5) and of the contract that a later version may have.
-const NOT_YET: [&str; 4] = ["Activate", "ListenSequentialPacket", "ReusePort", "KeepAlive"];
+const NOT_YET: [&str; 2] = ["ListenSequentialPacket", "KeepAlive"];
 
 /// What a unit's section asks for.
 #[derive(Debug, Clone, PartialEq)]

@@ -61,7 +61,7 @@ fn unknown_keys_are_said_with_what_was_probably_meant() {
         ),
         [
             "3:1: error: unknown key in [[listener]] \"steam\"; did you mean \"stream\"?",
-            "5:1: error: unknown key in [[listener]] \"quux\"; take it out; there is name, stream, datagram, allow, idle, backlog, free-bind, bind-ipv6-only, bind-to-device, socket-mode, socket-user, socket-group, directory-mode",
+            "5:1: error: unknown key in [[listener]] \"quux\"; take it out; there is name, stream, datagram, allow, idle, activate, backlog, free-bind, bind-ipv6-only, bind-to-device, socket-mode, socket-user, socket-group, directory-mode, reuse-port",
             "7:1: error: unknown key in [protect] \"port\"; did you mean \"ports\"?",
             "8:3: error: unknown section \"listner\"; did you mean \"listener\"?",
             "9:2: error: unknown section \"x\"; take it out; there is protect, listener",
@@ -97,22 +97,37 @@ fn wrong_types_are_said_with_what_to_write() {
 }
 
 #[test]
+fn what_is_learned_can_be_switched_off_and_excluded() {
+    let file = |text: &str| TomlFile { path: "/a.toml".into(), text: text.into() };
+    let protect = |texts: &[&str]| {
+        let files = texts.iter().map(|text| file(text)).collect();
+        let checked = build(&Sources { files, ..Sources::default() });
+        assert_eq!(checked.faults, []);
+        (checked.config.protect.learn, checked.config.protect.exclude.to_string())
+    };
+    assert_eq!(protect(&[]), (true, String::new()));
+    assert_eq!(protect(&["[protect]\nexclude = [\"8000-8001\", \"80\"]"]), (true, "80,8000-8001".into()));
+    // Lists grow with every file, and of a single value the last one counts.
+    let later = "[protect]\nexclude = \"81\"\nlearn = true";
+    assert_eq!(protect(&["[protect]\nexclude = \"80\"\nlearn = false", later]), (true, "80-81".into()));
+    assert_eq!(protect(&["[protect]\nlearn = false", "[protect]\nexclude = \"81\""]), (false, "81".into()));
+    assert_eq!(
+        faults("[protect]\nlearn = \"no\"\nexclude = [8000]\n"),
+        [
+            "2:9: error: \"learn\" takes true or false, and this is a string; write it as in learn = false",
+            "3:12: error: \"exclude\" takes strings, and this is an integer; write it as in exclude = [\"8000-8100\"]",
+        ]
+    );
+}
+
+#[test]
 fn what_a_later_version_has_is_refused_honestly() {
     let not_yet = |place: &str, what: &str| {
         format!("{place}: error: {what} is not available in this version; take it out")
     };
     assert_eq!(
-        faults(
-            "[protect]\nlearn = true\nexclude = [\"1\"]\n[[pool]]\nname = \"x\"\n[[listener]]\nname = \"a\"\nstream = \"80\"\nactivate = \"a.service\"\nreuse-port = 2\nseqpacket = \"/x\"\n"
-        ),
-        [
-            not_yet("2:1", "\"learn\" of [protect]"),
-            not_yet("3:1", "\"exclude\" of [protect]"),
-            not_yet("4:3", "[[pool]]"),
-            not_yet("9:1", "\"activate\""),
-            not_yet("10:1", "\"reuse-port\""),
-            not_yet("11:1", "\"seqpacket\""),
-        ]
+        faults("[[pool]]\nname = \"x\"\n[[listener]]\nname = \"a\"\nstream = \"80\"\nseqpacket = \"/x\"\n"),
+        [not_yet("1:3", "[[pool]]"), not_yet("6:1", "\"seqpacket\""),]
     );
 }
 

@@ -4,12 +4,16 @@
 //! [`crate::model`] and the plain types of [`crate::config`], and decides nothing: who may have a socket, and
 //! when it refuses, is said by the rooms that call it.
 
+pub mod arrivals;
 mod async_fd;
+pub mod cgroups;
 pub mod exec;
 pub mod hangups;
 pub mod holder;
 pub mod inotify;
+pub mod listening;
 pub mod memory;
+pub mod migrate_requests;
 pub mod peer;
 mod process;
 pub mod reserved_ports;
@@ -22,3 +26,6 @@ pub mod store;
 pub mod stored_sockets;
 pub mod stream;
 pub mod timer;
+pub mod triggers;
+pub mod unit_starts;
+mod unix_diag;

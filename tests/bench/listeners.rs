@@ -6,9 +6,11 @@
 #![cfg(test)]
 
 mod acquire;
+mod activate;
 mod exec;
 mod generator;
 mod idle;
+mod learn;
 mod measure;
 mod memory;
 mod place;
@@ -29,7 +31,7 @@ use measure::Table;
 /// What can be measured: the name that the command line has for it, and how.
 type Figure = (&'static str, fn() -> Table);
 
-const FIGURES: [Figure; 9] = [
+const FIGURES: [Figure; 11] = [
     ("acquire", acquire::measure),
     ("exec", exec::measure),
     ("ready", ready::measure),
@@ -38,7 +40,9 @@ const FIGURES: [Figure; 9] = [
     ("memory", memory::measure),
     ("memory-of-many", memory::measure_many),
     ("generator", generator::measure),
+    ("learn", learn::measure),
     ("idle", idle::measure),
+    ("activate", activate::measure),
 ];
 
 fn main() {

@@ -3,16 +3,19 @@
 //! One file a verb; [`args`] is the command line, [`output`] the form of what is printed, and [`failure`] what
 //! an exit status means.
 
+mod activate;
 mod args;
 mod cat_config;
 mod check;
 mod deposit;
 mod exec;
 mod failure;
+mod learned;
 mod listeners;
 mod output;
 mod packaging;
 mod reload;
+mod renew;
 mod status;
 mod store;
 

@@ -10,6 +10,7 @@
 //! into is kept only to notice that somebody changed it.
 
 mod datagram;
+mod drain;
 mod endpoint_of;
 mod error;
 mod inet;
@@ -17,6 +18,7 @@ mod inspect;
 mod mend;
 mod options;
 mod path;
+mod queue;
 mod tcp;
 mod unix;
 
@@ -24,6 +26,7 @@ pub use endpoint_of::{endpoint_of, endpoint_of_stored};
 pub use error::{AdoptError, BindError, SocketError};
 pub use inspect::Spoilt;
 pub use mend::Mended;
+pub use queue::Queue;
 
 use crate::config::SocketOptions;
 use crate::model::{Endpoint, InetEndpoint, SocketKind, UnixAddress, UnixEndpoint};
@@ -59,6 +62,8 @@ pub struct ListenerSocket {
     /// The state that it was brought into.
     expected: SocketState,
     closed: Closed,
+    /// Whether `SO_REUSEPORT` is on: that of TCP always, that of UDP where the endpoint has, or had, several sockets.
+    shared: bool,
     /// Of the internet families, once somebody may have had it: see [`ListenerSocket::remember_options`].
     baseline: Option<Baseline>,
     /// Whether somebody else may have it.
@@ -90,7 +95,9 @@ impl ListenerSocket {
         let bound = match inet.kind {
             SocketKind::Stream => tcp::reserve(inet, options),
             SocketKind::Datagram => datagram::reserve(inet, options, false).and_then(|socket| {
-                datagram::refuse_udp(&socket, inet)?;
+                if options.shards == 1 {
+                    datagram::refuse_udp(&socket, inet)?;
+                }
                 Ok(socket)
             }),
         };
@@ -98,13 +105,14 @@ impl ListenerSocket {
     }
 
     fn new(socket: Socket, endpoint: &Endpoint, options: &SocketOptions, path: Option<PathHold>) -> Self {
-        let inode = inode_of(&socket);
+        let inode = inode(&socket);
         Self {
             socket,
             endpoint: endpoint.clone(),
             options: options.clone(),
             expected: SocketState::Reserved,
             closed: Closed::Refusing,
+            shared: is_shared(endpoint, options),
             baseline: None,
             given: false,
             path,
@@ -163,7 +171,7 @@ impl ListenerSocket {
         self.expected = self.state()?;
         if let Endpoint::Inet(inet) = &self.endpoint {
             let stream = inet.kind == SocketKind::Stream;
-            self.socket.set_reuse_port(stream)?;
+            self.socket.set_reuse_port(self.shared)?;
             self.socket.set_reuse_address(stream && self.expected == SocketState::Listening)?;
         }
         Ok(())
@@ -195,11 +203,12 @@ impl ListenerSocket {
 
     /// Refuses clients; what was queued is reset. Connections that were accepted live on.
     ///
-    /// A wildcard UDP socket cannot refuse and drops instead.
+    /// A wildcard UDP socket cannot refuse and drops instead, and so does one of several of an address.
     pub fn refuse(&mut self) -> Result<(), SocketError> {
         let failed = SocketError::kernel("stop listening on", &self.endpoint);
         match &self.endpoint {
             Endpoint::Inet(inet) if inet.kind == SocketKind::Stream => tcp::refuse(&self.socket),
+            Endpoint::Inet(_) if self.shared => datagram::drop_all(&self.socket),
             Endpoint::Inet(inet) => datagram::refuse_udp(&self.socket, inet),
             Endpoint::Unix(unix) if unix.kind == SocketKind::Stream => return self.refuse_unix_stream(),
             Endpoint::Unix(_) => datagram::refuse_unix(&self.socket),
@@ -238,6 +247,7 @@ impl ListenerSocket {
             && self.expected == SocketState::Listening
             && self.endpoint.kind() == SocketKind::Stream;
         self.options = options.clone();
+        self.share().map_err(SocketError::kernel("share the port of", &self.endpoint))?;
         let dressed = match &self.endpoint {
             Endpoint::Unix(UnixEndpoint { address: UnixAddress::Path(path), .. }) => self
                 .dress()
@@ -320,9 +330,8 @@ impl ListenerSocket {
     }
 
     /// The inode number of the socket, by which `ss` and /proc/*/fd know it.
-    #[must_use]
-    pub fn inode(&self) -> Option<u64> {
-        self.inode
+    pub fn inode(&self) -> io::Result<u64> {
+        self.inode.ok_or_else(|| io::Error::other("the kernel does not tell its inode"))
     }
 
     /// Where it is bound.
@@ -347,13 +356,23 @@ impl ListenerSocket {
     /// Puts a new socket in the old one's place, and returns the old one.
     fn replace_socket(&mut self, new: Socket) -> Socket {
         self.expected = SocketState::Reserved;
-        self.inode = inode_of(&new);
+        self.inode = inode(&new);
         std::mem::replace(&mut self.socket, new)
     }
 }
 
-fn inode_of(socket: &Socket) -> Option<u64> {
+/// The inode number of a socket; `None` where the kernel does not tell, which it does for every socket.
+#[must_use]
+pub fn inode(socket: impl AsFd) -> Option<u64> {
     nix::sys::stat::fstat(socket).map(|status| status.st_ino).ok()
+}
+
+/// Whether a socket of this endpoint has `SO_REUSEPORT`.
+fn is_shared(endpoint: &Endpoint, options: &SocketOptions) -> bool {
+    match endpoint {
+        Endpoint::Inet(inet) => inet.kind == SocketKind::Stream || options.shards > 1,
+        Endpoint::Unix(_) => false,
+    }
 }
 
 impl AsFd for ListenerSocket {
