@@ -275,3 +275,17 @@ fn sshd_is_started_by_the_first_ssh() {
     assert!(ssh("127.0.0.1").starts_with("hello"));
     lab.ok("portbroker status");
 }
+
+/// As sshd leaves its sessions: whoever is logged in would keep everybody else out.
+#[test]
+fn what_a_dead_service_leaves_behind_does_not_keep_it_from_being_started() {
+    let service = "KillMode=process\nExecStart=/bin/sh -c 'sleep 1000 & exec python3 /opt/idle.py 600'";
+    let lab = installed("behind").unit("behind.service", &on_demand(service, 4401)).boot();
+    assert_eq!(lab.ask("4401"), "idle");
+    lab.ok("systemctl kill --kill-whom=main -s KILL behind");
+    lab.wait_for("systemctl is-failed behind", 5);
+    assert!(lab.ok("portbroker show listener behind").contains("behind.service"), "what is left holds it");
+    wait_for_greeting(&lab, 4401);
+    lab.wait_for("grep -q idle /run/greeting-4401", 150);
+    assert_eq!(lab.show("behind", "ActiveState"), "active");
+}

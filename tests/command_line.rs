@@ -380,6 +380,7 @@ fn stateful(state: &'static str) -> Peer {
             )
         }
         ("GetAll", _) => Reply::Properties(properties("listening")),
+        ("Queues", _) => Reply::Error("org.freedesktop.DBus.Error.UnknownMethod", "of a later version"),
         _ => {
             let path = wire::listener_path("web").try_into().unwrap();
             let interfaces = HashMap::from([(wire::LISTENER_INTERFACE.to_owned(), properties("listening"))]);

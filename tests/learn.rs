@@ -96,7 +96,7 @@ fn a_service_is_learned_in_its_second_life_and_nobody_else_is() {
     assert_eq!(learned(&lab), "2222/tcp some.socket, 5001/tcp plain.service");
     assert_eq!(reserved(&lab), "2222,5001");
     lab.step("not because they would not have listened");
-    let listened = lab.ok("ss -tlnH | grep -o '127.0.0.1:[0-9]*' | sort | tr '\\n' ' '");
+    let listened = lab.ok("ss -tlnH | grep -o '127.0.0.1:[0-9]*' | sort | tr '\\n' ' '") + " ";
     for port in [2222, 5001, 5003, 5004, 5006, 5007, 8050] {
         assert!(listened.contains(&format!(":{port} ")), "{port}: {listened}");
     }

@@ -67,10 +67,13 @@ impl Activations {
         let _ = self.watch.remove(socket);
     }
 
-    fn forget(&mut self, name: &ListenerName) {
-        if let Some(at) = self.by_name.remove(name).and_then(|activated| activated.due) {
+    /// Whether it was known.
+    fn forget(&mut self, name: &ListenerName) -> bool {
+        let Some(activated) = self.by_name.remove(name) else { return false };
+        if let Some(at) = activated.due {
             self.due.remove(&(at, name.clone()));
         }
+        true
     }
 
     fn reschedule(&mut self, name: &ListenerName) {
@@ -110,15 +113,16 @@ impl Broker {
         let now = Instant::now();
         let listener = self.table.get(name.as_str()).ok().map(|(_, listener)| listener);
         let Some((listener, unit)) = listener.and_then(|l| Some((l, l.config.activate.clone()?))) else {
-            self.activations.forget(name);
-            self.each_socket(name, |watch, _, socket| watch.remove(socket));
+            if self.activations.forget(name) {
+                self.each_socket(name, |watch, _, socket| watch.remove(socket));
+            }
             return;
         };
         let held = !listener.holders.is_empty();
         if self.activations.by_name.get(name).is_some_and(|activated| activated.unit != unit) {
             self.activations.forget(name);
         }
-        let queued = self.is_queued(listener);
+        let queued = !held && self.is_queued(listener);
         let fresh =
             || Activated { unit, machine: Activation::default(), due: None, failure: None, error: None };
         let activated = self.activations.by_name.entry(name.clone()).or_insert_with(fresh);
@@ -158,6 +162,17 @@ impl Broker {
             let Some(activated) = self.activations.by_name.get_mut(&name) else { continue };
             let outcome = activated.machine.due(queued, now);
             self.carry_out(&name, outcome, now);
+        }
+    }
+
+    /// Looks at the queues of listeners that are held, whose sockets nobody here watches.
+    pub(super) fn glance_at_activations(&mut self) {
+        let names: Vec<ListenerName> = self.activations.by_name.keys().cloned().collect();
+        for name in names {
+            let queued = self.table.get(name.as_str()).is_ok_and(|(_, listener)| self.is_queued(listener));
+            let Some(activated) = self.activations.by_name.get_mut(&name) else { continue };
+            let step = activated.machine.glance(queued);
+            self.carry_out(&name, step.into(), Instant::now());
         }
     }
 

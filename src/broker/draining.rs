@@ -5,7 +5,7 @@
 //! shards, or sockets to drain.
 
 use super::Broker;
-use super::effects::{inode_of, store_name, with_causes};
+use super::effects::{inode_of, with_causes};
 use super::records::Records;
 use crate::kernel::migrate_requests::MigrateRequests;
 use crate::kernel::socket::ListenerSocket;
@@ -128,7 +128,7 @@ impl Broker {
         let inode = inode_of(&socket);
         tracing::info!(event = "drained", %endpoint, inode, "an old socket of {endpoint} has nothing more to do and is closed");
         let _ = self.hangups.remove(socket.as_fd());
-        self.store.remove(&store_name(inode));
+        self.stored.given_up();
         socket.retire();
         let name = self.table.listener_at(&endpoint).map(|(name, _)| name.clone());
         self.changed.extend(name);

@@ -12,11 +12,6 @@ use crate::model::{Endpoint, ListenerName};
 use std::os::fd::AsFd as _;
 use std::time::Instant;
 
-/// The name of a socket in systemd's descriptor store: its inode, so that it can be taken out again.
-pub(super) fn store_name(inode: u64) -> String {
-    format!("{STORED}{inode}")
-}
-
 /// An error with its causes, on one line.
 pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -32,9 +27,6 @@ pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
 pub(super) fn inode_of(socket: &ListenerSocket) -> u64 {
     socket.inode().unwrap_or_default()
 }
-
-/// What the names of stored sockets begin with; no listener's name does.
-pub(super) const STORED: &str = "portbroker.";
 
 impl Broker {
     /// Does what there is to do for a listener; `impatient` does not wait for a back-off to end.
@@ -68,9 +60,9 @@ impl Broker {
         }
         match ListenerSocket::bind(&endpoint, &listener.config.options) {
             Ok(socket) => {
-                tracing::info!(event = "bound", listener = %name, %endpoint, inode = inode_of(&socket), "holds {endpoint} for {name}");
-                self.store.put(&store_name(inode_of(&socket)), socket.as_fd());
+                self.told.bound(name, &endpoint, inode_of(&socket));
                 self.sockets.insert(id, socket);
+                self.stored.added(id);
                 self.table.succeeded(id, Target::Refusing, Instant::now());
             }
             Err(error) => {
@@ -103,6 +95,7 @@ impl Broker {
             tracing::error!(event = "failed", listener = %name, %endpoint, error, "{endpoint} of {name} is not as configured: {error}");
         }
         self.table.failed(id, error, Instant::now());
+        self.faulty.insert(id);
     }
 
     fn set(&mut self, name: &ListenerName, id: SocketId, target: Target) {
@@ -132,6 +125,8 @@ impl Broker {
     pub(super) fn watch_hangups(&mut self, id: SocketId, target: Target) {
         let Some(socket) = self.sockets.get(&id) else { return };
         let watched = match target {
+            // Nobody else has it who could.
+            Target::Listening if !socket.is_given() => Ok(()),
             Target::Listening => self.hangups.add(id.number(), socket.as_fd()),
             Target::Refusing | Target::Dropping => self.hangups.remove(socket.as_fd()),
         };
@@ -145,8 +140,7 @@ impl Broker {
     fn replaced(&mut self, id: SocketId, before: u64) {
         let Some(socket) = self.sockets.get(&id) else { return };
         if inode_of(socket) != before {
-            self.store.put(&store_name(inode_of(socket)), socket.as_fd());
-            self.store.remove(&store_name(before));
+            self.stored.given_up();
         }
     }
 
@@ -201,8 +195,8 @@ impl Broker {
         let Some(socket) = self.sockets.get(&id) else { return };
         if matches!(socket.endpoint(), Endpoint::Unix(_)) && endpoint_of(socket.as_fd()).is_err() {
             let _ = self.hangups.remove(socket.as_fd());
-            self.store.remove(&store_name(inode_of(socket)));
             self.sockets.remove(&id);
+            self.stored.given_up();
             self.table.lost(id, Instant::now());
         } else {
             let listens = matches!(socket.state(), Ok(SocketState::Listening));
@@ -227,11 +221,11 @@ impl Broker {
     pub(super) fn close(&mut self, id: SocketId) {
         if let Some(socket) = self.sockets.remove(&id) {
             let endpoint = socket.endpoint();
-            tracing::info!(event = "closed", %endpoint, "{endpoint} is no longer configured and is let go");
+            self.told.let_go(endpoint);
             // It may not have been watched, and is not from now on.
             let _ = self.hangups.remove(socket.as_fd());
             self.activations.unwatch(socket.as_fd());
-            self.store.remove(&store_name(inode_of(&socket)));
+            self.stored.given_up();
             if let Err(error) = socket.release() {
                 tracing::warn!(%error, "the path of a socket could not be removed: {error}");
             }
@@ -244,11 +238,18 @@ impl Broker {
         faults.extend(self.protection.fault().map(str::to_owned));
         faults.extend(self.activations.faults());
         faults.extend(self.learning.faults());
-        for (name, listener) in self.table.iter() {
-            for slot in &listener.slots {
-                faults.extend(slot.error().map(|error| format!("listener {name:?}: {error}")));
-            }
-        }
+        let mut of_listeners: Vec<_> = self
+            .faulty
+            .iter()
+            .filter_map(|id| {
+                let (name, listener) = self.table.owner(*id)?;
+                let place = listener.slots.iter().position(|slot| slot.id == *id)?;
+                let error = listener.slots.get(place)?.error()?;
+                Some((name, place, format!("listener {name:?}: {error}")))
+            })
+            .collect();
+        of_listeners.sort();
+        faults.extend(of_listeners.into_iter().map(|(_, _, fault)| fault));
         faults
     }
 

@@ -24,6 +24,7 @@ impl Broker {
             return Err(Refusal::TooManySockets(too_many(wanted, request.limit)));
         }
         self.forget_gone(&names);
+        names.iter().for_each(|name| self.look_at(name));
         let now = Instant::now();
         let opened: Vec<_> = names.iter().map(|name| (name, self.table.open(name, now))).collect();
         let outcome = self.hand_over_all(&names, request);
@@ -53,6 +54,8 @@ impl Broker {
             all.extend(self.hand_on(name, &hold, room));
             Ok(all)
         });
+        // Before it is anybody's: a crash must not take it from its holder.
+        self.keep_stored();
         match &handed {
             Ok(_) => self.note_deposit(request),
             Err(_) => self.unhold(&hold),
@@ -117,8 +120,11 @@ impl Broker {
     }
 
     /// Descriptors of a listener's sockets, which must be listening by now.
-    fn hand_over(&self, name: &ListenerName) -> Result<Vec<NamedSocket>, Refusal> {
+    fn hand_over(&mut self, name: &ListenerName) -> Result<Vec<NamedSocket>, Refusal> {
         let not_ready = |why: &str| Refusal::NotReady(name.to_string(), why.to_owned());
+        for id in self.sockets_of(name) {
+            self.prepare_to_give(id);
+        }
         let Ok((_, listener)) = self.table.get(name.as_str()) else { return Ok(Vec::new()) };
         let mut handed = Vec::with_capacity(listener.slots.len());
         for slot in &listener.slots {

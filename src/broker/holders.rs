@@ -168,12 +168,7 @@ impl Broker {
     pub(super) fn forget_holder(&mut self, id: HolderId) {
         let Some(holder) = self.holders.remove(id) else { return };
         let now = Instant::now();
-        let held: Vec<ListenerName> = self
-            .table
-            .iter()
-            .filter(|(_, l)| l.holders.contains(&id))
-            .map(|(name, _)| name.clone())
-            .collect();
+        let held: Vec<ListenerName> = self.table.held_by(id).cloned().collect();
         let free = self.table.release(id, now);
         for name in &free {
             let holder = holder.shown();
@@ -192,15 +187,9 @@ impl Broker {
 
     /// Writes down who holds what, for the daemon that comes after a crash.
     pub(super) fn write_holders(&self) {
-        let mut held: HashMap<HolderId, Vec<String>> = HashMap::new();
-        for (name, listener) in self.table.iter() {
-            for id in &listener.holders {
-                held.entry(*id).or_default().push(name.to_string());
-            }
-        }
-        let entries = held.into_iter().filter_map(|(id, listeners)| {
-            let holder = self.holders.get(id)?.record.clone();
-            Some(records::Held { holder, listeners })
+        let entries = self.holders.by_id.iter().filter_map(|(id, holder)| {
+            let listeners: Vec<String> = self.table.held_by(*id).map(ToString::to_string).collect();
+            (!listeners.is_empty()).then(|| records::Held { holder: holder.record.clone(), listeners })
         });
         self.records.write_holders(entries.collect());
     }

@@ -1,11 +1,27 @@
 //! One look at who listens: what the kernel says of sockets, put together with what systemd says of units.
 
 use crate::kernel::cgroups::Cgroups;
-use crate::kernel::listening::{Listening, listening};
+use crate::kernel::listening::{Listening, MOST_LEFT_OUT, listening};
 use crate::learn::{Life, Sightings, service_of};
-use crate::model::UnitName;
-use std::collections::{BTreeSet, HashMap};
+use crate::model::{Protocol, UnitName};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
+
+/// More sockets of one cgroup are a crowd: more than are learned of all. To be told of each of them takes longer than
+/// all the rest, and so it is asked for anew only in a new life of its unit, and now and then.
+const CROWD: usize = 1000;
+/// After so many looks a crowd is asked for anew.
+const LOOKS: u32 = 10;
+
+/// Very many sockets of one cgroup.
+#[derive(Debug)]
+struct Crowd {
+    /// The life of its service; `None` for what is no service's, and never of interest.
+    life: Option<Life>,
+    /// As many as a crowd begins with.
+    ports: BTreeSet<(Protocol, u16)>,
+    looks: u32,
+}
 
 /// Looks, and remembers whose cgroup is whose from one look to the next.
 #[derive(Debug)]
@@ -13,6 +29,7 @@ pub struct Lookout {
     cgroups: Option<Cgroups>,
     /// The service of each cgroup that was seen, by number. Numbers are not used twice.
     services: HashMap<u64, Option<UnitName>>,
+    crowds: BTreeMap<u64, Crowd>,
 }
 
 impl Lookout {
@@ -26,27 +43,47 @@ impl Lookout {
                  only the ports that enabled socket units name are learned; name others under [protect] ports"
             );
         }
-        Self { cgroups, services: HashMap::new() }
+        Self { cgroups, services: HashMap::new(), crowds: BTreeMap::new() }
     }
 
     /// What services listen on now.
     pub fn see(&mut self) -> io::Result<Sightings> {
         let Some(cgroups) = &self.cgroups else { return Ok(Sightings::new()) };
-        let mut sockets = listening()?;
+        let mut seen = Sightings::new();
+        let services = &self.services;
+        self.crowds.retain(|cgroup, crowd| {
+            let Some(unit) = services.get(cgroup).and_then(Option::as_ref) else {
+                return crowd.life.is_none();
+            };
+            crowd.looks += 1;
+            let life = Life::new(&cgroups.life(unit.as_str(), *cgroup));
+            let stays = crowd.looks < LOOKS && life == crowd.life;
+            if let Some(life) = life.filter(|_| stays) {
+                seen.insert(unit.clone(), (life, crowd.ports.clone()));
+            }
+            stays
+        });
+        let left_out: Vec<u64> = self.crowds.keys().copied().collect();
+        let mut sockets = listening(&left_out)?;
         sockets.sort_unstable();
         sockets.dedup();
         if sockets.iter().any(|socket| !self.services.contains_key(&socket.cgroup)) {
             let paths = cgroups.paths();
             self.services = paths.into_iter().map(|(id, path)| (id, service_of(&path))).collect();
         }
-        let mut seen = Sightings::new();
         for of_one in sockets.chunk_by(|a, b| a.cgroup == b.cgroup) {
             let Some(&Listening { cgroup, .. }) = of_one.first() else { continue };
             // Below a unit, or gone already: not to be looked for again.
-            let Some(unit) = self.services.entry(cgroup).or_default() else { continue };
-            let Some(life) = Life::new(&cgroups.life(unit.as_str(), cgroup)) else { continue };
-            let ports: BTreeSet<_> = of_one.iter().map(|socket| (socket.protocol, socket.port)).collect();
-            seen.insert(unit.clone(), (life, ports));
+            let unit = self.services.entry(cgroup).or_default();
+            let life = unit.as_ref().and_then(|unit| Life::new(&cgroups.life(unit.as_str(), cgroup)));
+            let of_interest = of_one.iter().take(if unit.is_some() { CROWD } else { 0 });
+            let ports: BTreeSet<_> = of_interest.map(|socket| (socket.protocol, socket.port)).collect();
+            if of_one.len() > CROWD && self.crowds.len() < MOST_LEFT_OUT {
+                self.crowds.insert(cgroup, Crowd { life: life.clone(), ports: ports.clone(), looks: 0 });
+            }
+            if let (Some(unit), Some(life)) = (unit, life) {
+                seen.insert(unit.clone(), (life, ports));
+            }
         }
         Ok(seen)
     }

@@ -11,6 +11,7 @@ mod draining;
 mod effects;
 mod handover;
 mod holders;
+mod inspection;
 mod learned_file;
 mod learning;
 mod lookout;
@@ -18,7 +19,9 @@ mod protection;
 mod records;
 mod reload;
 mod renew;
+mod stored;
 mod takeover;
+mod told;
 mod view;
 
 pub use crate::learn::Learned;
@@ -28,9 +31,10 @@ pub use reload::Loader;
 pub use takeover::{Inheritance, Start, StartError};
 pub use view::{ListenerView, QueueView, SocketView, View};
 
+use crate::config::Checked;
 use crate::kernel::hangups::HangupWatch;
+use crate::kernel::memory::give_back_freed;
 use crate::kernel::socket::ListenerSocket;
-use crate::kernel::store::Store;
 use crate::kernel::timer::Every;
 use crate::listeners::{SocketId, Table};
 use crate::model::ListenerName;
@@ -44,7 +48,9 @@ use protection::Protection;
 use records::Records;
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
+use stored::Stored;
 use tokio::sync::{broadcast, mpsc, oneshot};
+use told::Told;
 
 /// How often the reserved ports are read again, to see whether somebody wiped them.
 const ASSERT_RESERVED_PORTS: Duration = Duration::from_secs(60);
@@ -80,9 +86,18 @@ pub struct Broker {
     /// No socket of our user listened when this start began, so none can be in our company: it need not be asked
     /// for each of many sockets.
     alone: bool,
-    store: Store,
+    stored: Stored,
     records: Records,
     loader: Loader,
+    /// Sockets that were taken over and have yet to be looked at.
+    unseen: BTreeSet<ListenerName>,
+    /// What was done to sockets and is in no line of the log yet.
+    told: Told,
+    /// Every socket that is not as configured, and perhaps some that are again: not all of ten thousand are to be
+    /// asked each time.
+    faulty: BTreeSet<SocketId>,
+    /// The configuration of the start, for what can wait until the daemon is ready.
+    started_with: Option<Checked>,
     /// Faults of the configuration that was refused, where the daemon goes on with an older one.
     configuration_faults: Vec<String>,
     /// Something happened that may have changed the faults.
@@ -101,6 +116,7 @@ enum Event {
     HungUp(u64),
     Arrived(u64),
     Due,
+    Inspect,
     AssertReservedPorts,
     Look,
 }
@@ -108,6 +124,7 @@ enum Event {
 impl Broker {
     /// Serves until it is told to stop, or nobody has a handle any more.
     pub async fn run(mut self, mut stop: oneshot::Receiver<Stop>) {
+        self.finish_start();
         loop {
             let due = self.table.next_due().into_iter().chain(self.activations.next_due()).min();
             let event = tokio::select! {
@@ -128,6 +145,7 @@ impl Broker {
                         id = self.activations.arrived() => Event::Arrived(id),
                         command = self.commands.recv() => Event::Command(command),
                         () = until(due) => Event::Due,
+                        () = tokio::task::yield_now(), if !self.unseen.is_empty() => Event::Inspect,
                         () = self.assert.next() => Event::AssertReservedPorts,
                         () = self.learning.due() => Event::Look,
                     }
@@ -147,18 +165,32 @@ impl Broker {
                     self.retry_activations(now);
                     self.settle_drains();
                 }
+                Event::Inspect => self.look_at_some(),
                 Event::AssertReservedPorts => {
                     self.assert_reserved_ports();
+                    self.glance_at_activations();
                     self.look();
                 }
                 Event::Look => self.look(),
             }
             self.follow_changed();
+            self.keep_stored();
+            self.told.sum_up();
             if self.touched || !self.changed.is_empty() {
                 // Whoever waits for an answer has it before the onlookers hear of it.
                 tokio::task::yield_now().await;
             }
             self.announce();
+        }
+    }
+
+    /// What nobody has to wait for.
+    fn finish_start(&mut self) {
+        if let Some(checked) = self.started_with.take() {
+            self.write_holders();
+            self.write_last_good(&checked);
+            drop(checked);
+            give_back_freed();
         }
     }
 
@@ -189,6 +221,8 @@ impl Broker {
         if !std::mem::take(&mut self.touched) {
             return;
         }
+        let table = &self.table;
+        self.faulty.retain(|id| table.slot(*id).is_some_and(|slot| slot.error().is_some()));
         let faults = self.faults();
         if faults != self.announced {
             self.announced.clone_from(&faults);

@@ -4,8 +4,9 @@ use super::Broker;
 use super::command::{Notice, Refusal};
 use super::effects::with_causes;
 use crate::config::{Checked, build, show};
+use crate::kernel::memory::give_back_freed;
 use crate::kernel::socket::ListenerSocket;
-use crate::listeners::SocketId;
+use crate::listeners::{Change, SocketId};
 use crate::model::{Endpoint, ListenerName, SocketKind};
 use crate::policy::{Caller, Decision, may_administer};
 use crate::sources::{Locations, gather};
@@ -73,25 +74,34 @@ impl Broker {
         }
         self.configuration_faults.clear();
         self.apply(&checked);
-        tracing::info!(
-            event = "reloaded",
-            listeners = checked.config.listeners.len(),
-            "took the configuration: {} listeners",
-            checked.config.listeners.len()
-        );
+        let listeners = checked.config.listeners.len();
+        drop(checked);
+        give_back_freed();
+        tracing::info!(event = "reloaded", listeners, "took the configuration: {listeners} listeners",);
         Ok(())
     }
 
     /// Puts a valid configuration into effect.
     pub(super) fn apply(&mut self, checked: &Checked) {
-        let config = &checked.config;
         let before: BTreeSet<ListenerName> = self.table.iter().map(|(name, _)| name.clone()).collect();
-        let change = self.table.configure(&config.listeners, Instant::now());
+        let change = self.table.configure(&checked.config.listeners, Instant::now());
+        self.put_into_effect(checked, change);
+        self.tell_names(&before);
+        self.write_holders();
+        self.write_last_good(checked);
+    }
+
+    /// Brings every socket into the state that the table has for it.
+    pub(super) fn put_into_effect(&mut self, checked: &Checked, change: Change) {
+        let unbound = self.table.iter().flat_map(|(_, l)| &l.slots).filter(|slot| slot.state.is_none());
+        let unbound: Vec<Endpoint> = unbound.map(|slot| slot.endpoint.clone()).collect();
         // A TCP port goes over to its new address without a gap, since ours may be bound beside each other;
         // other kinds of socket have to go first where they are in the way.
         let (first, last): (Vec<_>, Vec<_>) =
-            change.close.into_iter().partition(|id| self.is_in_the_way(*id));
+            change.close.into_iter().partition(|id| self.is_in_the_way(*id, &unbound));
         first.into_iter().for_each(|id| self.close(id));
+        // A stored socket is bound as long as it is stored.
+        self.keep_stored();
         for id in change.kept {
             self.adjust(id);
         }
@@ -102,21 +112,24 @@ impl Broker {
         last.into_iter().for_each(|id| self.close(id));
         self.follow_all();
         // The last good configuration is a single file, and knows nothing of units.
-        self.configure_learning(config, self.configuration_faults.is_empty());
+        self.configure_learning(&checked.config, self.configuration_faults.is_empty());
         self.migration.try_again();
         self.settle_drains();
-        self.protect(&config.protect.ports);
-        self.tell_names(&before, &now);
-        self.write_holders();
-        self.records.write_last_good(&show::to_toml(config));
+        self.keep_stored();
+        self.protect(&checked.config.protect.ports);
         self.touched = true;
+        self.told.sum_up();
     }
 
-    fn is_in_the_way(&self, id: SocketId) -> bool {
+    /// The configuration that is in effect, for a day when the one on disk has faults.
+    pub(super) fn write_last_good(&self, checked: &Checked) {
+        self.records.write_last_good(&show::to_toml(&checked.config));
+    }
+
+    fn is_in_the_way(&self, id: SocketId, unbound: &[Endpoint]) -> bool {
         let Some(old) = self.sockets.get(&id).map(ListenerSocket::endpoint) else { return true };
         let shares = matches!(old, Endpoint::Inet(_)) && old.kind() == SocketKind::Stream;
-        let unbound = self.table.iter().flat_map(|(_, l)| &l.slots).filter(|slot| slot.state.is_none());
-        !shares && unbound.into_iter().any(|slot| slot.endpoint.conflicts_with(old))
+        !shares && unbound.iter().any(|endpoint| endpoint.conflicts_with(old))
     }
 
     /// Options that a bound socket can still change follow the configuration.
@@ -129,16 +142,18 @@ impl Broker {
     }
 
     /// Names that came and went, for those who watch.
-    fn tell_names(&mut self, before: &BTreeSet<ListenerName>, now: &[ListenerName]) {
-        for name in now {
+    fn tell_names(&mut self, before: &BTreeSet<ListenerName>) {
+        let now: BTreeSet<ListenerName> = self.table.iter().map(|(name, _)| name.clone()).collect();
+        for name in &now {
             if before.contains(name) {
                 self.changed.insert(name.clone());
-            } else if let Some(view) = self.show(name.as_str()) {
-                self.changed.remove(name);
+                continue;
+            }
+            self.changed.remove(name);
+            if let Some(view) = self.show(name.as_str()) {
                 let _ = self.notices.send(Notice::Added(Box::new(view)));
             }
         }
-        let now: BTreeSet<&ListenerName> = now.iter().collect();
         for name in before.iter().filter(|name| !now.contains(name)) {
             self.changed.remove(name);
             let _ = self.notices.send(Notice::Removed(name.to_string()));

@@ -2,12 +2,11 @@
 
 use super::command::Refusal;
 use super::draining::MOST_OF_ONE_ENDPOINT;
-use super::effects::{inode_of, store_name, with_causes};
+use super::effects::{inode_of, with_causes};
 use super::{Broker, handover};
 use crate::listeners::SocketId;
 use crate::model::{Endpoint, ListenerName, SocketKind};
 use crate::policy::{Caller, Decision, may_administer};
-use std::os::fd::AsFd as _;
 use std::time::Instant;
 
 /// Clients still come to the old socket of a TCP address, and must, where its holder serves them well.
@@ -77,8 +76,8 @@ impl Broker {
         let Some(new_id) = self.table.succeed(id, serves, Instant::now()) else { return Ok(()) };
         let (endpoint, inode) = (new.endpoint().clone(), inode_of(&new));
         tracing::info!(event = "renewed", listener = %name, %endpoint, inode, "{endpoint} of {name} has a new socket; the old one is drained");
-        self.store.put(&store_name(inode), new.as_fd());
         self.sockets.insert(new_id, new);
+        self.stored.added(new_id);
         Ok(())
     }
 }

@@ -3,23 +3,25 @@
 use super::activation::Activations;
 use super::command::Handle;
 use super::draining::Migration;
-use super::effects::{STORED, inode_of, store_name};
+use super::effects::inode_of;
 use super::holders::Holders;
 use super::learning::Learning;
 use super::protection::Protection;
 use super::records::{HolderRecord, Records};
 use super::reload::{Loader, errors_of};
+use super::stored::Stored;
+use super::told::Told;
 use super::{ASSERT_RESERVED_PORTS, Broker, COMMANDS, NOTICES};
 use crate::config::Checked;
 use crate::kernel::hangups::HangupWatch;
 use crate::kernel::holder::{HolderClaim, HolderWatch};
 use crate::kernel::migrate_requests::MigrateRequests;
 use crate::kernel::reserved_ports::ReservedPorts;
-use crate::kernel::socket::{ListenerSocket, SocketState, endpoint_of, endpoint_of_stored};
+use crate::kernel::socket::{ListenerSocket, SocketState, endpoint_of, endpoint_of_stored, inode};
 use crate::kernel::socket_owner;
-use crate::kernel::store::Store;
+use crate::kernel::stored_sockets::{STORED, StoredSockets};
 use crate::kernel::timer::Every;
-use crate::listeners::{Slot, Target};
+use crate::listeners::{Change, Slot, Target};
 use crate::model::{Endpoint, ListenerName, UnitName};
 use crate::sources::Locations;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -71,10 +73,10 @@ impl Inheritance {
     }
 }
 
-/// A socket that came, and its name in the store where it was there.
+/// A socket that came, and whether it was stored.
 struct Candidate {
     socket: OwnedFd,
-    name: Option<String>,
+    is_stored: bool,
 }
 
 /// What came, by what the kernel says that it is bound to. An endpoint may have several: shards, and old sockets that
@@ -96,11 +98,11 @@ impl Broker {
     /// Takes over what there is, binds what is missing, and brings everything into its state.
     pub fn start(start: Start) -> Result<(Self, Handle), StartError> {
         let mut found = Found::new();
+        let (store, stored) = StoredSockets::from_env(start.inheritance.stored);
         let inherited = endpoints_of(start.inheritance.named, &mut found);
         let loader = Loader { locations: start.locations, inherited };
         let records = Records::new(&start.runtime_directory);
-        let (checked, configuration_faults) =
-            choose(&loader, &records, !start.inheritance.stored.is_empty())?;
+        let (checked, configuration_faults) = choose(&loader, &records, !stored.is_empty())?;
         let (send, commands) = mpsc::channel(COMMANDS);
         let (notices, _) = broadcast::channel(NOTICES);
         let handle = Handle { commands: send, notices: notices.downgrade() };
@@ -115,49 +117,59 @@ impl Broker {
             migration: Migration::new(MigrateRequests::default(), &records),
             draining_written: records.read_draining(),
             deposits: records.read_deposits(),
-            alone: !socket_owner::our_user_listens(),
+            // What was stored listens, and is our user's.
+            alone: stored.is_empty() && !socket_owner::our_user_listens(),
             assert: Every::new(ASSERT_RESERVED_PORTS)?,
-            store: Store::from_env(),
+            stored: Stored::new(store),
             records,
             loader,
             configuration_faults,
             announced: Vec::new(),
             touched: true,
+            unseen: BTreeSet::new(),
+            told: Told::default(),
+            started_with: None,
+            faulty: BTreeSet::new(),
             changed: BTreeSet::new(),
             notices,
             commands,
         };
-        broker.take_over(start.inheritance.stored, found, &checked);
-        broker.apply(&checked);
+        broker.take_over(stored, found, &checked);
+        broker.put_into_effect(&checked, Change::default());
         broker.alone = false;
+        broker.changed.clear();
+        broker.started_with = Some(checked);
         Ok((broker, handle))
     }
 
     /// Matches the sockets that came with the configuration, by what the kernel says that they are.
-    fn take_over(&mut self, stored: Vec<(String, OwnedFd)>, mut found: Found, checked: &Checked) {
-        for (name, socket) in stored {
+    fn take_over(&mut self, stored: Vec<OwnedFd>, mut found: Found, checked: &Checked) {
+        for socket in stored {
             match endpoint_of_stored(socket.as_fd()) {
                 Ok(endpoint) => {
                     let of_endpoint = found.entry(endpoint).or_default();
                     // Stored is what the last daemon had: where that is not what the socket unit gives once more,
                     // then because the socket unit's own had been spoilt.
-                    of_endpoint.retain(|candidate| candidate.name.is_some());
-                    of_endpoint.push(Candidate { socket, name: Some(name) });
+                    of_endpoint.retain(|candidate| candidate.is_stored);
+                    of_endpoint.push(Candidate { socket, is_stored: true });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, name, "what is stored as {name} is no socket of ours: {error}");
-                    self.store.remove(&name);
+                    tracing::warn!(%error, "a stored socket is none of ours: {error}");
+                    self.stored.given_up();
                 }
             }
         }
-        // The table has its slots from here on; `apply` finds them kept.
+        // The table has its slots from here on, and `put_into_effect` binds what is missing.
         self.table.configure(&checked.config.listeners, Instant::now());
-        let old: HashSet<String> = self.draining_written.iter().map(|inode| store_name(*inode)).collect();
+        let old: HashSet<u64> = self.draining_written.iter().copied().collect();
         let slots: Vec<_> =
             self.table.iter().flat_map(|(n, l)| l.slots.iter().map(|s| (n.clone(), s.clone()))).collect();
         for (listener, slot) in slots {
             let Some(candidates) = found.get_mut(&slot.endpoint) else { continue };
-            let is_current = |c: &Candidate| !c.name.as_ref().is_some_and(|name| old.contains(name));
+            let is_old = |inode: u64| old.contains(&inode);
+            let is_current = |c: &Candidate| {
+                old.is_empty() || !(c.is_stored && inode(c.socket.as_fd()).is_some_and(is_old))
+            };
             let Some(current) = candidates.iter().position(is_current) else { continue };
             self.adopt(&listener, &slot, candidates.remove(current));
         }
@@ -172,21 +184,24 @@ impl Broker {
 
     fn adopt(&mut self, listener: &ListenerName, slot: &Slot, candidate: Candidate) {
         let Ok((_, owner)) = self.table.get(listener.as_str()) else { return };
-        match ListenerSocket::adopt(candidate.socket, &slot.endpoint, &owner.config.options) {
+        match ListenerSocket::adopt_known(candidate.socket, &slot.endpoint, &owner.config.options) {
             Ok(socket) => {
-                let state = match socket.state() {
-                    Ok(SocketState::Listening) => Target::Listening,
-                    _ => Target::Refusing,
+                let state = match socket.expected_state() {
+                    SocketState::Listening => Target::Listening,
+                    SocketState::Reserved => Target::Refusing,
                 };
-                tracing::info!(event = "taken-over", %listener, endpoint = %slot.endpoint, inode = inode_of(&socket), "took {} for {listener} over", slot.endpoint);
+                self.told.taken_over(listener, &slot.endpoint, inode_of(&socket));
                 self.sockets.insert(slot.id, socket);
                 self.table.succeeded(slot.id, state, Instant::now());
                 self.watch_hangups(slot.id, state);
+                if !candidate.is_stored {
+                    self.stored.added(slot.id);
+                }
             }
             Err(error) => {
                 tracing::error!(%listener, endpoint = %slot.endpoint, %error, "cannot take {} for {listener} over: {error}", slot.endpoint);
-                if let Some(name) = candidate.name {
-                    self.store.remove(&name);
+                if candidate.is_stored {
+                    self.stored.given_up();
                 }
             }
         }
@@ -194,10 +209,12 @@ impl Broker {
 
     /// A socket that no listener has a place for: one of an endpoint that is configured is drained.
     fn adopt_surplus(&mut self, endpoint: &Endpoint, candidate: Candidate) {
-        let Some(name) = candidate.name else { return };
+        if !candidate.is_stored {
+            return;
+        }
         let Some((_, listener)) = self.table.listener_at(endpoint) else {
-            tracing::info!(event = "closed", %endpoint, "{endpoint} is stored and no longer configured, and is let go");
-            return self.store.remove(&name);
+            self.told.let_go(endpoint);
+            return self.stored.given_up();
         };
         match ListenerSocket::adopt_draining(candidate.socket, endpoint, &listener.config.options) {
             Ok(socket) => {
@@ -206,13 +223,14 @@ impl Broker {
             }
             Err(error) => {
                 tracing::warn!(%error, %endpoint, "an old socket of {endpoint} is let go: {error}");
-                self.store.remove(&name);
+                self.stored.given_up();
             }
         }
     }
 
     /// Finds the holders of the earlier daemon again, and mends the listeners of those that are gone.
     fn find_holders(&mut self) {
+        let mut gone = Vec::new();
         for held in self.records.read_holders() {
             let claim = match &held.holder {
                 HolderRecord::Process { pid, start } => HolderClaim::process(*pid, *start),
@@ -220,18 +238,18 @@ impl Broker {
                     .ok()
                     .map(|unit| HolderClaim::Unit { unit, cgroup: cgroup.clone(), life: *life }),
             };
-            let Some(Ok(Some((id, _)))) = claim.map(|claim| self.holders.admit(claim)) else { continue };
-            for name in &held.listeners {
-                if let Ok(name) = ListenerName::try_from(name.as_str()) {
-                    self.table.hold(&name, id, Instant::now());
+            let holder = match claim.map(|claim| self.holders.admit(claim)) {
+                Some(Ok(Some((id, _)))) => Some(id),
+                _ => None,
+            };
+            for name in held.listeners.iter().filter_map(|name| ListenerName::try_from(name.as_str()).ok()) {
+                match holder {
+                    Some(id) => self.table.hold(&name, id, Instant::now()),
+                    None => gone.push(name),
                 }
             }
         }
-        let free: Vec<ListenerName> =
-            self.table.iter().filter(|(_, l)| l.holders.is_empty()).map(|(name, _)| name.clone()).collect();
-        for name in free {
-            self.mend(&name);
-        }
+        self.look_at_taken_over(gone);
     }
 }
 
@@ -254,7 +272,7 @@ fn endpoints_of(
             None => inherited.push((name, vec![endpoint.clone()])),
         }
         // Of several of one address the last one counts, as ever.
-        found.insert(endpoint, vec![Candidate { socket, name: None }]);
+        found.insert(endpoint, vec![Candidate { socket, is_stored: false }]);
     }
     inherited
 }

@@ -72,14 +72,15 @@ impl Checked {
 pub fn build(sources: &Sources) -> Checked {
     let mut faults = sources.faults.clone();
     let sockets: Vec<_> = sources.units.iter().filter_map(SocketUnit::of).collect();
-    let mut definitions = match &sources.inherited {
+    let mut definitions: Vec<Definition> = match &sources.inherited {
         Some(inherited) => {
             inherited.iter().map(|(name, endpoints)| inherited_listener(name, endpoints)).collect()
         }
         None => sockets.iter().filter_map(listener_of_socket_unit).collect(),
     };
+    let inherited = definitions.len();
     let sections = units(sources, &mut definitions, &mut faults);
-    let protect = files(sources, &mut definitions, &mut faults);
+    let protect = files(sources, &mut definitions, inherited, &mut faults);
     cap(&mut definitions, &mut faults);
     check::names(&definitions, &mut faults);
     let book = AddressBook::of(&definitions, &mut faults);
@@ -151,6 +152,7 @@ fn units(sources: &Sources, definitions: &mut Vec<Definition>, faults: &mut Vec<
 fn files(
     sources: &Sources,
     definitions: &mut Vec<Definition>,
+    inherited: usize,
     faults: &mut Vec<Fault>,
 ) -> toml::ProtectSection {
     let mut protect = toml::ProtectSection::default();
@@ -163,8 +165,10 @@ fn files(
             if incomplete && definition.addresses.is_empty() {
                 continue;
             }
+            // They are the first ones: all would be looked at for each one.
             let inherited = definitions
                 .iter()
+                .take(inherited)
                 .position(|other| other.source == Source::Inherited && is_the_same(other, &definition));
             match inherited.and_then(|index| definitions.get_mut(index)) {
                 Some(inherited) => options(definition, inherited, faults),

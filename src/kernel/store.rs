@@ -1,4 +1,4 @@
-//! systemd's side of the daemon: sockets at the start, READY, and the descriptor store.
+//! systemd's side of the daemon: sockets at the start, READY, and messages to the descriptor store.
 
 use sd_notify::NotifyState;
 use std::os::fd::{BorrowedFd, FromRawFd as _, OwnedFd};
@@ -50,40 +50,22 @@ pub fn notify_stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
-fn notify(state: &[NotifyState<'_>]) {
+pub(super) fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, ?state, "cannot tell systemd");
     }
 }
 
-/// systemd's descriptor store: what is in it comes back with LISTEN_FDS after a crash or a restart.
-#[derive(Debug)]
-pub struct Store {
-    active: bool,
+/// Puts descriptors into systemd's store, all under one name. systemd must not poll them: a socket that is bound and
+/// does not listen reports EPOLLHUP at once, and would be dropped.
+pub(super) fn put(name: &str, descriptors: &[BorrowedFd<'_>]) {
+    let state = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
+    if let Err(error) = sd_notify::notify_with_fds(&state, descriptors) {
+        tracing::error!(%error, name, "cannot store a socket with systemd: a crash would lose it: {error}");
+    }
 }
 
-impl Store {
-    /// The store of the service that this process is; without NOTIFY_SOCKET nothing is stored.
-    #[must_use]
-    pub fn from_env() -> Self {
-        Self { active: std::env::var_os("NOTIFY_SOCKET").is_some() }
-    }
-
-    /// Puts a socket into the store. systemd must not poll it: a socket that is bound and does not listen
-    /// reports EPOLLHUP at once, and would be dropped.
-    pub fn put(&self, name: &str, socket: BorrowedFd<'_>) {
-        if self.active {
-            let state = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
-            if let Err(error) = sd_notify::notify_with_fds(&state, &[socket]) {
-                tracing::error!(%error, name, "cannot store a socket with systemd: a crash would lose it");
-            }
-        }
-    }
-
-    /// Takes a socket out of the store.
-    pub fn remove(&self, name: &str) {
-        if self.active {
-            notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
-        }
-    }
+/// Takes all descriptors of a name out of it.
+pub(super) fn remove(name: &str) {
+    notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
 }

@@ -20,6 +20,9 @@ const LIFE: Duration = Duration::from_secs(10);
 /// How long sockets are left alone that woke us for nothing (an error that is pending on a datagram socket).
 const FALSE_ALARM: Duration = Duration::from_secs(1);
 
+/// At the most so many glances lie between two starts while somebody holds the listener.
+const GLANCES: u32 = 64;
+
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -72,8 +75,8 @@ enum Phase {
     Pausing { until: Instant },
     /// It was started, and has until then to take the listener.
     Starting { until: Instant },
-    /// Somebody holds the listener.
-    Held { since: Instant },
+    /// Somebody holds the listener; so many glances in a row have found something in its queue.
+    Held { since: Instant, glances: u32 },
 }
 
 /// The life of one listener's service, as far as the broker sees it.
@@ -119,7 +122,7 @@ impl Activation {
         match self.phase {
             Phase::Pausing { until } | Phase::Starting { until } => Some(until),
             // Until it has shown that it lives.
-            Phase::Held { since } if self.failures > 0 => Some(since + LIFE),
+            Phase::Held { since, .. } if self.failures > 0 => Some(since + LIFE),
             Phase::Waiting | Phase::Held { .. } => None,
         }
     }
@@ -140,13 +143,23 @@ impl Activation {
     /// Somebody holds the listener from now on.
     pub fn held(&mut self, now: Instant) {
         if !self.is_held() {
-            self.phase = Phase::Held { since: now };
+            self.phase = Phase::Held { since: now, glances: 0 };
         }
+    }
+
+    /// A look at the queue once in a while, about every minute. Who holds the listener need not be who serves it:
+    /// what a service leaves behind (`KillMode=process`) holds it when the service itself has died for good. A
+    /// service that is merely busy is started too, which does nothing to it, and so more and more seldom.
+    pub fn glance(&mut self, queued: bool) -> Step {
+        let Phase::Held { glances, .. } = &mut self.phase else { return Step::Rest };
+        *glances = if queued { glances.saturating_add(1) } else { 0 };
+        let seldom = glances.is_power_of_two() || glances.is_multiple_of(GLANCES);
+        if *glances > 1 && seldom { Step::Start(Attempt::Again) } else { Step::Rest }
     }
 
     /// Nobody holds it any more; `queued`: connections or datagrams still wait.
     pub fn released(&mut self, queued: bool, now: Instant) -> Outcome {
-        let Phase::Held { since } = self.phase else { return Step::Rest.into() };
+        let Phase::Held { since, .. } = self.phase else { return Step::Rest.into() };
         let soon = now.saturating_duration_since(since) < LIFE;
         if soon && queued {
             return self.died(now);
@@ -163,7 +176,7 @@ impl Activation {
         let (until, starting) = match self.phase {
             Phase::Pausing { until } => (until, false),
             Phase::Starting { until } => (until, true),
-            Phase::Held { since } => {
+            Phase::Held { since, .. } => {
                 if now.saturating_duration_since(since) >= LIFE {
                     self.failures = 0;
                 }

@@ -107,6 +107,25 @@ fn clients_that_went_away_start_nothing() {
 }
 
 #[test]
+fn a_listener_whose_holder_does_not_serve_it_has_its_service_started_once_in_a_while() {
+    let (mut activation, begin) = (Activation::default(), Instant::now());
+    assert_eq!(activation.glance(true), Step::Rest, "nobody holds it: its sockets are watched");
+    activation.held(begin);
+    let mut started = Vec::new();
+    for n in 1..=200 {
+        if activation.glance(true) == Step::Start(Attempt::Again) {
+            started.push(n);
+        }
+    }
+    assert_eq!(started, [2, 4, 8, 16, 32, 64, 128, 192]);
+    // A queue that is emptied in between is served.
+    for n in 0..100 {
+        assert_eq!(activation.glance(n % 2 == 0), Step::Rest);
+    }
+    assert!(activation.is_held());
+}
+
+#[test]
 fn a_false_alarm_is_looked_at_again_later() {
     let (mut activation, begin) = (Activation::default(), Instant::now());
     assert_eq!(activation.woken(false, begin), Step::Rest.into());

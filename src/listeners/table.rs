@@ -439,6 +439,11 @@ impl Table {
         }
     }
 
+    /// The listeners that somebody holds.
+    pub fn held_by(&self, holder: HolderId) -> impl Iterator<Item = &ListenerName> {
+        self.held.get(&holder).into_iter().flatten()
+    }
+
     /// A holder is gone. Returns the listeners that nobody holds now.
     pub fn release(&mut self, holder: HolderId, now: Instant) -> Vec<ListenerName> {
         let names = self.held.remove(&holder).unwrap_or_default();

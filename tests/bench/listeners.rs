@@ -15,6 +15,7 @@ mod measure;
 mod memory;
 mod place;
 mod ready;
+mod takeover;
 
 #[path = "../support/bus.rs"]
 mod bus;
@@ -30,11 +31,14 @@ use measure::Table;
 /// What can be measured: the name that the command line has for it, and how.
 type Figure = (&'static str, fn() -> Table);
 
-const FIGURES: [Figure; 8] = [
+const FIGURES: [Figure; 11] = [
     ("acquire", acquire::measure),
     ("exec", exec::measure),
     ("ready", ready::measure),
+    ("takeover", takeover::measure),
+    ("list", takeover::measure_list),
     ("memory", memory::measure),
+    ("memory-of-many", memory::measure_many),
     ("generator", generator::measure),
     ("learn", learn::measure),
     ("idle", idle::measure),

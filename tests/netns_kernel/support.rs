@@ -31,7 +31,11 @@ pub(crate) fn unix(kind: SocketKind, text: &str) -> Endpoint {
 }
 
 pub(crate) fn bind(endpoint: &Endpoint) -> ListenerSocket {
-    ListenerSocket::bind(endpoint, &SocketOptions::default()).expect("the endpoint is bound")
+    let bound = ListenerSocket::bind(endpoint, &SocketOptions::default());
+    let mut socket = bound.expect("the endpoint is bound");
+    // As whoever hands it to a holder does.
+    socket.remember_options();
+    socket
 }
 
 pub(crate) fn is_reserved(socket: &ListenerSocket) -> bool {

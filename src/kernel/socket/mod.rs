@@ -64,10 +64,14 @@ pub struct ListenerSocket {
     closed: Closed,
     /// Whether `SO_REUSEPORT` is on: that of TCP always, that of UDP where the endpoint has, or had, several sockets.
     shared: bool,
-    /// Of the internet families.
+    /// Of the internet families, once somebody may have had it: see [`ListenerSocket::remember_options`].
     baseline: Option<Baseline>,
+    /// Whether somebody else may have it.
+    given: bool,
     /// Of unix sockets with a path.
     path: Option<PathHold>,
+    /// `None` where the kernel does not tell, which it does for every socket.
+    inode: Option<u64>,
 }
 
 impl ListenerSocket {
@@ -101,10 +105,7 @@ impl ListenerSocket {
     }
 
     fn new(socket: Socket, endpoint: &Endpoint, options: &SocketOptions, path: Option<PathHold>) -> Self {
-        let baseline = match endpoint {
-            Endpoint::Inet(inet) => Some(Baseline::of(&socket, inet)),
-            Endpoint::Unix(_) => None,
-        };
+        let inode = inode(&socket);
         Self {
             socket,
             endpoint: endpoint.clone(),
@@ -112,8 +113,22 @@ impl ListenerSocket {
             expected: SocketState::Reserved,
             closed: Closed::Refusing,
             shared: is_shared(endpoint, options),
-            baseline,
+            baseline: None,
+            given: false,
             path,
+            inode,
+        }
+    }
+
+    /// Remembers the values of socket options as they are now, unless it has before: they are what [`Self::inspect`]
+    /// compares with from now on.
+    ///
+    /// To be called before anybody gets the socket. It takes twenty system calls, which a socket that nobody ever
+    /// gets can do without.
+    pub fn remember_options(&mut self) {
+        self.given = true;
+        if let (Endpoint::Inet(inet), None) = (&self.endpoint, &self.baseline) {
+            self.baseline = Some(Baseline::of(&self.socket, inet));
         }
     }
 
@@ -127,6 +142,16 @@ impl ListenerSocket {
         if found != *endpoint {
             return Err(AdoptError::Mismatch { wanted: endpoint.clone(), found: Box::new(found) });
         }
+        Self::adopt_known(fd, endpoint, options)
+    }
+
+    /// The same where the kernel has been asked already what it is bound to, and that is `endpoint`.
+    pub fn adopt_known(
+        fd: OwnedFd,
+        endpoint: &Endpoint,
+        options: &SocketOptions,
+    ) -> Result<Self, AdoptError> {
+        let unusable = |source| AdoptError::Unusable { wanted: endpoint.clone(), source };
         let socket = Socket::from(fd);
         let mut held = Self::new(socket, endpoint, options, None);
         held.settle().map_err(unusable)?;
@@ -273,12 +298,14 @@ impl ListenerSocket {
     /// To be called when no holder is left: one that lives can spoil it again at once, and would miss the options
     /// that it set for itself. See [`Self::listen_again`].
     pub fn mend(&mut self, want: SocketState) -> Result<Mended, SocketError> {
+        self.remember_options();
         mend::mend(self, want)
     }
 
     /// Makes it listen again where somebody stopped it, while its holder may be living: options that the holder
     /// set for itself stay as they are, O_NONBLOCK among them, without which its accept(2) could wait for ever.
     pub fn listen_again(&mut self) -> Result<Mended, SocketError> {
+        self.remember_options();
         mend::listen_again(self)
     }
 
@@ -290,10 +317,21 @@ impl ListenerSocket {
         }
     }
 
+    /// The state that it was brought into, or found in when it was adopted.
+    #[must_use]
+    pub fn expected_state(&self) -> SocketState {
+        self.expected
+    }
+
+    /// Whether somebody else may have it, and can change it: see [`Self::remember_options`].
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        self.given
+    }
+
     /// The inode number of the socket, by which `ss` and /proc/*/fd know it.
     pub fn inode(&self) -> io::Result<u64> {
-        let status = nix::sys::stat::fstat(&self.socket)?;
-        Ok(status.st_ino)
+        self.inode.ok_or_else(|| io::Error::other("the kernel does not tell its inode"))
     }
 
     /// Where it is bound.
@@ -318,8 +356,15 @@ impl ListenerSocket {
     /// Puts a new socket in the old one's place, and returns the old one.
     fn replace_socket(&mut self, new: Socket) -> Socket {
         self.expected = SocketState::Reserved;
+        self.inode = inode(&new);
         std::mem::replace(&mut self.socket, new)
     }
+}
+
+/// The inode number of a socket; `None` where the kernel does not tell, which it does for every socket.
+#[must_use]
+pub fn inode(socket: impl AsFd) -> Option<u64> {
+    nix::sys::stat::fstat(socket).map(|status| status.st_ino).ok()
 }
 
 /// Whether a socket of this endpoint has `SO_REUSEPORT`.

@@ -1,0 +1,262 @@
+//! Sockets in flight: a socketpair that nobody reads, whose queue carries any number of sockets.
+//!
+//! Whoever has a copy of its two ends keeps all of them alive, and so systemd's descriptor store, whose work grows
+//! with the square of what is in it, takes ten thousand sockets as two descriptors.
+//!
+//! - A message is a byte, the version of this, and as many sockets as a message takes. It is queued whole or not.
+//! - Messages are looked at and never taken (`MSG_PEEK` behind `SO_PEEK_OFF`), so that there is no moment at which a
+//!   kill loses a socket. What is put in stays in; what is to go takes a new box without it.
+//!
+//! It must not know which sockets these are, nor what the store has.
+
+use super::sockopt::set_int;
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recv,
+    recvmsg, sendmsg, socketpair,
+};
+use nix::sys::stat::fstat;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+
+/// A message takes no more, `SCM_MAX_FD` of the kernel.
+const MOST_IN_A_MESSAGE: usize = 253;
+/// The first byte of a message.
+const VERSION: u8 = 1;
+/// What may be queued, in bytes as the kernel counts them: about 768 a message, whatever is in it. Ten thousand
+/// sockets are 40 messages, or ten thousand where each came by itself.
+const QUEUE: i32 = 16 << 20;
+
+/// The two ends.
+#[derive(Debug)]
+pub(super) struct SocketsBox {
+    /// Messages go in here.
+    inlet: OwnedFd,
+    /// And wait here.
+    queue: OwnedFd,
+    inode: u64,
+    messages: usize,
+    whole: bool,
+}
+
+impl SocketsBox {
+    /// An empty one.
+    pub(super) fn new() -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        // Messages keep their borders, and each is looked at by one call.
+        let (inlet, queue) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+        // Without the right to more, the system's own limit is what there is.
+        let _ = set_int(&inlet, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, QUEUE)
+            .or_else(|_| set_int(&inlet, libc::SOL_SOCKET, libc::SO_SNDBUF, QUEUE));
+        let inode = inode_of(&queue)?;
+        Ok(Self { inlet, queue, inode, messages: 0, whole: true })
+    }
+
+    /// The box again of which these are the ends, in whatever order; `None` where they are not.
+    pub(super) fn from_ends(inode: u64, ends: [OwnedFd; 2]) -> Option<Self> {
+        let [a, b] = ends;
+        let (inlet, queue) = match (inode_of(&a).ok()? == inode, inode_of(&b).ok()? == inode) {
+            (false, true) => (a, b),
+            (true, false) => (b, a),
+            _ => return None,
+        };
+        Some(Self { inlet, queue, inode, messages: 0, whole: false })
+    }
+
+    /// The number by which it is known: the inode of the end where the messages wait.
+    pub(super) fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    /// What has to be kept so that all that is in it is kept.
+    pub(super) fn ends(&self) -> [BorrowedFd<'_>; 2] {
+        [self.inlet.as_fd(), self.queue.as_fd()]
+    }
+
+    /// How many messages are in it: looking at them takes a time that grows with the square of it.
+    pub(super) fn messages(&self) -> usize {
+        self.messages
+    }
+
+    /// Whether all that is in it could be looked at. A box that is not whole must not be given up.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Puts sockets in, and returns how many are in it. Fewer than there are: the queue is full, or so many of this
+    /// user's descriptors are in flight as one of its processes may have open (`RLIMIT_NOFILE`).
+    pub(super) fn append(&mut self, sockets: &[BorrowedFd<'_>]) -> (usize, Option<io::Error>) {
+        let mut done = 0;
+        for part in sockets.chunks(MOST_IN_A_MESSAGE) {
+            let raw: Vec<RawFd> = part.iter().map(AsRawFd::as_raw_fd).collect();
+            let rights = [ControlMessage::ScmRights(&raw)];
+            let byte = [VERSION];
+            let sent = sendmsg::<UnixAddr>(
+                self.inlet.as_raw_fd(),
+                &[IoSlice::new(&byte)],
+                &rights,
+                MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
+                None,
+            );
+            if let Err(error) = sent {
+                return (done, Some(error.into()));
+            }
+            done += part.len();
+            self.messages += 1;
+        }
+        (done, None)
+    }
+
+    /// Copies of all sockets that are in it, which stay there. Where something cannot be looked at there is an error
+    /// beside those that can, and the box is not whole from then on.
+    pub(super) fn look(&mut self) -> (Vec<OwnedFd>, Option<io::Error>) {
+        let mut found = Vec::new();
+        self.messages = 0;
+        // The offset belongs to the socket, and an earlier process may have left any.
+        let result = set_int(&self.queue, libc::SOL_SOCKET, libc::SO_PEEK_OFF, 0)
+            .and_then(|()| self.look_from_offset(&mut found));
+        self.whole = result.is_ok();
+        (found, result.err())
+    }
+
+    fn look_from_offset(&mut self, found: &mut Vec<OwnedFd>) -> io::Result<()> {
+        let mut room = cmsg_space!([RawFd; MOST_IN_A_MESSAGE]);
+        let mut byte = [0];
+        loop {
+            let mut parts = [IoSliceMut::new(&mut byte)];
+            let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+            let message =
+                match recvmsg::<UnixAddr>(self.queue.as_raw_fd(), &mut parts, Some(&mut room), flags) {
+                    Ok(message) => message,
+                    Err(Errno::EAGAIN) => return Ok(()),
+                    Err(error) => return Err(error.into()),
+                };
+            let (length, cut) = (message.bytes, message.flags);
+            let rights = message.cmsgs().map_err(io::Error::from)?.filter_map(|part| match part {
+                ControlMessageOwned::ScmRights(sockets) => Some(sockets),
+                _ => None,
+            });
+            found.extend(rights.flatten().map(owned));
+            if length == 0 {
+                // The other end is closed, and nothing more can come.
+                return Ok(());
+            }
+            if cut.contains(MsgFlags::MSG_CTRUNC) {
+                return Err(io::Error::other(
+                    "not all sockets of a message fit: the process may have no more open",
+                ));
+            }
+            if byte != [VERSION] {
+                return Err(io::Error::other(format!("it has a message of version {}", byte[0])));
+            }
+            self.messages += 1;
+        }
+    }
+
+    /// Takes everything out, so that what nobody else has is closed now, whoever still has the ends.
+    pub(super) fn clear(self) {
+        // Without room for sockets the kernel closes those of a message.
+        while matches!(recv(self.queue.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT), Ok(1..)) {}
+    }
+}
+
+/// A descriptor that has just been received.
+#[expect(unsafe_code, reason = "the numbers of a message become owners")]
+fn owned(raw: RawFd) -> OwnedFd {
+    // SAFETY: recvmsg(2) has just put it into our table, and told nobody else of it.
+    unsafe { OwnedFd::from_raw_fd(raw) }
+}
+
+pub(super) fn inode_of(socket: impl AsFd) -> io::Result<u64> {
+    Ok(fstat(socket)?.st_ino)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::os::unix::net::UnixDatagram;
+
+    fn sockets(count: usize) -> Vec<OwnedFd> {
+        (0..count).map(|_| UnixDatagram::unbound().unwrap().into()).collect()
+    }
+
+    fn inodes(sockets: &[OwnedFd]) -> BTreeSet<u64> {
+        sockets.iter().map(|socket| inode_of(socket).unwrap()).collect()
+    }
+
+    fn borrowed(sockets: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
+        sockets.iter().map(AsFd::as_fd).collect()
+    }
+
+    /// What another process gets that has the ends and nothing else.
+    fn inherited(of: &SocketsBox) -> SocketsBox {
+        let [a, b] = of.ends();
+        let ends = [b.try_clone_to_owned().unwrap(), a.try_clone_to_owned().unwrap()];
+        SocketsBox::from_ends(of.inode(), ends).unwrap()
+    }
+
+    #[test]
+    fn what_is_put_in_is_there_however_often_it_is_looked_at() {
+        let mut first = SocketsBox::new().unwrap();
+        let many = sockets(600);
+        let wanted = inodes(&many);
+        assert!(matches!(first.append(&borrowed(&many)), (600, None)));
+        assert_eq!(first.messages(), 3);
+        drop(many);
+        let mut second = inherited(&first);
+        drop(first);
+        for _ in 0..3 {
+            let (found, error) = second.look();
+            assert!(error.is_none() && second.is_whole());
+            assert_eq!((found.len(), inodes(&found)), (600, wanted.clone()));
+        }
+        let more = sockets(1);
+        assert!(matches!(second.append(&borrowed(&more)), (1, None)));
+        let mut third = inherited(&second);
+        drop(second);
+        assert_eq!(third.look().0.len(), 601);
+        assert_eq!(third.messages(), 4);
+    }
+
+    #[test]
+    fn single_sockets_go_in_by_the_hundred() {
+        let mut many = SocketsBox::new().unwrap();
+        let sockets = sockets(1);
+        for n in 0..500 {
+            assert!(matches!(many.append(&borrowed(&sockets)), (1, None)), "the {n}th");
+        }
+        assert_eq!(many.look().0.len(), 500);
+    }
+
+    #[test]
+    fn a_full_queue_takes_no_part_of_a_message_and_says_so() {
+        let mut full = SocketsBox::new().unwrap();
+        set_int(&full.inlet, libc::SOL_SOCKET, libc::SO_SNDBUF, 0).unwrap();
+        let sockets = sockets(2000);
+        let (done, error) = full.append(&borrowed(&sockets));
+        assert!(done < 2000 && error.is_some(), "{done}");
+        assert_eq!(full.look().0.len(), done);
+    }
+
+    #[test]
+    fn what_is_cleared_is_closed_while_others_have_the_ends() {
+        let mut first = SocketsBox::new().unwrap();
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        assert!(matches!(first.append(&[writer.as_fd()]), (1, None)));
+        drop(writer);
+        let mut second = inherited(&first);
+        first.clear();
+        assert_eq!(nix::unistd::read(&reader, &mut [0]).unwrap(), 0);
+        let (found, error) = second.look();
+        assert!(found.is_empty() && error.is_none());
+    }
+
+    #[test]
+    fn other_descriptors_are_no_box() {
+        let [a, b] = [const { () }; 2].map(|()| sockets(1).remove(0));
+        assert!(SocketsBox::from_ends(1, [a, b]).is_none());
+    }
+}

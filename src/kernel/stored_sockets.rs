@@ -1,0 +1,209 @@
+//! The sockets that the next daemon finds again, whatever becomes of this one: in systemd's descriptor store.
+//!
+//! They rest in a [box](super::sockets_box), and the store has the box's two ends. What does not fit into it (the
+//! limit of descriptors in flight, the length of its queue) is stored by itself, as it was before there were boxes.
+//!
+//! What always holds: whatever a kill interrupts, each socket that was stored and is to stay so is in a box or by
+//! itself, in the store or in a message that systemd has and handles before it looks at the death of its sender. So
+//! an old box is emptied only when its successor has been filled and sent.
+//!
+//! Nothing is waited for here, and nothing is stored where nobody has a store: without NOTIFY_SOCKET.
+
+use super::sockets_box::{SocketsBox, inode_of};
+use super::store::{put, remove};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+/// What the names in the store begin with; no listener's name does.
+pub const STORED: &str = "portbroker.";
+/// What a box's two ends are called, before its inode.
+const BOX: &str = "portbroker.box.";
+/// A box with this many messages more than it needs is written anew at the next occasion: looking at a message takes
+/// a time that grows with the number of those before it.
+const SPARE_MESSAGES: usize = 256;
+/// Sockets that a full message takes.
+const FULL: usize = 250;
+
+/// A socket that is to be kept, and its inode.
+pub type Kept<'a> = (u64, BorrowedFd<'a>);
+
+/// What this daemon has in systemd's store.
+#[derive(Debug)]
+pub struct StoredSockets {
+    active: bool,
+    current: Option<SocketsBox>,
+    /// By inode: those that did not fit into the box.
+    singles: BTreeSet<u64>,
+    /// Names of an earlier daemon's, which go once their sockets are stored in our way.
+    outdated: Vec<String>,
+    /// Boxes of an earlier daemon's, to be emptied with their names.
+    old: Vec<SocketsBox>,
+    /// Said once.
+    complained: bool,
+}
+
+impl StoredSockets {
+    /// Nothing so far. `active`: whether there is a systemd with a store, which `NOTIFY_SOCKET` tells.
+    #[must_use]
+    pub fn new(active: bool) -> Self {
+        Self {
+            active,
+            current: None,
+            singles: BTreeSet::new(),
+            outdated: Vec::new(),
+            old: Vec::new(),
+            complained: false,
+        }
+    }
+
+    /// The store of the service that this process is, with what an earlier daemon has put in, by its names; and
+    /// copies of the sockets, each once.
+    ///
+    /// One box that is all there is goes on being used. What is more (several boxes, of which a kill kept a daemon
+    /// from removing one; sockets by themselves) is outdated: [`Self::is_outdated`].
+    #[must_use]
+    pub fn from_env(inherited: Vec<(String, OwnedFd)>) -> (Self, Vec<OwnedFd>) {
+        let mut store = Self::new(std::env::var_os("NOTIFY_SOCKET").is_some());
+        let sockets = store.take(inherited);
+        (store, sockets)
+    }
+
+    fn take(&mut self, inherited: Vec<(String, OwnedFd)>) -> Vec<OwnedFd> {
+        let mut ends: BTreeMap<String, Vec<OwnedFd>> = BTreeMap::new();
+        let mut sockets = Vec::new();
+        for (name, descriptor) in inherited {
+            if name.starts_with(BOX) {
+                ends.entry(name).or_default().push(descriptor);
+            } else {
+                self.outdated.push(name);
+                sockets.push(descriptor);
+            }
+        }
+        let mut boxes = Vec::new();
+        for (name, ends) in ends {
+            let inode = name.strip_prefix(BOX).and_then(|inode| inode.parse().ok());
+            let ends = <[OwnedFd; 2]>::try_from(ends).ok();
+            match inode.zip(ends).and_then(|(inode, ends)| SocketsBox::from_ends(inode, ends)) {
+                Some(found) => boxes.push(found),
+                None => {
+                    tracing::error!(name, "what is stored as {name} is no box of ours, and is let go");
+                    self.outdated.push(name);
+                }
+            }
+        }
+        for found in &mut boxes {
+            let (copies, error) = found.look();
+            if let Some(error) = error {
+                tracing::error!(%error, "not all stored sockets can be seen; they stay stored: {error}");
+            }
+            sockets.extend(copies);
+        }
+        if self.outdated.is_empty() && boxes.len() == 1 && boxes.iter().all(SocketsBox::is_whole) {
+            self.current = boxes.pop();
+            return sockets;
+        }
+        // A box that could not be looked at as a whole stays in the store for the next daemon.
+        self.old = boxes.into_iter().filter(SocketsBox::is_whole).collect();
+        let mut seen = BTreeSet::new();
+        sockets.retain(|socket| inode_of(socket).map_or(true, |inode| seen.insert(inode)));
+        sockets
+    }
+
+    /// Whether the store has anything that [`Self::rewrite`] would take out, or that makes the next start slow.
+    #[must_use]
+    pub fn is_outdated(&self, sockets: usize) -> bool {
+        let messages = self.current.as_ref().map_or(0, SocketsBox::messages);
+        !self.outdated.is_empty()
+            || !self.old.is_empty()
+            || messages > (sockets / FULL).saturating_add(SPARE_MESSAGES)
+    }
+
+    /// Stores more sockets.
+    pub fn add(&mut self, sockets: &[Kept<'_>]) {
+        if !self.active || sockets.is_empty() {
+            return;
+        }
+        let new = self.current.is_none();
+        if new {
+            self.current = self.new_box();
+        }
+        let done = self.fill(sockets);
+        if new {
+            self.announce();
+        }
+        for &(inode, socket) in sockets.get(done..).unwrap_or_default() {
+            put(&single(inode), &[socket]);
+            self.singles.insert(inode);
+        }
+    }
+
+    /// Stores exactly these: what else there is goes.
+    pub fn rewrite(&mut self, sockets: &[Kept<'_>]) {
+        if !self.active {
+            return;
+        }
+        let Some(new) = self.new_box() else { return };
+        let before = self.current.replace(new);
+        let done = self.fill(sockets);
+        self.announce();
+        let mut singles = BTreeSet::new();
+        for &(inode, socket) in sockets.get(done..).unwrap_or_default() {
+            if !self.singles.contains(&inode) {
+                put(&single(inode), &[socket]);
+            }
+            singles.insert(inode);
+        }
+        // From here on systemd has, or has been sent, all that is to stay.
+        for gone in self.singles.difference(&singles) {
+            remove(&single(*gone));
+        }
+        for name in self.outdated.drain(..).filter(|name| !singles.iter().any(|kept| single(*kept) == *name))
+        {
+            remove(&name);
+        }
+        self.singles = singles;
+        for old in before.into_iter().chain(self.old.drain(..)) {
+            remove(&box_name(&old));
+            old.clear();
+        }
+    }
+
+    fn new_box(&mut self) -> Option<SocketsBox> {
+        SocketsBox::new()
+            .inspect_err(|error| tracing::error!(%error, "cannot make a box to store sockets in: {error}"))
+            .ok()
+    }
+
+    /// Puts sockets into the current box, and returns how many there was room for.
+    fn fill(&mut self, sockets: &[Kept<'_>]) -> usize {
+        let Some(current) = &mut self.current else { return 0 };
+        let borrowed: Vec<BorrowedFd<'_>> = sockets.iter().map(|(_, socket)| *socket).collect();
+        let (done, error) = current.append(&borrowed);
+        if let Some(error) = error
+            && !std::mem::replace(&mut self.complained, true)
+        {
+            tracing::warn!(
+                %error,
+                "only {done} of {} sockets can be stored together, and the others are stored one by one, which is \
+                 slow ({error}): raise LimitNOFILE= to twice their number and more",
+                sockets.len()
+            );
+        }
+        done
+    }
+
+    /// Sends the current box to systemd.
+    fn announce(&self) {
+        if let Some(current) = &self.current {
+            put(&box_name(current), &current.ends());
+        }
+    }
+}
+
+fn single(inode: u64) -> String {
+    format!("{STORED}{inode}")
+}
+
+fn box_name(of: &SocketsBox) -> String {
+    format!("{BOX}{}", of.inode())
+}
