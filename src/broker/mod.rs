@@ -59,6 +59,11 @@ const COMMANDS: usize = 64;
 /// Notices that a slow connection may be behind before it misses some.
 const NOTICES: usize = 1024;
 
+/// An answer about more sockets than this takes megabytes.
+const MANY: usize = 1000;
+/// Such an answer is sent by then.
+const TRIM_AFTER: Duration = Duration::from_millis(500);
+
 /// How the daemon ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
@@ -96,6 +101,8 @@ pub struct Broker {
     /// Every socket that is not as configured, and perhaps some that are again: not all of ten thousand are to be
     /// asked each time.
     faulty: BTreeSet<SocketId>,
+    /// When to give the memory back that a long answer has taken.
+    trim_at: Option<Instant>,
     /// The configuration of the start, for what can wait until the daemon is ready.
     started_with: Option<Checked>,
     /// Faults of the configuration that was refused, where the daemon goes on with an older one.
@@ -126,7 +133,8 @@ impl Broker {
     pub async fn run(mut self, mut stop: oneshot::Receiver<Stop>) {
         self.finish_start();
         loop {
-            let due = self.table.next_due().into_iter().chain(self.activations.next_due()).min();
+            let due = self.table.next_due().into_iter().chain(self.activations.next_due());
+            let due = due.chain(self.trim_at).min();
             let event = tokio::select! {
                 biased;
                 told = &mut stop => {
@@ -163,6 +171,10 @@ impl Broker {
                         self.act_on(&name, false);
                     }
                     self.retry_activations(now);
+                    if self.trim_at.is_some_and(|at| at <= now) {
+                        self.trim_at = None;
+                        give_back_freed();
+                    }
                     self.settle_drains();
                 }
                 Event::Inspect => self.look_at_some(),
@@ -204,7 +216,12 @@ impl Broker {
             Command::Renew(caller, name, reply) => drop(reply.send(self.renew(&caller, &name))),
             Command::Queues(name, reply) => drop(reply.send(self.queues(&name))),
             Command::Deposits(unit, reply) => drop(reply.send(self.deposits.of(&unit))),
-            Command::View(reply) => drop(reply.send(self.view())),
+            Command::View(reply) => {
+                if self.sockets.len() > MANY {
+                    self.trim_at = self.trim_at.or(Instant::now().checked_add(TRIM_AFTER));
+                }
+                drop(reply.send(self.view()));
+            }
             Command::Show(name, reply) => drop(reply.send(self.show(&name))),
         }
     }

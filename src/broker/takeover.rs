@@ -129,6 +129,7 @@ impl Broker {
             unseen: BTreeSet::new(),
             told: Told::default(),
             started_with: None,
+            trim_at: None,
             faulty: BTreeSet::new(),
             changed: BTreeSet::new(),
             notices,

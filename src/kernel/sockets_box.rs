@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn other_descriptors_are_no_box() {
-        let (a, b) = (sockets(1).remove(0), sockets(1).remove(0));
-        assert!(SocketsBox::from_ends(1, [a, b]).is_none());
+        let ends = <[OwnedFd; 2]>::try_from(sockets(2)).unwrap();
+        assert!(SocketsBox::from_ends(1, ends).is_none());
     }
 }
