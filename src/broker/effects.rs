@@ -1,5 +1,6 @@
 //! Effects on real sockets: what the table asks for, what a holder has spoilt, what is to be shown.
 
+use super::options::say_unmet;
 use super::view::{self, ListenerView, SocketView, View};
 use super::{Broker, Refusal};
 use crate::kernel::socket::{BindError, ListenerSocket, Mended, SocketError, SocketState, endpoint_of};
@@ -67,6 +68,7 @@ impl Broker {
         match ListenerSocket::bind(&endpoint, &listener.config.options) {
             Ok(socket) => {
                 tracing::info!(event = "bound", listener = %name, %endpoint, inode = inode_of(&socket), "holds {endpoint} for {name}");
+                say_unmet(name, &socket);
                 self.store.put(&store_name(inode_of(&socket)), socket.as_fd());
                 self.sockets.insert(id, socket);
                 self.table.succeeded(id, Target::Refusing, Instant::now());

@@ -9,6 +9,7 @@ mod deposits;
 mod effects;
 mod handover;
 mod holders;
+mod options;
 mod protection;
 mod records;
 mod reload;
@@ -97,6 +98,7 @@ impl Broker {
                 told = &mut stop => {
                     if told == Ok(Stop::ForGood) {
                         self.protect_nothing();
+                        self.remove_on_stop();
                     }
                     return;
                 }

@@ -3,6 +3,7 @@
 use super::command::Handle;
 use super::effects::{STORED, inode_of};
 use super::holders::Holders;
+use super::options::say_unmet;
 use super::protection::Protection;
 use super::records::{HolderRecord, Records};
 use super::reload::{Loader, errors_of};
@@ -150,6 +151,7 @@ impl Broker {
                         _ => Target::Refusing,
                     };
                     tracing::info!(event = "taken-over", %listener, endpoint = %slot.endpoint, inode = inode_of(&socket), "took {} for {listener} over", slot.endpoint);
+                    say_unmet(&listener, &socket);
                     self.sockets.insert(slot.id, socket);
                     self.table.succeeded(slot.id, state, Instant::now());
                     self.watch_hangups(slot.id, state);

@@ -5,6 +5,7 @@
 //! [`Checked::is_valid`].
 
 use super::check::{self, AddressBook};
+use super::check_options;
 use super::definition::{Definition, Draft, Source, Written};
 use super::fault::{Fault, Place};
 use super::key::Key;
@@ -81,6 +82,7 @@ pub fn build(sources: &Sources) -> Checked {
     let book = AddressBook::of(&definitions, &mut faults);
     check::socket_units(&sockets, &definitions, &book, &mut faults);
     definitions.iter().for_each(|definition| check::idle(definition, &mut faults));
+    check_options::options(&definitions, &mut faults);
     let config = Config {
         listeners: by_name(&definitions),
         protect: Protect { ports: protect.iter().flat_map(|(range, _)| range.iter()).collect() },
@@ -199,7 +201,7 @@ fn in_one_form(endpoint: &Endpoint) -> Endpoint {
 /// Gives an inherited listener the options of a `[[listener]]`.
 fn options(mut options: Definition, inherited: &mut Definition, faults: &mut Vec<Fault>) {
     for (key, place) in &options.places {
-        if !matches!(key, Key::Idle | Key::Backlog) && options.addresses.is_empty() {
+        if !matches!(key, Key::Idle | Key::Backlog | Key::Tune(_)) && options.addresses.is_empty() {
             let fault = place.warning(format!(
                 "\"{key}\" does nothing for {:?}, whose sockets came from outside",
                 options.name

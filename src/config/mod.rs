@@ -2,6 +2,7 @@
 
 mod allow;
 mod check;
+mod check_options;
 mod definition;
 mod fault;
 mod idle;
@@ -12,8 +13,11 @@ mod plain;
 mod render;
 pub mod section;
 pub mod show;
+pub mod socket_keys;
 mod sockets;
+mod span;
 mod toml;
+mod tuning;
 pub mod units;
 
 pub use allow::Accounts;
@@ -22,6 +26,7 @@ pub use fault::{Fault, Severity};
 pub use merge::{Checked, Sources, build};
 pub use render::{Colour, render};
 pub use toml::TomlFile;
+pub use tuning::{Tunable, Tuning, TuningError, TuningValue};
 
 use crate::model::{Endpoint, ListenerName, PortSet, UnitName};
 use std::collections::BTreeMap;
@@ -88,6 +93,35 @@ pub struct SocketOptions {
     pub socket_group: Option<Account>,
     /// `DirectoryMode=` of missing parent directories.
     pub directory_mode: u32,
+    /// `SocketProtocol=` of streams of the internet families.
+    pub protocol: Protocol,
+    /// `Symlinks=` that lead to the path.
+    pub symlinks: Vec<PathBuf>,
+    /// `RemoveOnStop=`: the path goes when the broker is stopped for good.
+    pub remove_on_stop: bool,
+    /// What has a number or a word as its value.
+    pub tuning: Tuning,
+}
+
+/// What streams of the internet families speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Protocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// Multipath TCP; TCP where the kernel has none. Clients of either can connect.
+    Mptcp,
+}
+
+impl Protocol {
+    /// As it is written.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Mptcp => "mptcp",
+        }
+    }
 }
 
 impl Default for SocketOptions {
@@ -99,6 +133,10 @@ impl Default for SocketOptions {
             socket_user: None,
             socket_group: None,
             directory_mode: 0o755,
+            protocol: Protocol::default(),
+            symlinks: Vec::new(),
+            remove_on_stop: false,
+            tuning: Tuning::new(),
         }
     }
 }
@@ -124,7 +162,7 @@ pub struct Grant {
 }
 
 /// Where a value was written.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Origin {
     /// The file; empty for a socket that was inherited.
     pub file: PathBuf,

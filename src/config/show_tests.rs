@@ -54,6 +54,8 @@ free-bind = true                             # default
 bind-ipv6-only = "default"                   # default
 socket-mode = "0666"                         # default
 directory-mode = "0755"                      # default
+protocol = "tcp"                             # default
+remove-on-stop = false                       # default
 # Required=yes: the unit does not start without the broker # /db.service:5:1
 
 [[listener]]
@@ -72,6 +74,8 @@ bind-ipv6-only = "default"                   # default
 bind-to-device = "lo"                        # /a.toml:9:18
 socket-mode = "0600"                         # /a.toml:10:15
 directory-mode = "0755"                      # default
+protocol = "tcp"                             # default
+remove-on-stop = false                       # default
 "#
     );
 }

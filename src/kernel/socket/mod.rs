@@ -14,16 +14,20 @@ mod endpoint_of;
 mod error;
 mod inet;
 mod inspect;
+mod links;
 mod mend;
 mod options;
 mod path;
 mod tcp;
+mod tune;
 mod unix;
+mod unmet;
 
 pub use endpoint_of::{endpoint_of, endpoint_of_stored};
-pub use error::{AdoptError, BindError, SocketError};
+pub use error::{AdoptError, BindError, OptionError, SocketError};
 pub use inspect::Spoilt;
 pub use mend::Mended;
+pub use unmet::Unmet;
 
 use crate::config::SocketOptions;
 use crate::model::{Endpoint, InetEndpoint, SocketKind, UnixAddress, UnixEndpoint};
@@ -59,7 +63,7 @@ pub struct ListenerSocket {
     /// The state that it was brought into.
     expected: SocketState,
     closed: Closed,
-    /// Of the internet families.
+    /// The options that it had when it was made.
     baseline: Option<Baseline>,
     /// Of unix sockets with a path.
     path: Option<PathHold>,
@@ -72,7 +76,9 @@ impl ListenerSocket {
             Endpoint::Inet(inet) => (Self::bind_inet(inet, options)?, None),
             Endpoint::Unix(unix) => unix::reserve(unix, options)?,
         };
-        Ok(Self::new(socket, endpoint, options, path))
+        let held = Self::new(socket, endpoint, options, path);
+        held.make_links();
+        Ok(held)
     }
 
     /// Whether a TCP socket may listen there already; one of our user's would let us in beside it.
@@ -84,7 +90,7 @@ impl ListenerSocket {
 
     fn bind_inet(inet: &InetEndpoint, options: &SocketOptions) -> Result<Socket, BindError> {
         let bound = match inet.kind {
-            SocketKind::Stream => tcp::reserve(inet, options),
+            SocketKind::Stream | SocketKind::SeqPacket => tcp::reserve(inet, options),
             SocketKind::Datagram => datagram::reserve(inet, options, false).and_then(|socket| {
                 datagram::refuse_udp(&socket, inet)?;
                 Ok(socket)
@@ -96,7 +102,7 @@ impl ListenerSocket {
     fn new(socket: Socket, endpoint: &Endpoint, options: &SocketOptions, path: Option<PathHold>) -> Self {
         let baseline = match endpoint {
             Endpoint::Inet(inet) => Some(Baseline::of(&socket, inet)),
-            Endpoint::Unix(_) => None,
+            Endpoint::Unix(_) => Some(Baseline::at(&socket, options::Where::Unix)),
         };
         Self {
             socket,
@@ -133,7 +139,7 @@ impl ListenerSocket {
         if let Endpoint::Unix(unix) = &self.endpoint
             && let UnixAddress::Path(path) = &unix.address
         {
-            self.path = Some(PathHold::restore(path, self.socket.is_listener()?)?);
+            self.path = Some(PathHold::restore(path, unix.kind, self.socket.is_listener()?)?);
         }
         self.expected = self.state()?;
         if let Endpoint::Inet(inet) = &self.endpoint {
@@ -141,6 +147,8 @@ impl ListenerSocket {
             self.socket.set_reuse_port(stream)?;
             self.socket.set_reuse_address(stream && self.expected == SocketState::Listening)?;
         }
+        self.tune_adopted();
+        self.make_links();
         Ok(())
     }
 
@@ -151,7 +159,7 @@ impl ListenerSocket {
             Endpoint::Inet(inet) if inet.kind == SocketKind::Stream => {
                 tcp::listen(&self.socket, inet, &self.options)
             }
-            Endpoint::Unix(unix) if unix.kind == SocketKind::Stream => {
+            Endpoint::Unix(unix) if unix.kind.takes_connections() => {
                 let backlog = i32::try_from(self.options.backlog).unwrap_or(i32::MAX);
                 match &mut self.path {
                     Some(hold) if hold.refuses() => {
@@ -176,7 +184,7 @@ impl ListenerSocket {
         match &self.endpoint {
             Endpoint::Inet(inet) if inet.kind == SocketKind::Stream => tcp::refuse(&self.socket),
             Endpoint::Inet(inet) => datagram::refuse_udp(&self.socket, inet),
-            Endpoint::Unix(unix) if unix.kind == SocketKind::Stream => return self.refuse_unix_stream(),
+            Endpoint::Unix(unix) if unix.kind.takes_connections() => return self.refuse_unix_stream(),
             Endpoint::Unix(_) => datagram::refuse_unix(&self.socket),
         }
         .map_err(failed)?;
@@ -203,7 +211,8 @@ impl ListenerSocket {
         Ok(())
     }
 
-    /// Takes other options, as far as a bound socket can: the backlog, and mode and owner of a path.
+    /// Takes other options, as far as a bound socket can: all but `protocol`, of which [`Self::unmet`] tells, and
+    /// those that matter at bind(2) only.
     pub fn adjust(&mut self, options: &SocketOptions) -> Result<(), SocketError> {
         if self.options == *options {
             return Ok(());
@@ -211,8 +220,8 @@ impl ListenerSocket {
         let failed = SocketError::kernel("change the options of", &self.endpoint);
         let queue = self.options.backlog != options.backlog
             && self.expected == SocketState::Listening
-            && self.endpoint.kind() == SocketKind::Stream;
-        self.options = options.clone();
+            && self.endpoint.kind().takes_connections();
+        let before = std::mem::replace(&mut self.options, options.clone());
         let dressed = match &self.endpoint {
             Endpoint::Unix(UnixEndpoint { address: UnixAddress::Path(path), .. }) => self
                 .dress()
@@ -222,12 +231,15 @@ impl ListenerSocket {
         };
         // listen(2) on a socket that listens changes its backlog and nothing else.
         let backlog = i32::try_from(options.backlog).unwrap_or(i32::MAX);
-        dressed.and_then(|()| if queue { self.socket.listen(backlog) } else { Ok(()) }).map_err(failed)
+        let queued = dressed.and_then(|()| if queue { self.socket.listen(backlog) } else { Ok(()) });
+        // One that fails keeps none of the others back.
+        let tuned = self.retune(&before);
+        queued.map_err(failed).and(tuned)
     }
 
     /// Throws datagrams away without an answer to their senders.
     pub fn drop_datagrams(&mut self) -> Result<(), SocketError> {
-        if self.endpoint.kind() == SocketKind::Stream {
+        if self.endpoint.kind().takes_connections() {
             return Err(SocketError::NotDatagrams { endpoint: self.endpoint.clone() });
         }
         datagram::drop_all(&self.socket).map_err(SocketError::kernel("drop datagrams of", &self.endpoint))?;
@@ -274,8 +286,9 @@ impl ListenerSocket {
 
     /// Ends the hold: removes the path of a unix socket, where it is still this one's, and closes.
     pub fn release(mut self) -> io::Result<()> {
+        let links = self.remove_links(&self.options.symlinks);
         match &mut self.path {
-            Some(hold) => hold.remove(),
+            Some(hold) => links.and(hold.remove()),
             None => Ok(()),
         }
     }
