@@ -6,6 +6,7 @@ mod check_options;
 mod definition;
 mod fault;
 mod idle;
+pub mod import;
 mod key;
 mod listen;
 mod merge;

@@ -78,7 +78,7 @@ fn every_key_is_taken() {
     assert_eq!(web.options.socket_group.as_ref().unwrap().id, Some(33));
     assert_eq!((web.origin.line, web.origin.column), (5, 16));
     assert_eq!(web.options.protocol, Protocol::Mptcp);
-    assert_eq!(web.options.symlinks, ["/run/a/b.sock", "/run/c.sock"].map(std::path::PathBuf::from));
+    assert_eq!(web.options.symlinks, ["/run/a/b.sock", "/run/c.sock"].map(PathBuf::from));
     assert!(web.options.remove_on_stop);
     let xtra = checked.config.listeners.values().next_back().unwrap();
     let endpoints: Vec<_> = xtra.endpoints.iter().map(ToString::to_string).collect();

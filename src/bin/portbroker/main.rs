@@ -9,6 +9,7 @@ mod check;
 mod deposit;
 mod exec;
 mod failure;
+mod import;
 mod listeners;
 mod output;
 mod packaging;
