@@ -37,7 +37,7 @@ const fn refused_if_yes(why: &'static str, instead: &'static str) -> Fate {
 }
 
 /// Those that are not just taken.
-const OTHERS: [(&str, Fate); 32] = [
+const OTHERS: [(&str, Fate); 33] = [
     ("ListenFIFO", refused(FIFO, KEEP_UNIT)),
     ("ListenSpecial", refused(FIFO, KEEP_UNIT)),
     ("ListenNetlink", refused(FIFO, KEEP_UNIT)),
@@ -94,16 +94,27 @@ const OTHERS: [(&str, Fate); 32] = [
         ),
     ),
     ("FileDescriptorName", Fate::Taken),
-    // Of systemd 256 and later.
-    ("MaxConnectionsPerSourceBurst", Fate::NotNeeded(ACCEPTED)),
+    // Of systemd 255 and later.
+    ("PassPIDFD", refused_if_yes("this version does not set SO_PASSPIDFD", "set it in the service")),
     ("PollLimitIntervalSec", Fate::NotNeeded("the broker does not poll: it waits for the kernel to tell")),
     ("PollLimitBurst", Fate::NotNeeded("the broker does not poll: it waits for the kernel to tell")),
     ("PassFileDescriptorsToExec", refused_if_yes(COMMANDS, KEEP_UNIT)),
+    ("DeferTriggerMaxSec", Fate::NotNeeded("it is for DeferTrigger=")),
     (
         "DeferTrigger",
         refused_if_yes("the service is started at once", "order the units with After= and Conflicts="),
     ),
 ];
+
+/// Every key of a listener, as TOML has it.
+pub fn toml_keys() -> impl Iterator<Item = &'static str> {
+    Key::toml_names()
+}
+
+/// Every key of a listener, as units have it.
+pub fn unit_keys() -> impl Iterator<Item = &'static str> {
+    Key::unit_names()
+}
 
 /// What becomes of a key of systemd.socket(5); `None` for any other.
 #[must_use]
