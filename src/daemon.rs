@@ -111,9 +111,11 @@ fn run(options: Options, inherited: Vec<(String, OwnedFd)>) -> Result<(), Daemon
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DaemonError::Runtime)?;
     runtime.block_on(async {
+        let state_directory = state_directory(&options.root);
         let (broker, handle) = Broker::start(Start {
             locations: Locations { root: options.root, config: options.config },
             runtime_directory: directory,
+            state_directory,
             inheritance: Inheritance::new(inherited),
         })?;
         serve(broker, handle, private, !options.no_bus).await.map_err(DaemonError::Runtime)
@@ -141,6 +143,21 @@ fn runtime_directory(root: &Path) -> Result<PathBuf, DaemonError> {
     let fault = |source| DaemonError::Directory { directory: directory.display().to_string(), source };
     std::fs::create_dir_all(&directory).map_err(fault)?;
     Ok(directory)
+}
+
+/// Where state is kept over reboots: of systemd's making, or of our own; it need not be there.
+fn state_directory(root: &Path) -> PathBuf {
+    let user = || {
+        let own = |name, below: &str| std::env::var_os(name).map(|path| PathBuf::from(path).join(below));
+        own("XDG_STATE_HOME", "portbroker").or_else(|| own("HOME", ".local/state/portbroker"))
+    };
+    match std::env::var_os("STATE_DIRECTORY") {
+        Some(given) if root == Path::new("/") => PathBuf::from(given),
+        None if root == Path::new("/") && !nix::unistd::geteuid().is_root() => {
+            user().unwrap_or_else(|| root.join("var/lib/portbroker"))
+        }
+        _ => root.join("var/lib/portbroker"),
+    }
 }
 
 /// Two daemons must not share their state.

@@ -71,7 +71,21 @@ fn what_is_held_is_shown() {
         let web = json_of(&daemon, &["show", "listener", "web"]);
         assert_eq!(web, list[1]);
         let keys: Vec<&String> = web.as_object().unwrap().keys().collect();
-        assert_eq!(keys, ["allow", "holder", "holders", "idle", "name", "origin", "sockets", "state"]);
+        assert_eq!(
+            keys,
+            [
+                "activate",
+                "activation-error",
+                "allow",
+                "holder",
+                "holders",
+                "idle",
+                "name",
+                "origin",
+                "sockets",
+                "state"
+            ]
+        );
         assert_eq!(web["state"], "listening");
         assert_eq!(web["sockets"][1]["endpoint"], "tcp [::1]:7801");
         assert!(web["sockets"][1]["inode"].as_u64().unwrap() > 0);

@@ -11,15 +11,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may import of ours. A room that is not here is a fault: it has to be given its place first.
-const ROOMS: [(&str, &[&str]); 11] = [
+const ROOMS: [(&str, &[&str]); 12] = [
     ("model", &[]),
     ("config", &["model"]),
     ("policy", &["config", "model"]),
     ("listeners", &["config", "model"]),
+    ("learn", &["model"]),
     ("generator", &["config", "model", "sources"]),
     ("kernel", &["config", "model"]),
     ("sources", &["config", "model"]),
-    ("broker", &["config", "kernel", "listeners", "model", "policy", "sources", "portbroker_client::wire"]),
+    (
+        "broker",
+        &["config", "kernel", "learn", "listeners", "model", "policy", "sources", "portbroker_client::wire"],
+    ),
     ("bus", &["broker", "kernel", "model", "policy", "portbroker_client::wire"]),
     ("daemon", &["broker", "bus", "config", "generator", "kernel", "model", "sources"]),
     ("lib", &[]),
@@ -33,11 +37,12 @@ const PROGRAMS: [(&str, &[&str]); 3] = [
 ];
 
 /// Rooms that take text, time and events as arguments and give values and effects back.
-const PURE: [&str; 7] = [
+const PURE: [&str; 8] = [
     "model",
     "config",
     "policy",
     "listeners",
+    "learn",
     "generator/daemon.rs",
     "generator/delivery.rs",
     "generator/tool.rs",

@@ -6,8 +6,8 @@
 //! pipelined, proxies cache and introspect nothing), for `portbroker exec` has milliseconds.
 
 use crate::error::{Error, Failure};
-use crate::inspect::{ListenerStatus, Status};
-use crate::wire::{self, ErrorName, ManagerProxy, ObjectManagerProxy};
+use crate::inspect::{LearnedPort, ListenerStatus, Queue, Status};
+use crate::wire::{self, ErrorName, ListenerProxy, ManagerProxy, ObjectManagerProxy};
 use std::collections::HashMap;
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -132,6 +132,57 @@ impl Broker {
             })
         })
         .await
+    }
+
+    /// The ports that are protected because services listen on them, by port.
+    pub async fn learned(&self) -> Result<Vec<LearnedPort>, Error> {
+        let rows = self
+            .ask(|connection| {
+                Box::pin(async move {
+                    let manager = manager(&connection).await?;
+                    manager.list_learned().await
+                })
+            })
+            .await?;
+        Ok(rows.into_iter().map(LearnedPort::from).collect())
+    }
+
+    /// Forgets a learned port, until its unit is seen listening on it in two new lives.
+    pub async fn forget(&self, port: u16) -> Result<(), Error> {
+        self.ask(|connection| {
+            Box::pin(async move {
+                let manager = manager(&connection).await?;
+                manager.forget_port(port).await
+            })
+        })
+        .await
+    }
+
+    /// New sockets for a listener, beside the old ones until these are drained; only root may.
+    pub async fn renew(&self, name: &str) -> Result<(), Error> {
+        self.ask(|connection| {
+            Box::pin(async move {
+                let manager = manager(&connection).await?;
+                manager.renew_listener(name).await
+            })
+        })
+        .await
+    }
+
+    /// What waits in the sockets of a listener, by their inodes.
+    pub async fn queues(&self, name: &str) -> Result<HashMap<u64, Queue>, Error> {
+        let path = wire::listener_path(name);
+        let path = path.as_str();
+        let rows = self
+            .ask(|connection| {
+                Box::pin(async move {
+                    let listener = ListenerProxy::builder(&connection).path(path);
+                    listener.cache_properties(CacheProperties::No).build().await?.queues().await
+                })
+            })
+            .await
+            .map_err(|error| no_such_object(error, name))?;
+        Ok(rows.into_iter().map(|(inode, facts)| (inode, Queue::read(&facts))).collect())
     }
 
     /// How the broker is.

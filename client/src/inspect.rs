@@ -4,8 +4,9 @@
 //! newer brokers have more; a missing one is an error.
 
 use crate::error::Error;
-use crate::wire::{self, ManagedObjects, SocketRow};
+use crate::wire::{self, LearnedRow, ManagedObjects, SocketRow};
 use std::collections::HashMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use zbus::wire::OwnedVariant;
 
 type Properties = HashMap<String, OwnedVariant>;
@@ -19,6 +20,8 @@ pub struct Status {
     pub version: String,
     /// What is not as it was configured, a sentence each.
     pub faults: Vec<String>,
+    /// How many ports are protected because services listen on them.
+    pub learned_ports: u32,
     /// All listeners, by name.
     pub listeners: Vec<ListenerStatus>,
 }
@@ -36,6 +39,10 @@ pub struct ListenerStatus {
     pub holders: Vec<String>,
     /// What it does while nobody holds it, as in the configuration.
     pub idle: String,
+    /// The service that is started on the first connection.
+    pub activate: Option<String>,
+    /// Why that service was started in vain, and when it is again.
+    pub activation_error: Option<String>,
     /// Who may take it, as in the configuration.
     pub allow: Vec<String>,
     /// Where it is configured: `FILE:LINE`, or `inherited`.
@@ -47,12 +54,30 @@ pub struct ListenerStatus {
 pub struct SocketStatus {
     /// `tcp 127.0.0.1:3306`, `unix /run/x.sock`.
     pub endpoint: String,
-    /// `reserved`, `listening` or `failed`.
+    /// `reserved`, `listening`, `failed` or `draining`.
     pub state: String,
     /// Its inode, as in `ss -e`; none where it could not be bound.
     pub inode: Option<u64>,
     /// Why it could not be bound.
     pub error: Option<String>,
+}
+
+/// What waits in one socket; `None` for what the kernel does not tell of such a socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Queue {
+    /// Connections that nobody has accepted yet; bytes of datagrams that nobody has read.
+    pub waiting: Option<u32>,
+    /// How much there is room for: `backlog`, the receive buffer.
+    pub limit: Option<u32>,
+    /// How many connections or datagrams found no room since the socket was made.
+    pub overflows: Option<u32>,
+}
+
+impl Queue {
+    pub(crate) fn read(facts: &HashMap<String, OwnedVariant>) -> Self {
+        let number = |name: &str| facts.get(name).and_then(|value| u32::try_from(value.clone()).ok());
+        Self { waiting: number("waiting"), limit: number("limit"), overflows: number("overflows") }
+    }
 }
 
 impl Status {
@@ -61,6 +86,7 @@ impl Status {
             state: take(&mut manager, "State")?,
             version: take(&mut manager, "Version")?,
             faults: take(&mut manager, "Faults")?,
+            learned_ports: take(&mut manager, "LearnedPorts")?,
             listeners: ListenerStatus::read_all(objects)?,
         })
     }
@@ -85,9 +111,33 @@ impl ListenerStatus {
             sockets: rows.into_iter().map(SocketStatus::from).collect(),
             holders: take(&mut properties, "Holders")?,
             idle: take(&mut properties, "Idle")?,
+            activate: take_text(&mut properties, "Activate")?,
+            activation_error: take_text(&mut properties, "ActivationError")?,
             allow: take(&mut properties, "Allow")?,
             origin: take(&mut properties, "Origin")?,
         })
+    }
+}
+
+/// A port that is protected because a service listens on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LearnedPort {
+    /// The port.
+    pub port: u16,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// Whose it is.
+    pub unit: String,
+    /// When it was seen first.
+    pub first_seen: SystemTime,
+    /// When it was seen last.
+    pub last_seen: SystemTime,
+}
+
+impl From<LearnedRow> for LearnedPort {
+    fn from((port, protocol, unit, first, last): LearnedRow) -> Self {
+        let time = |seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(UNIX_EPOCH);
+        Self { port, protocol, unit, first_seen: time(first), last_seen: time(last) }
     }
 }
 
@@ -100,6 +150,14 @@ impl From<SocketRow> for SocketStatus {
             error: (!error.is_empty()).then_some(error),
         }
     }
+}
+
+/// A text that an earlier broker does not have, and that is empty where there is nothing to say.
+fn take_text(properties: &mut Properties, name: &str) -> Result<Option<String>, Error> {
+    if !properties.contains_key(name) {
+        return Ok(None);
+    }
+    Ok(Some(take::<String>(properties, name)?).filter(|text| !text.is_empty()))
 }
 
 fn take<T>(properties: &mut Properties, name: &str) -> Result<T, Error>

@@ -143,9 +143,23 @@ pub trait Manager {
     /// the boot: what may be there still, under names that are not configured any more.
     fn list_deposits(&self) -> zbus::Result<Vec<String>>;
 
+    /// The ports that are protected because services were seen listening on them, or socket units name them.
+    fn list_learned(&self) -> zbus::Result<Vec<LearnedRow>>;
+
+    /// Forgets a learned port, until its unit is seen listening on it in two new lives. For root.
+    /// Errors: BadArgument where it is not learned, NotAllowed.
+    fn forget_port(&self, port: u16) -> zbus::Result<()>;
+
     /// Reads the configuration again. All or nothing: on any fault the old one goes on, and the error
     /// (InvalidConfiguration) has all faults in its message.
     fn reload(&self) -> zbus::Result<()>;
+
+    /// New sockets for a listener, in place of some that a holder has spoilt: beside the old ones, which are closed
+    /// when those who were handed them are gone and nothing waits in them. Whoever is handed the listener from now on
+    /// has the new ones. Only root may.
+    ///
+    /// Errors: NoSuchListener, NotAllowed, BadArgument (an abstract name), NotReady.
+    fn renew_listener(&self, name: &str) -> zbus::Result<()>;
 
     /// The version of the daemon.
     #[zbus(property)]
@@ -158,13 +172,25 @@ pub trait Manager {
     /// What is not as it was configured, a sentence each.
     #[zbus(property)]
     fn faults(&self) -> zbus::Result<Vec<String>>;
+
+    /// How many ports are protected because services listen on them.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn learned_ports(&self) -> zbus::Result<u32>;
 }
+
+/// A learned port, as ListLearned has it: port, protocol (`tcp`, `udp`), unit, first and last seen, in seconds since
+/// the epoch.
+pub type LearnedRow = (u16, String, String, u64, u64);
 
 /// One socket of a listener, as the property `Sockets` has it: `(endpoint, state, inode, error)`.
 ///
 /// Endpoint as in `tcp 127.0.0.1:3306`, `udp [::]:53%eth0`, `unix /run/x.sock`, `unix-datagram @x`; state
-/// is `reserved`, `listening` or `failed`; inode 0 and a message where it failed.
+/// is `reserved`, `listening`, `failed` or, for an old socket beside its successor, `draining`; inode 0 and a message
+/// where it failed.
 pub type SocketRow = (String, String, u64, String);
+
+/// What waits in one socket, as the method `Queues` has it: inode, and facts by name.
+pub type QueueRow = (u64, HashMap<String, OwnedVariant>);
 
 /// A listener.
 #[zbus::proxy(
@@ -172,6 +198,11 @@ pub type SocketRow = (String, String, u64, String);
     default_service = "org.portbroker.PortBroker1"
 )]
 pub trait Listener {
+    /// What waits in its sockets now, by their inodes: `waiting` and `limit` (`u`: connections, or bytes of datagrams),
+    /// `overflows` (`u`: connections or datagrams that found no room, or were filtered out, since the socket was
+    /// made). What the kernel does not tell of a kind of socket is left out.
+    fn queues(&self) -> zbus::Result<Vec<QueueRow>>;
+
     /// Its name.
     #[zbus(property)]
     fn name(&self) -> zbus::Result<String>;
@@ -191,6 +222,14 @@ pub trait Listener {
     /// As in the configuration: `queue`, `refuse`, `queue 30s`, `drop`.
     #[zbus(property)]
     fn idle(&self) -> zbus::Result<String>;
+
+    /// The service that is started on the first connection, or empty.
+    #[zbus(property)]
+    fn activate(&self) -> zbus::Result<String>;
+
+    /// Why that service was started in vain, and when it is again; empty where all is well.
+    #[zbus(property)]
+    fn activation_error(&self) -> zbus::Result<String>;
 
     /// The grants, as in the configuration.
     #[zbus(property)]

@@ -1,7 +1,8 @@
 //! What can be asked of the broker, and how it refuses. The handle is what the bus has of it.
 
-use super::view::{ListenerView, View};
+use super::view::{ListenerView, QueueView, View};
 use crate::kernel::holder::HolderClaim;
+use crate::learn::Learned;
 use crate::model::{ListenerName, UnitName};
 use crate::policy::Caller;
 use std::os::fd::OwnedFd;
@@ -67,7 +68,11 @@ pub enum Notice {
 pub(super) enum Command {
     Acquire(Acquire, oneshot::Sender<Result<Vec<NamedSocket>, Refusal>>),
     Reload(Option<Caller>, oneshot::Sender<Result<(), Refusal>>),
+    Renew(Caller, String, oneshot::Sender<Result<(), Refusal>>),
+    Queues(String, oneshot::Sender<Option<Vec<QueueView>>>),
     Deposits(UnitName, oneshot::Sender<Vec<String>>),
+    Learned(oneshot::Sender<Vec<Learned>>),
+    Forget(Caller, u16, oneshot::Sender<Result<(), Refusal>>),
     View(oneshot::Sender<View>),
     Show(String, oneshot::Sender<Option<ListenerView>>),
 }
@@ -101,9 +106,29 @@ impl Handle {
         self.ask(|reply| Command::Reload(caller, reply)).await
     }
 
+    /// New sockets for a listener, beside the old ones until these are drained.
+    pub async fn renew(&self, caller: Caller, name: String) -> Result<Result<(), Refusal>, Stopping> {
+        self.ask(|reply| Command::Renew(caller, name, reply)).await
+    }
+
+    /// What waits in the sockets of a listener; `None`: there is no such listener.
+    pub async fn queues(&self, name: String) -> Result<Option<Vec<QueueView>>, Stopping> {
+        self.ask(|reply| Command::Queues(name, reply)).await
+    }
+
     /// The names that a unit has been handed for its descriptor store since the boot.
     pub async fn deposits(&self, unit: UnitName) -> Result<Vec<String>, Stopping> {
         self.ask(|reply| Command::Deposits(unit, reply)).await
+    }
+
+    /// The ports that were learned, by port.
+    pub async fn learned(&self) -> Result<Vec<Learned>, Stopping> {
+        self.ask(Command::Learned).await
+    }
+
+    /// Forgets a learned port.
+    pub async fn forget(&self, caller: Caller, port: u16) -> Result<Result<(), Refusal>, Stopping> {
+        self.ask(|reply| Command::Forget(caller, port, reply)).await
     }
 
     /// Everything.

@@ -1,9 +1,11 @@
 //! Effects on real sockets: what the table asks for, what a holder has spoilt, what is to be shown.
 
 use super::options::say_unmet;
-use super::view::{self, ListenerView, SocketView, View};
+use super::view::{self, ListenerView, QueueView, SocketView, View};
 use super::{Broker, Refusal};
-use crate::kernel::socket::{BindError, ListenerSocket, Mended, SocketError, SocketState, endpoint_of};
+use crate::kernel::socket::{
+    BindError, ListenerSocket, Mended, Queue, SocketError, SocketState, endpoint_of,
+};
 use crate::kernel::socket_owner;
 
 use crate::listeners::{Action, Listener, SocketId, Target};
@@ -230,6 +232,7 @@ impl Broker {
             tracing::info!(event = "closed", %endpoint, "{endpoint} is no longer configured and is let go");
             // It may not have been watched, and is not from now on.
             let _ = self.hangups.remove(socket.as_fd());
+            self.activations.unwatch(socket.as_fd());
             self.store.remove(&store_name(inode_of(&socket)));
             if let Err(error) = socket.release() {
                 tracing::warn!(%error, "the path of a socket could not be removed: {error}");
@@ -241,6 +244,8 @@ impl Broker {
     pub(super) fn faults(&self) -> Vec<String> {
         let mut faults = self.configuration_faults.clone();
         faults.extend(self.protection.fault().map(str::to_owned));
+        faults.extend(self.activations.faults());
+        faults.extend(self.learning.faults());
         for (name, listener) in self.table.iter() {
             for slot in &listener.slots {
                 faults.extend(slot.error().map(|error| format!("listener {name:?}: {error}")));
@@ -251,11 +256,37 @@ impl Broker {
 
     pub(super) fn view(&self) -> View {
         let listeners = self.table.iter().map(|(name, listener)| self.view_of(name, listener)).collect();
-        View { faults: self.faults(), listeners }
+        View { faults: self.faults(), listeners, learned: self.learning.count() }
     }
 
     pub(super) fn show(&self, name: &str) -> Option<ListenerView> {
         self.table.get(name).ok().map(|(name, listener)| self.view_of(name, listener))
+    }
+
+    fn draining_views(&self, listener: &Listener) -> impl Iterator<Item = SocketView> {
+        let drains = self.table.draining().iter();
+        let drains = drains.filter(|(_, drain)| listener.config.endpoints.contains(&drain.endpoint));
+        drains.map(|(id, drain)| SocketView {
+            endpoint: drain.endpoint.to_string(),
+            state: "draining",
+            inode: self.sockets.get(&id).map_or(0, inode_of),
+            error: String::new(),
+        })
+    }
+
+    /// What waits in the sockets of a listener, those that are drained included.
+    pub(super) fn queues(&self, name: &str) -> Option<Vec<QueueView>> {
+        let (_, listener) = self.table.get(name).ok()?;
+        let drains = self.table.draining().iter();
+        let drains = drains.filter(|(_, drain)| listener.config.endpoints.contains(&drain.endpoint));
+        let ids = listener.slots.iter().map(|slot| slot.id).chain(drains.map(|(id, _)| id));
+        let queue = |id: SocketId| {
+            let socket = self.sockets.get(&id)?;
+            let queue = socket.queue().ok()?;
+            let Queue { waiting, limit, overflows } = queue;
+            Some(QueueView { inode: inode_of(socket), waiting, limit, overflows })
+        };
+        Some(ids.filter_map(queue).collect())
     }
 
     fn view_of(&self, name: &ListenerName, listener: &Listener) -> ListenerView {
@@ -264,10 +295,12 @@ impl Broker {
             .iter()
             .map(|slot| SocketView {
                 endpoint: slot.endpoint.to_string(),
-                state: view::state_word(slot.state),
+                // What waits for the next holder need not be bound: its address is held by another socket.
+                state: if slot.waits() { "reserved" } else { view::state_word(slot.state) },
                 inode: self.sockets.get(&slot.id).map_or(0, inode_of),
                 error: slot.error().unwrap_or_default().to_owned(),
             })
+            .chain(self.draining_views(listener))
             .collect();
         ListenerView {
             name: name.to_string(),
@@ -275,6 +308,8 @@ impl Broker {
             sockets,
             holders: listener.holders.iter().filter_map(|id| Some(self.holders.get(*id)?.shown())).collect(),
             idle: listener.config.idle.to_string(),
+            activate: listener.config.activate.as_ref().map(ToString::to_string).unwrap_or_default(),
+            activation_error: self.activations.error(name).unwrap_or_default().to_owned(),
             allow: listener.config.allow.iter().map(ToString::to_string).collect(),
             origin: view::origin_text(&listener.config.origin),
         }

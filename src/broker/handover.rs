@@ -2,10 +2,12 @@
 
 use super::Broker;
 use super::command::{Acquire, NamedSocket, Refusal};
+use super::holders::Hold;
 use crate::listeners::{SocketId, Target};
 use crate::model::ListenerName;
 use crate::policy::{Caller, Decision, may_acquire};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Instant;
 
 impl Broker {
     /// All or nothing: either every socket asked for, each listening, or a refusal and nothing changed hands.
@@ -22,15 +24,33 @@ impl Broker {
             return Err(Refusal::TooManySockets(too_many(wanted, request.limit)));
         }
         self.forget_gone(&names);
-        for name in &names {
+        let now = Instant::now();
+        let opened: Vec<_> = names.iter().map(|name| (name, self.table.open(name, now))).collect();
+        let outcome = self.hand_over_all(&names, request);
+        if outcome.is_err() {
+            for (name, opened) in opened {
+                self.table.wait_again(name, &opened, Instant::now());
+            }
+        }
+        outcome
+    }
+
+    fn hand_over_all(
+        &mut self,
+        names: &[ListenerName],
+        request: &Acquire,
+    ) -> Result<Vec<NamedSocket>, Refusal> {
+        for name in names {
             // A port that was taken a moment ago may be free by now: its service was just stopped.
             self.act_on(name, true);
             self.ready(name)?;
         }
-        let hold = self.hold(&names, request)?;
-        let handed = names.iter().try_fold(Vec::with_capacity(wanted), |mut all, name| {
+        let hold = self.hold(names, request)?;
+        let handed = names.iter().try_fold(Vec::new(), |mut all, name| {
             self.act_on(name, true);
             all.extend(self.hand_over(name)?);
+            let room = request.limit.saturating_sub(all.len());
+            all.extend(self.hand_on(name, &hold, room));
             Ok(all)
         });
         match &handed {
@@ -38,6 +58,21 @@ impl Broker {
             Err(_) => self.unhold(&hold),
         }
         handed
+    }
+
+    /// Old sockets in which something waits for this holder, as many as there is room for. A unit's descriptor store has
+    /// room for as many as are configured, and drops what is too many without a word: a unit gets none.
+    fn hand_on(&mut self, name: &ListenerName, hold: &Hold, room: usize) -> Vec<NamedSocket> {
+        if hold.is_unit() {
+            return Vec::new();
+        }
+        let mut drains = self.to_hand_on(name);
+        drains.truncate(room);
+        let copy = |id: &SocketId| self.sockets.get(id)?.as_fd().try_clone_to_owned().ok();
+        let copies: Vec<NamedSocket> =
+            drains.iter().filter_map(copy).map(|copy| (name.clone(), copy)).collect();
+        self.handed_on(&drains, hold.holder());
+        copies
     }
 
     /// The names that the caller may take, or the first reason why not.
@@ -144,7 +179,7 @@ fn log(request: &Acquire, outcome: &Result<Vec<NamedSocket>, Refusal>) {
 }
 
 /// Names for the log, no more than a line of them, whatever the caller sent.
-fn shown(names: &[String]) -> String {
+pub(super) fn shown(names: &[String]) -> String {
     let mut text =
         names.iter().take(8).map(|name| name.escape_default().take(80).collect()).collect::<Vec<String>>();
     if names.len() > text.len() {

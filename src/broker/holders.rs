@@ -33,8 +33,20 @@ impl Holder {
 /// What a hold has changed.
 pub(super) struct Hold {
     holder: HolderId,
+    is_unit: bool,
     new: bool,
     newly: Vec<ListenerName>,
+}
+
+impl Hold {
+    pub(super) fn holder(&self) -> HolderId {
+        self.holder
+    }
+
+    /// Whether a unit holds, as opposed to a process.
+    pub(super) fn is_unit(&self) -> bool {
+        self.is_unit
+    }
 }
 
 /// All holders.
@@ -97,6 +109,7 @@ impl Broker {
     pub(super) fn hold(&mut self, names: &[ListenerName], request: &Acquire) -> Result<Hold, Refusal> {
         let vanished = || Refusal::BadArgument("the caller is gone".to_owned());
         let claim = request.holder.clone().ok_or_else(vanished)?;
+        let is_unit = matches!(claim, HolderClaim::Unit { .. });
         let (id, new) = match self.holders.admit(claim) {
             Ok(Some(admitted)) => admitted,
             Ok(None) => return Err(vanished()),
@@ -122,7 +135,7 @@ impl Broker {
         if new || !newly.is_empty() {
             self.write_holders();
         }
-        Ok(Hold { holder: id, new, newly })
+        Ok(Hold { holder: id, is_unit, new, newly })
     }
 
     /// Undoes a hold whose hand-over failed.
@@ -168,6 +181,7 @@ impl Broker {
             self.mend(name);
             self.act_on(name, true);
         }
+        self.settle_drains();
         self.changed.extend(held);
         self.write_holders();
     }

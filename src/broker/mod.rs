@@ -4,22 +4,28 @@
 //! answered in order and no lock is needed. A socket of a configured listener is never closed here but to be
 //! replaced by another that holds the same port already.
 
+mod activation;
 mod command;
 mod deposits;
+mod draining;
 mod effects;
 mod handover;
 mod holders;
+mod learned_file;
+mod learning;
 mod options;
 mod protection;
 mod records;
 mod reload;
+mod renew;
 mod takeover;
 mod view;
 
+pub use crate::learn::Learned;
 pub use command::{Acquire, Handle, NamedSocket, Notice, Refusal, Stopping};
 pub use reload::Loader;
 pub use takeover::{Inheritance, Start, StartError};
-pub use view::{ListenerView, SocketView, View};
+pub use view::{ListenerView, QueueView, SocketView, View};
 
 use crate::kernel::hangups::HangupWatch;
 use crate::kernel::socket::ListenerSocket;
@@ -27,9 +33,12 @@ use crate::kernel::store::Store;
 use crate::kernel::timer::Every;
 use crate::listeners::{SocketId, Table};
 use crate::model::ListenerName;
+use activation::Activations;
 use command::Command;
 use deposits::Deposits;
+use draining::Migration;
 use holders::Holders;
+use learning::Learning;
 use protection::Protection;
 use records::Records;
 use std::collections::{BTreeSet, HashMap};
@@ -57,8 +66,13 @@ pub struct Broker {
     table: Table,
     sockets: HashMap<SocketId, ListenerSocket>,
     hangups: HangupWatch,
+    activations: Activations,
     holders: Holders,
     protection: Protection,
+    learning: Learning,
+    migration: Migration,
+    /// The inodes of sockets that are drained, as they were written down last.
+    draining_written: Vec<u64>,
     assert: Every,
     /// What each unit has been handed for its own descriptor store since the boot.
     deposits: Deposits,
@@ -84,21 +98,24 @@ enum Event {
     Command(Option<Command>),
     HolderGone(u64),
     HungUp(u64),
+    Arrived(u64),
     Due,
     AssertReservedPorts,
+    Look,
 }
 
 impl Broker {
     /// Serves until it is told to stop, or nobody has a handle any more.
     pub async fn run(mut self, mut stop: oneshot::Receiver<Stop>) {
         loop {
-            let due = self.table.next_due();
+            let due = self.table.next_due().into_iter().chain(self.activations.next_due()).min();
             let event = tokio::select! {
                 biased;
                 told = &mut stop => {
                     if told == Ok(Stop::ForGood) {
                         self.protect_nothing();
                         self.remove_on_stop();
+                        self.migrate_no_more();
                     }
                     return;
                 }
@@ -108,9 +125,11 @@ impl Broker {
                 event = async {
                     tokio::select! {
                         id = self.hangups.next() => Event::HungUp(id),
+                        id = self.activations.arrived() => Event::Arrived(id),
                         command = self.commands.recv() => Event::Command(command),
                         () = until(due) => Event::Due,
                         () = self.assert.next() => Event::AssertReservedPorts,
+                        () = self.learning.due() => Event::Look,
                     }
                 } => event,
             };
@@ -119,17 +138,22 @@ impl Broker {
                 Event::Command(Some(command)) => self.obey(command),
                 Event::HolderGone(id) => self.holder_gone(id),
                 Event::HungUp(id) => self.hung_up(id),
+                Event::Arrived(id) => self.arrived(id),
                 Event::Due => {
                     let now = Instant::now();
                     for name in self.table.take_due(now) {
                         self.act_on(&name, false);
                     }
+                    self.retry_activations(now);
+                    self.settle_drains();
                 }
                 Event::AssertReservedPorts => {
                     self.assert_reserved_ports();
-                    self.touched = true;
+                    self.look();
                 }
+                Event::Look => self.look(),
             }
+            self.follow_changed();
             if self.touched || !self.changed.is_empty() {
                 // Whoever waits for an answer has it before the onlookers hear of it.
                 tokio::task::yield_now().await;
@@ -143,6 +167,10 @@ impl Broker {
         match command {
             Command::Acquire(request, reply) => drop(reply.send(self.acquire(request))),
             Command::Reload(caller, reply) => drop(reply.send(self.reload(caller))),
+            Command::Learned(reply) => drop(reply.send(self.learning.learned())),
+            Command::Forget(caller, port, reply) => drop(reply.send(self.forget(&caller, port))),
+            Command::Renew(caller, name, reply) => drop(reply.send(self.renew(&caller, &name))),
+            Command::Queues(name, reply) => drop(reply.send(self.queues(&name))),
             Command::Deposits(unit, reply) => drop(reply.send(self.deposits.of(&unit))),
             Command::View(reply) => drop(reply.send(self.view())),
             Command::Show(name, reply) => drop(reply.send(self.show(&name))),

@@ -1,16 +1,17 @@
-//! Keeps brokered and protected ports out of ephemeral allocation, in the kernel's reserved ports.
+//! Keeps brokered, protected and learned ports out of ephemeral allocation, in the kernel's reserved ports.
 
 use super::Broker;
 use super::effects::with_causes;
 use super::records::Records;
-use crate::kernel::reserved_ports::ReservedPorts;
+use crate::kernel::reserved_ports::{ReservedPorts, ReservedPortsError};
 use crate::listeners::plan;
-use crate::model::PortSet;
+use crate::model::{PortRange, PortSet};
 
 /// The reserved ports, and which of them are ours.
 pub(super) struct Protection {
     kernel: ReservedPorts,
     wanted: PortSet,
+    learned: PortSet,
     ours: PortSet,
     /// Why it does not work, if it does not.
     fault: Option<String>,
@@ -18,11 +19,24 @@ pub(super) struct Protection {
 
 impl Protection {
     pub(super) fn new(kernel: ReservedPorts, records: &Records) -> Self {
-        Self { kernel, wanted: PortSet::default(), ours: records.read_ports(), fault: None }
+        let nothing = PortSet::default();
+        Self { kernel, wanted: nothing.clone(), learned: nothing, ours: records.read_ports(), fault: None }
     }
 
     pub(super) fn fault(&self) -> Option<&str> {
         self.fault.as_deref()
+    }
+
+    /// What is wanted beside the configuration's; true where that is new.
+    pub(super) fn set_learned(&mut self, learned: PortSet) -> bool {
+        let changed = self.learned != learned;
+        self.learned = learned;
+        changed
+    }
+
+    /// The range from which the kernel chooses.
+    pub(super) fn ephemeral_range(&self) -> Result<PortRange, ReservedPortsError> {
+        self.kernel.ephemeral_range()
     }
 
     fn assert(&mut self, records: &Records) {
@@ -35,11 +49,8 @@ impl Protection {
         self.fault = fault;
     }
 
-    fn try_assert(
-        &mut self,
-        records: &Records,
-    ) -> Result<(), crate::kernel::reserved_ports::ReservedPortsError> {
-        let plan = plan(&self.kernel.read()?, &self.wanted, &self.ours);
+    fn try_assert(&mut self, records: &Records) -> Result<(), ReservedPortsError> {
+        let plan = plan(&self.kernel.read()?, &self.wanted.union(&self.learned), &self.ours);
         if plan.ours != self.ours {
             // Written down first: what we add and then forget would stay reserved for ever.
             records.write_ports(&plan.ours.union(&self.ours));
@@ -73,6 +84,7 @@ impl Broker {
     /// Gives back all that is ours.
     pub(super) fn protect_nothing(&mut self) {
         self.protection.wanted = PortSet::default();
+        self.protection.learned = PortSet::default();
         self.assert_reserved_ports();
     }
 

@@ -137,6 +137,26 @@ impl Records {
         self.write("reserved-ports", &format!("{ports}\n"));
     }
 
+    /// The inodes of the sockets that were drained. What cannot be read is known by there being one too many.
+    pub(super) fn read_draining(&self) -> Vec<u64> {
+        let text = self.read("draining").unwrap_or_default();
+        text.split_ascii_whitespace().filter_map(|inode| inode.parse().ok()).collect()
+    }
+
+    pub(super) fn write_draining(&self, inodes: &[u64]) {
+        let lines: String = inodes.iter().map(|inode| format!("{inode}\n")).collect();
+        self.write("draining", &lines);
+    }
+
+    /// Whether it was us who switched net.ipv4.tcp_migrate_req on.
+    pub(super) fn migrates(&self) -> bool {
+        self.read("tcp-migrate-req").is_some_and(|text| text.trim() == "1")
+    }
+
+    pub(super) fn write_migrates(&self, ours: bool) {
+        self.write("tcp-migrate-req", if ours { "1\n" } else { "0\n" });
+    }
+
     /// Where the last good configuration is.
     pub(super) fn last_good(&self) -> PathBuf {
         self.directory.join("last-good.toml")

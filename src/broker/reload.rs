@@ -100,6 +100,10 @@ impl Broker {
             self.act_on(name, true);
         }
         last.into_iter().for_each(|id| self.close(id));
+        self.follow_all();
+        // The last good configuration is a single file, and knows nothing of units.
+        self.configure_learning(config, self.configuration_faults.is_empty());
+        self.settle_drains();
         self.protect(&config.protect.ports);
         self.tell_names(&before, &now);
         self.write_holders();

@@ -1,8 +1,11 @@
 //! The start: sockets of an earlier life and of socket units are taken over, the rest is bound.
 
+use super::activation::Activations;
 use super::command::Handle;
-use super::effects::{STORED, inode_of};
+use super::draining::Migration;
+use super::effects::{STORED, inode_of, store_name};
 use super::holders::Holders;
+use super::learning::Learning;
 use super::options::say_unmet;
 use super::protection::Protection;
 use super::records::{HolderRecord, Records};
@@ -11,15 +14,16 @@ use super::{ASSERT_RESERVED_PORTS, Broker, COMMANDS, NOTICES};
 use crate::config::Checked;
 use crate::kernel::hangups::HangupWatch;
 use crate::kernel::holder::{HolderClaim, HolderWatch};
+use crate::kernel::migrate_requests::MigrateRequests;
 use crate::kernel::reserved_ports::ReservedPorts;
 use crate::kernel::socket::{ListenerSocket, SocketState, endpoint_of, endpoint_of_stored};
 use crate::kernel::socket_owner;
 use crate::kernel::store::Store;
 use crate::kernel::timer::Every;
-use crate::listeners::Target;
+use crate::listeners::{Slot, Target};
 use crate::model::{Endpoint, ListenerName, UnitName};
 use crate::sources::Locations;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -32,6 +36,8 @@ pub struct Start {
     pub locations: Locations,
     /// Where it writes down what the next daemon has to know; it exists.
     pub runtime_directory: PathBuf,
+    /// Where it keeps what it has learned; it may be missing.
+    pub state_directory: PathBuf,
     /// Sockets that came with LISTEN_FDS, by name, without the private socket.
     pub inheritance: Inheritance,
 }
@@ -66,6 +72,16 @@ impl Inheritance {
     }
 }
 
+/// A socket that came, and its name in the store where it was there.
+struct Candidate {
+    socket: OwnedFd,
+    name: Option<String>,
+}
+
+/// What came, by what the kernel says that it is bound to. An endpoint may have several: shards, and old sockets that
+/// are drained.
+type Found = HashMap<Endpoint, Vec<Candidate>>;
+
 /// The broker cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -80,7 +96,7 @@ pub enum StartError {
 impl Broker {
     /// Takes over what there is, binds what is missing, and brings everything into its state.
     pub fn start(start: Start) -> Result<(Self, Handle), StartError> {
-        let mut found: HashMap<Endpoint, OwnedFd> = HashMap::new();
+        let mut found = Found::new();
         let inherited = endpoints_of(start.inheritance.named, &mut found);
         let loader = Loader { locations: start.locations, inherited };
         let records = Records::new(&start.runtime_directory);
@@ -93,8 +109,12 @@ impl Broker {
             table: crate::listeners::Table::default(),
             sockets: HashMap::new(),
             hangups: HangupWatch::new()?,
+            activations: Activations::new(start.runtime_directory)?,
             holders: Holders::new(HolderWatch::new()?),
             protection: Protection::new(ReservedPorts::default(), &records),
+            learning: Learning::new(&start.state_directory),
+            migration: Migration::new(MigrateRequests::default(), &records),
+            draining_written: records.read_draining(),
             deposits: records.read_deposits(),
             alone: !socket_owner::our_user_listens(),
             assert: Every::new(ASSERT_RESERVED_PORTS)?,
@@ -115,22 +135,16 @@ impl Broker {
     }
 
     /// Matches the sockets that came with the configuration, by what the kernel says that they are.
-    fn take_over(
-        &mut self,
-        stored: Vec<(String, OwnedFd)>,
-        mut found: HashMap<Endpoint, OwnedFd>,
-        checked: &Checked,
-    ) {
-        let mut names: HashMap<Endpoint, String> = HashMap::new();
+    fn take_over(&mut self, stored: Vec<(String, OwnedFd)>, mut found: Found, checked: &Checked) {
         for (name, socket) in stored {
             match endpoint_of_stored(socket.as_fd()) {
-                // Stored is what the last daemon had: where that is not what the socket unit gives once more, then
-                // because the socket unit's own had been spoilt.
-                Ok(endpoint) if !names.contains_key(&endpoint) => {
-                    names.insert(endpoint.clone(), name);
-                    found.insert(endpoint, socket);
+                Ok(endpoint) => {
+                    let of_endpoint = found.entry(endpoint).or_default();
+                    // Stored is what the last daemon had: where that is not what the socket unit gives once more,
+                    // then because the socket unit's own had been spoilt.
+                    of_endpoint.retain(|candidate| candidate.name.is_some());
+                    of_endpoint.push(Candidate { socket, name: Some(name) });
                 }
-                Ok(_) => self.store.remove(&name),
                 Err(error) => {
                     tracing::warn!(%error, name, "what is stored as {name} is no socket of ours: {error}");
                     self.store.remove(&name);
@@ -139,34 +153,64 @@ impl Broker {
         }
         // The table has its slots from here on; `apply` finds them kept.
         self.table.configure(&checked.config.listeners, Instant::now());
+        let old: HashSet<String> = self.draining_written.iter().map(|inode| store_name(*inode)).collect();
         let slots: Vec<_> =
             self.table.iter().flat_map(|(n, l)| l.slots.iter().map(|s| (n.clone(), s.clone()))).collect();
         for (listener, slot) in slots {
-            let Some(socket) = found.remove(&slot.endpoint) else { continue };
-            let Ok((_, owner)) = self.table.get(listener.as_str()) else { continue };
-            match ListenerSocket::adopt(socket, &slot.endpoint, &owner.config.options) {
-                Ok(socket) => {
-                    let state = match socket.state() {
-                        Ok(SocketState::Listening) => Target::Listening,
-                        _ => Target::Refusing,
-                    };
-                    tracing::info!(event = "taken-over", %listener, endpoint = %slot.endpoint, inode = inode_of(&socket), "took {} for {listener} over", slot.endpoint);
-                    say_unmet(&listener, &socket);
-                    self.sockets.insert(slot.id, socket);
-                    self.table.succeeded(slot.id, state, Instant::now());
-                    self.watch_hangups(slot.id, state);
-                    names.remove(&slot.endpoint);
-                }
-                Err(error) => {
-                    tracing::error!(%listener, endpoint = %slot.endpoint, %error, "cannot take {} for {listener} over: {error}", slot.endpoint)
+            let Some(candidates) = found.get_mut(&slot.endpoint) else { continue };
+            let is_current = |c: &Candidate| !c.name.as_ref().is_some_and(|name| old.contains(name));
+            let Some(current) = candidates.iter().position(is_current) else { continue };
+            self.adopt(&listener, &slot, candidates.remove(current));
+        }
+        self.find_holders();
+        self.table.wait_where_served();
+        for (endpoint, candidates) in found {
+            for candidate in candidates {
+                self.adopt_surplus(&endpoint, candidate);
+            }
+        }
+    }
+
+    fn adopt(&mut self, listener: &ListenerName, slot: &Slot, candidate: Candidate) {
+        let Ok((_, owner)) = self.table.get(listener.as_str()) else { return };
+        match ListenerSocket::adopt(candidate.socket, &slot.endpoint, &owner.config.options) {
+            Ok(socket) => {
+                let state = match socket.state() {
+                    Ok(SocketState::Listening) => Target::Listening,
+                    _ => Target::Refusing,
+                };
+                tracing::info!(event = "taken-over", %listener, endpoint = %slot.endpoint, inode = inode_of(&socket), "took {} for {listener} over", slot.endpoint);
+                say_unmet(listener, &socket);
+                self.sockets.insert(slot.id, socket);
+                self.table.succeeded(slot.id, state, Instant::now());
+                self.watch_hangups(slot.id, state);
+            }
+            Err(error) => {
+                tracing::error!(%listener, endpoint = %slot.endpoint, %error, "cannot take {} for {listener} over: {error}", slot.endpoint);
+                if let Some(name) = candidate.name {
+                    self.store.remove(&name);
                 }
             }
         }
-        for (endpoint, name) in names {
+    }
+
+    /// A socket that no listener has a place for: one of an endpoint that is configured is drained.
+    fn adopt_surplus(&mut self, endpoint: &Endpoint, candidate: Candidate) {
+        let Some(name) = candidate.name else { return };
+        let Some((_, listener)) = self.table.listener_at(endpoint) else {
             tracing::info!(event = "closed", %endpoint, "{endpoint} is stored and no longer configured, and is let go");
-            self.store.remove(&name);
+            return self.store.remove(&name);
+        };
+        match ListenerSocket::adopt_draining(candidate.socket, endpoint, &listener.config.options) {
+            Ok(socket) => {
+                let id = self.table.adopt_draining(endpoint);
+                self.sockets.insert(id, socket);
+            }
+            Err(error) => {
+                tracing::warn!(%error, %endpoint, "an old socket of {endpoint} is let go: {error}");
+                self.store.remove(&name);
+            }
         }
-        self.find_holders();
     }
 
     /// Finds the holders of the earlier daemon again, and mends the listeners of those that are gone.
@@ -196,7 +240,7 @@ impl Broker {
 /// The named sockets by listener, as the configuration wants to know them, and by endpoint.
 fn endpoints_of(
     named: Vec<(ListenerName, OwnedFd)>,
-    found: &mut HashMap<Endpoint, OwnedFd>,
+    found: &mut Found,
 ) -> Vec<(ListenerName, Vec<Endpoint>)> {
     let mut inherited: Vec<(ListenerName, Vec<Endpoint>)> = Vec::new();
     for (name, socket) in named {
@@ -211,7 +255,8 @@ fn endpoints_of(
             Some((_, endpoints)) => endpoints.push(endpoint.clone()),
             None => inherited.push((name, vec![endpoint.clone()])),
         }
-        found.insert(endpoint, socket);
+        // Of several of one address the last one counts, as ever.
+        found.insert(endpoint, vec![Candidate { socket, name: None }]);
     }
     inherited
 }

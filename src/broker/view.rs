@@ -10,6 +10,8 @@ pub struct View {
     pub faults: Vec<String>,
     /// By name.
     pub listeners: Vec<ListenerView>,
+    /// How many ports are protected because services listen on them.
+    pub learned: usize,
 }
 
 /// One listener.
@@ -25,6 +27,10 @@ pub struct ListenerView {
     pub holders: Vec<String>,
     /// As in the configuration.
     pub idle: String,
+    /// The service that connections start, or empty.
+    pub activate: String,
+    /// Why it was started in vain, and when it is again; else empty.
+    pub activation_error: String,
     /// As in the configuration.
     pub allow: Vec<String>,
     /// `FILE:LINE`, or `inherited`.
@@ -36,12 +42,25 @@ pub struct ListenerView {
 pub struct SocketView {
     /// As in `tcp 127.0.0.1:3306`.
     pub endpoint: String,
-    /// `reserved`, `listening` or `failed`.
+    /// `reserved`, `listening`, `failed`, or `draining`: closed when its holders are gone and nothing waits in it.
     pub state: &'static str,
     /// The socket's inode number, as `ss -e` shows it; 0 where it is not bound.
     pub inode: u64,
     /// Why it failed; else empty.
     pub error: String,
+}
+
+/// What waits in one socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueView {
+    /// The socket's inode number.
+    pub inode: u64,
+    /// What waits: connections, bytes of datagrams.
+    pub waiting: u32,
+    /// How much it has room for; `None` where the kernel does not tell.
+    pub limit: Option<u32>,
+    /// How much found no room since the socket was made; `None` where the kernel does not count.
+    pub overflows: Option<u32>,
 }
 
 /// The word for a socket's state: a datagram socket that receives counts as listening.

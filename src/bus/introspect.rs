@@ -44,19 +44,28 @@ const MANAGER: &str = r#" <interface name="org.freedesktop.DBus.ObjectManager">
    <arg name="sockets" type="a(sh)" direction="out"/>
   </method>
   <method name="ListDeposits"><arg name="names" type="as" direction="out"/></method>
+  <method name="ListLearned"><arg name="ports" type="a(qsstt)" direction="out"/></method>
+  <method name="ForgetPort"><arg name="port" type="q" direction="in"/></method>
   <method name="Reload"/>
+  <method name="RenewListener"><arg name="name" type="s" direction="in"/></method>
   <property name="Version" type="s" access="read"/>
   <property name="State" type="s" access="read"/>
   <property name="Faults" type="as" access="read"/>
+  <property name="LearnedPorts" type="u" access="read">
+   <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
+  </property>
  </interface>
 "#;
 
 const LISTENER: &str = r#" <interface name="org.portbroker.PortBroker1.Listener">
+  <method name="Queues"><arg name="queues" type="a(ta{sv})" direction="out"/></method>
   <property name="Name" type="s" access="read"/>
   <property name="State" type="s" access="read"/>
   <property name="Sockets" type="a(ssts)" access="read"/>
   <property name="Holders" type="as" access="read"/>
   <property name="Idle" type="s" access="read"/>
+  <property name="Activate" type="s" access="read"/>
+  <property name="ActivationError" type="s" access="read"/>
   <property name="Allow" type="as" access="read"/>
   <property name="Origin" type="s" access="read"/>
  </interface>

@@ -105,6 +105,13 @@ impl Manager {
             (Some(PROPERTIES), "Set") => {
                 Err(Failure::standard("PropertyReadOnly", "all properties here are read-only"))
             }
+            (Some(LISTENER_INTERFACE) | None, "Queues") => match Object::at(path) {
+                Some(Object::Listener(name)) => {
+                    let queues = self.broker.queues(name).await?.ok_or_else(|| unknown_object(path))?;
+                    Ok(reply.build(&properties::of_queues(&queues))?)
+                }
+                _ => Err(self.unknown(path, interface, member).await),
+            },
             _ => self.call_manager(message, call, who, path, interface, member).await,
         }
     }
@@ -135,9 +142,24 @@ impl Manager {
                 let unit = caller.unit.ok_or_else(no_unit)?;
                 Ok(reply.build(&self.broker.deposits(unit).await?)?)
             }
+            (Some(MANAGER_INTERFACE) | None, "ListLearned") => {
+                Ok(reply.build(&properties::of_learned(self.broker.learned().await?))?)
+            }
+            (Some(MANAGER_INTERFACE) | None, "ForgetPort") => {
+                let port: u16 = argument(message)?;
+                let (caller, _) = who.identify(call, false).await?;
+                self.broker.forget(caller, port).await??;
+                Ok(reply.build(&())?)
+            }
             (Some(MANAGER_INTERFACE) | None, "Reload") => {
                 let (caller, _) = who.identify(call, false).await?;
                 self.broker.reload(Some(caller)).await??;
+                Ok(reply.build(&())?)
+            }
+            (Some(MANAGER_INTERFACE) | None, "RenewListener") => {
+                let name: String = argument(message)?;
+                let (caller, _) = who.identify(call, false).await?;
+                self.broker.renew(caller, name).await??;
                 Ok(reply.build(&())?)
             }
             (Some(OBJECT_MANAGER) | None, "GetManagedObjects") => {
@@ -208,9 +230,11 @@ impl Manager {
         match notice {
             Notice::Changed(view) => changed(connection, &view).await,
             Notice::Manager(faults) => {
-                let view = crate::broker::View { faults, listeners: Vec::new() };
+                let view = crate::broker::View { faults, ..crate::broker::View::default() };
                 let mut properties = properties::of_manager(&view);
-                properties.remove("Version");
+                for not_told in ["Version", "LearnedPorts"] {
+                    properties.remove(not_told);
+                }
                 let body = (MANAGER_INTERFACE, properties, Vec::<String>::new());
                 connection
                     .emit_signal(None::<&str>, MANAGER_PATH, PROPERTIES, "PropertiesChanged", &body)

@@ -166,3 +166,32 @@ async fn serve_connection(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_user_cannot_take_the_connections_of_all() {
+        let admission = Admission::default();
+        let mut places: Vec<Place> = (0..CONNECTIONS_PER_USER).filter_map(|_| admission.admit(7)).collect();
+        assert!(admission.admit(7).is_none(), "its own limit");
+        assert!(admission.admit(8).is_some(), "another's is untouched");
+        places.pop();
+        assert!(admission.admit(7).is_some(), "a place is free again when its connection ends");
+    }
+
+    #[test]
+    fn many_uids_of_one_person_cannot_take_the_connections_of_root() {
+        let admission = Admission::default();
+        let users = u32::try_from(CONNECTIONS_OF_USERS / CONNECTIONS_PER_USER).unwrap();
+        let uids = (1..=users).flat_map(|uid| std::iter::repeat_n(uid, CONNECTIONS_PER_USER));
+        let places: Vec<Place> = uids.filter_map(|uid| admission.admit(uid)).collect();
+        assert_eq!(places.len(), CONNECTIONS_OF_USERS);
+        assert!(admission.admit(users + 1).is_none(), "all users together have a limit");
+        let of_root: Vec<Place> = (0..1000).filter_map(|_| admission.admit(0)).collect();
+        assert_eq!(of_root.len(), 1000, "root has as many as there are descriptors");
+        drop(places);
+        assert!(admission.admit(users + 1).is_some());
+    }
+}

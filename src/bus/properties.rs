@@ -1,7 +1,7 @@
 //! Properties of the objects, as D-Bus values.
 
-use crate::broker::{ListenerView, View};
-use portbroker_client::wire::{LISTENER_INTERFACE, listener_path};
+use crate::broker::{Learned, ListenerView, QueueView, View};
+use portbroker_client::wire::{LISTENER_INTERFACE, LearnedRow, listener_path};
 use std::collections::HashMap;
 use zbus::{ObjectPath, OwnedObjectPath, Variant};
 
@@ -17,7 +17,16 @@ pub(super) fn of_manager(view: &View) -> Properties {
         ("Version", Variant::new(env!("CARGO_PKG_VERSION"))),
         ("State", Variant::new(state)),
         ("Faults", Variant::new(view.faults.clone())),
+        ("LearnedPorts", Variant::new(u32::try_from(view.learned).unwrap_or(u32::MAX))),
     ])
+}
+
+/// What ListLearned returns: port, protocol, unit, first and last seen.
+pub(super) fn of_learned(learned: Vec<Learned>) -> Vec<LearnedRow> {
+    learned
+        .into_iter()
+        .map(|l| (l.port, l.protocol.to_string(), l.unit.to_string(), l.first.0, l.last.0))
+        .collect()
 }
 
 pub(super) fn of_listener(view: &ListenerView) -> Properties {
@@ -32,9 +41,22 @@ pub(super) fn of_listener(view: &ListenerView) -> Properties {
         ("Sockets", Variant::new(sockets)),
         ("Holders", Variant::new(view.holders.clone())),
         ("Idle", Variant::new(view.idle.clone())),
+        ("Activate", Variant::new(view.activate.clone())),
+        ("ActivationError", Variant::new(view.activation_error.clone())),
         ("Allow", Variant::new(view.allow.clone())),
         ("Origin", Variant::new(view.origin.clone())),
     ])
+}
+
+/// What the method Queues returns: facts by the inode of the socket, what is not known left out.
+pub(super) fn of_queues(queues: &[QueueView]) -> Vec<(u64, Properties)> {
+    let facts = |queue: &QueueView| {
+        let facts =
+            [("waiting", Some(queue.waiting)), ("limit", queue.limit), ("overflows", queue.overflows)];
+        let known = facts.into_iter().filter_map(|(key, value)| Some((key, Variant::new(value?))));
+        (queue.inode, known.collect())
+    };
+    queues.iter().map(facts).collect()
 }
 
 pub(super) fn path_of(name: &str) -> OwnedObjectPath {

@@ -3,7 +3,7 @@
 use super::definition::Definition;
 use super::fault::{Fault, Place};
 use super::key::Key;
-use super::{Origin, Protocol};
+use super::{Origin, StreamProtocol};
 use crate::model::{Endpoint, SocketKind, UnixAddress};
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ pub(super) fn options(definitions: &[Definition], faults: &mut Vec<Fault>) {
         links(definition, faults);
     }
     for ((_, key), (place, definition, taken)) in written {
-        let default = key == Key::Protocol && definition.config.options.protocol == Protocol::Tcp;
+        let default = key == Key::Protocol && definition.config.options.protocol == StreamProtocol::Tcp;
         // Without endpoints something else is wrong, and said.
         if taken || default || definition.config.endpoints.is_empty() {
             continue;

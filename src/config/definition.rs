@@ -8,9 +8,10 @@ use super::fault::{Fault, Place, quoted};
 use super::idle::IdleError;
 use super::key::Key;
 use super::listen::{self, Address, BindIpv6Only, ListenError, MAX_ENDPOINTS};
+use super::shards::{self, ShardsError};
 use super::tuning::TuningError;
-use super::{Account, Grant, ListenerConfig, Protocol, SocketOptions};
-use crate::model::{DeviceName, EndpointError, ListenerName, SocketKind};
+use super::{Account, Grant, ListenerConfig, SocketOptions, StreamProtocol};
+use crate::model::{DeviceName, EndpointError, ListenerName, SocketKind, UnitName};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -109,6 +110,12 @@ impl From<IdleError> for Problem {
     }
 }
 
+impl From<ShardsError> for Problem {
+    fn from(error: ShardsError) -> Self {
+        Self::new(error.to_string(), None)
+    }
+}
+
 impl From<EndpointError> for Problem {
     fn from(error: EndpointError) -> Self {
         Self::new(error.to_string(), None)
@@ -152,10 +159,10 @@ fn backlog(text: &str) -> Result<u32, Problem> {
     })
 }
 
-fn protocol(text: &str) -> Result<Protocol, Problem> {
+fn protocol(text: &str) -> Result<StreamProtocol, Problem> {
     match text {
-        "tcp" => Ok(Protocol::Tcp),
-        "mptcp" => Ok(Protocol::Mptcp),
+        "tcp" => Ok(StreamProtocol::Tcp),
+        "mptcp" => Ok(StreamProtocol::Mptcp),
         _ => Err(Problem::new(
             format!("{} is no protocol that can be held", quoted(text)),
             Some("write \"mptcp\", or \"tcp\", which is the default; SCTP and UDP-Lite are not held".into()),
@@ -214,6 +221,7 @@ impl Definition {
                 endpoints: Vec::new(),
                 allow: draft.grants.clone(),
                 idle: super::Idle::default(),
+                activate: None,
                 options: SocketOptions::default(),
                 origin: draft.place.origin.clone(),
             },
@@ -263,6 +271,7 @@ impl Definition {
                 return Ok(());
             }
             Key::Idle => self.config.idle = text.parse()?,
+            Key::Activate => self.config.activate = self.activated(&text)?,
             Key::Backlog => options.backlog = backlog(&text)?,
             Key::FreeBind => options.free_bind = flag(&text)?,
             Key::BindIpv6Only => {
@@ -274,6 +283,7 @@ impl Definition {
             Key::BindToDevice => self.device = Some(DeviceName::try_from(text.as_str())?),
             Key::SocketMode => options.socket_mode = mode(&text)?,
             Key::DirectoryMode => options.directory_mode = mode(&text)?,
+            Key::ReusePort => options.shards = shards::parse(&text, self.source)?,
             Key::SocketUser => {
                 options.socket_user = owner(&text, "user", |name| accounts.user(name), &place, faults)?;
             }
@@ -333,6 +343,22 @@ impl Definition {
                 let place = self.addresses.get(written(index)).map_or(&self.place, |w| &w.place);
                 faults.push(Problem::from(error).at(place));
             }
+        }
+    }
+
+    /// `activate`: a service by its name in TOML; in a unit whether it is that unit.
+    fn activated(&self, text: &str) -> Result<Option<UnitName>, Problem> {
+        if self.source == Source::Unit {
+            return Ok(flag(text)?.then(|| self.config.origin.unit.clone()).flatten());
+        }
+        let service = UnitName::try_from(text).ok().filter(|unit| unit.as_str().ends_with(".service"));
+        let template = service.as_ref().is_some_and(|unit| unit.stem().ends_with('@'));
+        match service {
+            Some(unit) if !template => Ok(Some(unit)),
+            _ => Err(Problem::new(
+                format!("{} is no service that could be started", quoted(text)),
+                Some("write its name in full, as in \"nginx.service\" or \"web@1.service\"".into()),
+            )),
         }
     }
 

@@ -58,7 +58,7 @@ pub fn import(socket: &Unit, service: Option<&Unit>, accounts: &Accounts) -> Res
         let fault = Fault::error(origin, format!("{} listens on nothing", socket.name));
         import.faults.push(fault.help("mind its name"));
     }
-    import.activate(&name);
+    import.activate();
     if import.settings.iter().any(|setting| setting.key.starts_with("Listen")) {
         import.check(&name, accounts);
     }
@@ -156,29 +156,14 @@ impl Import<'_> {
         self.settings.insert(after.min(self.settings.len()), setting);
     }
 
-    /// A socket unit starts its service; so does the section, where this version can.
-    fn activate(&mut self, service: &UnitName) {
-        let setting = |key: &str, value: &str| Setting {
+    /// A socket unit starts its service on the first connection.
+    fn activate(&mut self) {
+        self.settings.push(Setting {
             section: SECTION.to_owned(),
-            key: key.to_owned(),
-            value: value.to_owned(),
+            key: "Activate".to_owned(),
+            value: "yes".to_owned(),
             origin: Origin::default(),
-        };
-        let settings = vec![setting("ListenStream", "/run/x"), setting("Activate", "yes")];
-        let mut faults = Vec::new();
-        section::read(
-            &Unit { name: service.clone(), enabled: false, settings },
-            &Accounts::default(),
-            &mut faults,
-        );
-        if faults.is_empty() {
-            self.settings.push(setting("Activate", "yes"));
-        } else {
-            self.comments.push(format!(
-                "{} started {service} on the first connection; this version does not: enable the service.",
-                self.socket.name
-            ));
-        }
+        });
     }
 
     /// What the section would be told by `portbroker check`.

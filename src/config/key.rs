@@ -12,6 +12,7 @@ pub(super) enum Key {
     SeqPacket,
     Allow,
     Idle,
+    Activate,
     Backlog,
     FreeBind,
     BindIpv6Only,
@@ -24,6 +25,7 @@ pub(super) enum Key {
     Symlinks,
     RemoveOnStop,
     Tune(Tunable),
+    ReusePort,
 }
 
 /// What a value of a key looks like in TOML.
@@ -44,8 +46,8 @@ pub(super) enum Shape {
 }
 
 use Key::{
-    Allow, Backlog, BindIpv6Only, BindToDevice, Datagram, DirectoryMode, FreeBind, Idle, Protocol,
-    RemoveOnStop, SeqPacket, SocketGroup, SocketMode, SocketUser, Stream, Symlinks, Tune,
+    Activate, Allow, Backlog, BindIpv6Only, BindToDevice, Datagram, DirectoryMode, FreeBind, Idle, Protocol,
+    RemoveOnStop, ReusePort, SeqPacket, SocketGroup, SocketMode, SocketUser, Stream, Symlinks, Tune,
 };
 
 /// Key, name in TOML, name in a unit (empty: units do not have it), shape in TOML. Those of [`Tunable`] are in
@@ -56,6 +58,7 @@ const KEYS: &[(Key, &str, &str, Shape)] = &[
     (SeqPacket, "seqpacket", "ListenSequentialPacket", Shape::Texts),
     (Allow, "allow", "", Shape::Texts),
     (Idle, "idle", "Idle", Shape::Text),
+    (Activate, "activate", "Activate", Shape::Text),
     (Backlog, "backlog", "Backlog", Shape::Number),
     (FreeBind, "free-bind", "FreeBind", Shape::Flag),
     (BindIpv6Only, "bind-ipv6-only", "BindIPv6Only", Shape::Text),
@@ -67,6 +70,7 @@ const KEYS: &[(Key, &str, &str, Shape)] = &[
     (Protocol, "protocol", "SocketProtocol", Shape::Text),
     (Symlinks, "symlinks", "Symlinks", Shape::Texts),
     (RemoveOnStop, "remove-on-stop", "RemoveOnStop", Shape::Flag),
+    (ReusePort, "reuse-port", "ReusePort", Shape::Number),
 ];
 
 /// All keys, those of [`Tunable`] at the end.

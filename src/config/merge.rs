@@ -4,17 +4,19 @@
 //! configuration beside them is what would be there without what is faulty. It may be used only where
 //! [`Checked::is_valid`].
 
+use super::activate::{self, Services};
 use super::check::{self, AddressBook};
 use super::check_options;
 use super::definition::{Definition, Draft, Source, Written};
 use super::fault::{Fault, Place};
 use super::key::Key;
 use super::section::{self, UnitSection};
+use super::shards;
 use super::sockets::SocketUnit;
 use super::toml::{self, TomlFile};
 use super::units::{self, Unit};
-use super::{Accounts, Config, Origin, Protect};
-use crate::model::{Endpoint, InetEndpoint, ListenerName, PortRange};
+use super::{Accounts, Config, Origin};
+use crate::model::{Endpoint, InetEndpoint, ListenerName};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The most sockets of all listeners together: more than one process can have descriptors by default.
@@ -29,6 +31,8 @@ pub struct Sources {
     pub files: Vec<TomlFile>,
     /// Service units with a section of ours, and all socket units.
     pub units: Vec<Unit>,
+    /// Which services there are; `None` where that is not known.
+    pub services: Option<Services>,
     /// Sockets that came from outside; `None` where that is not known, as for `portbroker check`, which goes
     /// by the socket units then.
     pub inherited: Option<Vec<(ListenerName, Vec<Endpoint>)>>,
@@ -47,7 +51,7 @@ pub struct Checked {
     pub faults: Vec<Fault>,
     pub(super) definitions: Vec<Definition>,
     pub(super) sections: Vec<UnitSection>,
-    pub(super) protect: Vec<(PortRange, Place)>,
+    pub(super) protect: toml::ProtectSection,
 }
 
 impl Checked {
@@ -83,9 +87,14 @@ pub fn build(sources: &Sources) -> Checked {
     check::socket_units(&sockets, &definitions, &book, &mut faults);
     definitions.iter().for_each(|definition| check::idle(definition, &mut faults));
     check_options::options(&definitions, &mut faults);
+    definitions
+        .iter()
+        .for_each(|definition| activate::check(definition, sources.services.as_ref(), &mut faults));
+    definitions.iter().for_each(|definition| shards::check(definition, &mut faults));
     let config = Config {
         listeners: by_name(&definitions),
-        protect: Protect { ports: protect.iter().flat_map(|(range, _)| range.iter()).collect() },
+        protect: protect.settings(),
+        socket_units: sockets.iter().flat_map(SocketUnit::ports).collect(),
     };
     Checked { config, faults: in_order(faults), definitions, sections, protect }
 }
@@ -145,11 +154,11 @@ fn files(
     sources: &Sources,
     definitions: &mut Vec<Definition>,
     faults: &mut Vec<Fault>,
-) -> Vec<(PortRange, Place)> {
-    let mut protect = Vec::new();
+) -> toml::ProtectSection {
+    let mut protect = toml::ProtectSection::default();
     for file in &sources.files {
         let parsed = toml::read(file, faults);
-        protect.extend(parsed.protect);
+        protect.add(parsed.protect);
         for draft in parsed.drafts {
             let incomplete = draft.incomplete;
             let definition = Definition::of(draft, &sources.accounts, faults);
@@ -201,7 +210,9 @@ fn in_one_form(endpoint: &Endpoint) -> Endpoint {
 /// Gives an inherited listener the options of a `[[listener]]`.
 fn options(mut options: Definition, inherited: &mut Definition, faults: &mut Vec<Fault>) {
     for (key, place) in &options.places {
-        if !matches!(key, Key::Idle | Key::Backlog | Key::Tune(_)) && options.addresses.is_empty() {
+        if !matches!(key, Key::Idle | Key::Activate | Key::Backlog | Key::Tune(_))
+            && options.addresses.is_empty()
+        {
             let fault = place.warning(format!(
                 "\"{key}\" does nothing for {:?}, whose sockets came from outside",
                 options.name
@@ -250,7 +261,7 @@ fn cap(definitions: &mut [Definition], faults: &mut Vec<Fault>) {
     let mut total = 0usize;
     let mut said = false;
     for definition in definitions {
-        total = total.saturating_add(definition.config.endpoints.len());
+        total = total.saturating_add(definition.config.sockets());
         if total > MAX_TOTAL {
             definition.config.endpoints.clear();
             definition.address_of.clear();

@@ -1,5 +1,6 @@
 //! Configuration: text in, a valid [`Config`] or all its faults out. No I/O: `sources` reads the files.
 
+mod activate;
 mod allow;
 mod check;
 mod check_options;
@@ -13,6 +14,7 @@ mod merge;
 mod plain;
 mod render;
 pub mod section;
+mod shards;
 pub mod show;
 pub mod socket_keys;
 mod sockets;
@@ -21,6 +23,7 @@ mod toml;
 mod tuning;
 pub mod units;
 
+pub use activate::Services;
 pub use allow::Accounts;
 pub use definition::Definition;
 pub use fault::{Fault, Severity};
@@ -29,7 +32,7 @@ pub use render::{Colour, render};
 pub use toml::TomlFile;
 pub use tuning::{Tunable, Tuning, TuningError, TuningValue};
 
-use crate::model::{Endpoint, ListenerName, PortSet, UnitName};
+use crate::model::{Endpoint, ListenerName, PortSet, Protocol, UnitName};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -41,13 +44,36 @@ pub struct Config {
     pub listeners: BTreeMap<ListenerName, ListenerConfig>,
     /// `[protect]`
     pub protect: Protect,
+    /// Ports that enabled socket units name, which systemd holds and not we.
+    pub socket_units: Vec<SocketUnitPort>,
 }
 
 /// Ports to keep out of ephemeral allocation without holding them.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Protect {
     /// `ports`
     pub ports: PortSet,
+    /// `learn`: whether the ports that services listen on are found out and protected too.
+    pub learn: bool,
+    /// `exclude`: never learned.
+    pub exclude: PortSet,
+}
+
+impl Default for Protect {
+    fn default() -> Self {
+        Self { ports: PortSet::default(), learn: true, exclude: PortSet::default() }
+    }
+}
+
+/// A port of an enabled socket unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketUnitPort {
+    /// The socket unit.
+    pub unit: UnitName,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The port.
+    pub port: u16,
 }
 
 /// One listener.
@@ -59,6 +85,8 @@ pub struct ListenerConfig {
     pub allow: Vec<Grant>,
     /// What its sockets do while nobody holds it.
     pub idle: Idle,
+    /// The service that is started on the first connection.
+    pub activate: Option<UnitName>,
     /// How its sockets are made.
     pub options: SocketOptions,
     /// Where it is written.
@@ -95,18 +123,20 @@ pub struct SocketOptions {
     /// `DirectoryMode=` of missing parent directories.
     pub directory_mode: u32,
     /// `SocketProtocol=` of streams of the internet families.
-    pub protocol: Protocol,
+    pub protocol: StreamProtocol,
     /// `Symlinks=` that lead to the path.
     pub symlinks: Vec<PathBuf>,
     /// `RemoveOnStop=`: the path goes when the broker is stopped for good.
     pub remove_on_stop: bool,
     /// What has a number or a word as its value.
     pub tuning: Tuning,
+    /// `reuse-port`: how many sockets each address has, a group by `SO_REUSEPORT`.
+    pub shards: u16,
 }
 
 /// What streams of the internet families speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Protocol {
+pub enum StreamProtocol {
     /// TCP.
     #[default]
     Tcp,
@@ -114,7 +144,7 @@ pub enum Protocol {
     Mptcp,
 }
 
-impl Protocol {
+impl StreamProtocol {
     /// As it is written.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -122,6 +152,14 @@ impl Protocol {
             Self::Tcp => "tcp",
             Self::Mptcp => "mptcp",
         }
+    }
+}
+
+impl ListenerConfig {
+    /// How many sockets it has in all: each address has its shards.
+    #[must_use]
+    pub fn sockets(&self) -> usize {
+        self.endpoints.len().saturating_mul(usize::from(self.options.shards))
     }
 }
 
@@ -134,10 +172,11 @@ impl Default for SocketOptions {
             socket_user: None,
             socket_group: None,
             directory_mode: 0o755,
-            protocol: Protocol::default(),
+            protocol: StreamProtocol::default(),
             symlinks: Vec::new(),
             remove_on_stop: false,
             tuning: Tuning::new(),
+            shards: 1,
         }
     }
 }

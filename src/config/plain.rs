@@ -5,7 +5,7 @@
 //! range, so that a large configuration stays below the largest file that is read.
 
 use super::listen::{self, Address, BindIpv6Only};
-use super::{Account, Config, Idle, ListenerConfig, SocketOptions, TuningValue};
+use super::{Account, Config, Idle, ListenerConfig, Protect, SocketOptions, TuningValue};
 use crate::model::{Endpoint, InetEndpoint, SocketKind};
 use std::fmt::Write as _;
 
@@ -13,10 +13,10 @@ use std::fmt::Write as _;
 #[must_use]
 pub fn to_toml(config: &Config) -> String {
     let mut text = String::new();
-    if !config.protect.ports.is_empty() {
-        let ranges: Vec<_> = config.protect.ports.ranges().iter().map(ToString::to_string).collect();
+    let protect = protect(&config.protect);
+    if !protect.is_empty() {
         // Writing into a String cannot fail.
-        let _ = writeln!(text, "[protect]\nports = {}\n", list(&ranges));
+        let _ = writeln!(text, "[protect]\n{protect}");
     }
     for (name, listener) in &config.listeners {
         let _ = writeln!(text, "[[listener]]\nname = {}", quote(name.as_str()));
@@ -24,6 +24,21 @@ pub fn to_toml(config: &Config) -> String {
             let _ = writeln!(text, "{key} = {value}");
         }
         text.push('\n');
+    }
+    text
+}
+
+/// The keys of `[protect]`, without those that are the default.
+fn protect(protect: &Protect) -> String {
+    let mut text = String::new();
+    for (key, ports) in [("ports", &protect.ports), ("exclude", &protect.exclude)] {
+        if !ports.is_empty() {
+            let ranges: Vec<_> = ports.ranges().iter().map(ToString::to_string).collect();
+            let _ = writeln!(text, "{key} = {}", list(&ranges));
+        }
+    }
+    if !protect.learn {
+        text.push_str("learn = false\n");
     }
     text
 }
@@ -50,6 +65,7 @@ fn values(listener: &ListenerConfig) -> Vec<(&'static str, String)> {
     let others = [
         ("allow", (!allow.is_empty()).then(|| list(&allow))),
         ("idle", (listener.idle != Idle::default()).then(|| quote(&listener.idle.to_string()))),
+        ("activate", listener.activate.as_ref().map(|unit| quote(unit.as_str()))),
         ("backlog", (options.backlog != default.backlog).then(|| options.backlog.to_string())),
         ("free-bind", (options.free_bind != default.free_bind).then(|| options.free_bind.to_string())),
         ("bind-ipv6-only", (bind != BindIpv6Only::default()).then(|| quote(bind.as_str()))),
@@ -60,6 +76,7 @@ fn values(listener: &ListenerConfig) -> Vec<(&'static str, String)> {
         ("protocol", (options.protocol != default.protocol).then(|| quote(options.protocol.as_str()))),
         ("symlinks", (!symlinks.is_empty()).then(|| list(&symlinks))),
         ("remove-on-stop", options.remove_on_stop.then(|| "true".to_owned())),
+        ("reuse-port", (options.shards != default.shards).then(|| options.shards.to_string())),
     ];
     values.extend(others.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))));
     values.extend(options.tuning.iter().map(|(tunable, value)| (tunable.toml(), tuned(value))));
@@ -159,15 +176,15 @@ mod tests {
     fn a_configuration_reads_as_it_was_kept() {
         let texts = [
             "",
-            "[protect]\nports = [\"1\", \"80-90\"]",
+            "[protect]\nports = [\"1\", \"80-90\"]\nexclude = [\"8000-8100\"]\nlearn = false",
             "[[listener]]\nname = \"a \\\"b\\\"\"\nstream = [\"0.0.0.0:443-445\", \"[::]:443-444\", \"/run/x\", \"446\", \"127.0.0.1:447\"]\n\
-             datagram = [\"[::1]:53%lo\", \"@x y\"]\nallow = [\"unit:a.service+user:33\", \"group:0\"]\nidle = \"queue 500ms\"\n\
+             datagram = [\"[::1]:53%lo\", \"@x y\"]\nallow = [\"unit:a.service+user:33\", \"group:0\"]\nidle = \"queue\"\nactivate = \"a@1.service\"\n\
              backlog = 5\nfree-bind = false\nsocket-mode = \"0600\"\nsocket-user = \"33\"\nsocket-group = \"0\"\ndirectory-mode = \"0700\"",
             "[[listener]]\nname = \"a\"\nstream = [\"80-81\", \"[fe80::1]:82%eth0\", \"[fe80::1]:83%2\"]\nbind-ipv6-only = \"ipv6-only\"",
             "[[listener]]\nname = \"a\"\nstream = [\"80\", \"/run/x\"]\nseqpacket = [\"/run/y\", \"@z\"]\nprotocol = \"mptcp\"\nremove-on-stop = true\n\
              keep-alive = true\nkeep-alive-time = \"10min\"\nmark = 4294967295\ntimestamping = \"ns\"\ntcp-congestion = \"reno\"\nreceive-buffer = \"8M\"",
             "[[listener]]\nname = \"a\"\nstream = \"/run/x\"\nsymlinks = [\"/run/b\", \"/run/c\"]\npass-credentials = true",
-            "[[listener]]\nname = \"a\"\nstream = \"65534-65535\"\nbind-to-device = \"lo\"\n[[listener]]\nname = \"b\"\nstream = \"80\"\nbind-ipv6-only = \"both\"",
+            "[[listener]]\nname = \"a\"\nstream = \"65534-65535\"\nbind-to-device = \"lo\"\nreuse-port = 4\n[[listener]]\nname = \"b\"\nstream = \"80\"\nbind-ipv6-only = \"both\"",
         ];
         for text in texts {
             let config = without_origins(read(text).config);

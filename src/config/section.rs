@@ -13,9 +13,6 @@ use super::units::{SECTION, Setting, Unit};
 use super::{Grant, Origin};
 use crate::model::{ListenerName, UnitName};
 
-/// Keys of systemd.socket(5) and of the contract that a later version may have.
-const NOT_YET: [&str; 2] = ["Activate", "ReusePort"];
-
 /// What a unit's section asks for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UnitSection {
@@ -107,9 +104,6 @@ impl Reader<'_> {
             }
             ("FileDescriptorName", None) => self.name(&text, &place),
             ("Required", None) => self.required(&text, place),
-            (name, None) if NOT_YET.contains(&name) => {
-                self.faults.push(place.error(format!("{name}= is not available in this version")));
-            }
             (name, None) => self.unknown(name, &place),
         }
     }

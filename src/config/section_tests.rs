@@ -117,7 +117,7 @@ fn what_is_wrong_in_a_section_is_said_with_its_place() {
     let (section, faults) = section_faults(
         "a.service",
         "FileDescriptorName=early\nListenSteam=1\nlistenstream=2\nListenStream=localhost:80\nBacklog=many\nSocketMode=9\n\
-         Activate=yes\nRequired=perhaps\nListenStream=80\nAccept=no\nFileDescriptorName=a:b\nIdle=sleep\n",
+         Activate=often\nRequired=perhaps\nListenStream=80\nAccept=no\nFileDescriptorName=a:b\nIdle=sleep\n",
     );
     assert_eq!(
         faults,
@@ -125,12 +125,12 @@ fn what_is_wrong_in_a_section_is_said_with_its_place() {
             "/u:2:1: error: FileDescriptorName=\"early\" names nothing: no Listen line without a name is before it; write it below the Listen lines that it names",
             "/u:3:1: error: unknown key \"ListenSteam\" in [X-PortBroker]; did you mean ListenStream=?",
             "/u:4:1: error: unknown key \"listenstream\" in [X-PortBroker]; did you mean ListenStream=?",
-            "/u:8:1: error: Activate= is not available in this version",
             "/u:9:1: error: Required=\"perhaps\" is neither yes nor no",
             "/u:11:1: error: Accept= is not available in [X-PortBroker]: the broker hands listening sockets over and starts no process for each connection; keep the socket unit, or run a service that accepts for itself (for a program made for inetd: socat or systemd-socket-activate --accept --inetd)",
             "/u:12:1: error: a listener's name is printable ASCII without ':', and this one contains ':'",
             "/u:6:1: error: \"many\" is no backlog: a number from 0 to 4294967295",
             "/u:7:1: error: \"9\" is no file mode; write octal digits, as in \"0660\"",
+            "/u:8:1: error: \"often\" is neither yes nor no",
             "/u:13:1: error: \"sleep\" is not what a listener can do while it is idle: write queue, refuse, drop, or a time as in \"queue 30s\"",
             "/u:5:1: error: \"localhost:80\" is no address; write PORT, ADDRESS:PORT, [IPV6-ADDRESS]:PORT, /PATH or @NAME; host names are not looked up",
         ]

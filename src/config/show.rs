@@ -65,7 +65,7 @@ pub fn summary(checked: &Checked) -> String {
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let errors = checked.faults.iter().filter(|fault| fault.is_error()).count();
     let warnings = checked.faults.len().saturating_sub(errors);
-    let sockets = checked.config.listeners.values().map(|listener| listener.endpoints.len()).sum();
+    let sockets = checked.config.listeners.values().map(super::ListenerConfig::sockets).sum();
     match (errors, warnings) {
         (0, _) => format!(
             "the configuration is valid: {}, {}, {}, {}",
@@ -90,6 +90,7 @@ fn singles(definition: &Definition) -> Vec<Single<'_>> {
     };
     let values = [
         (Key::Idle, json!(definition.config.idle.to_string())),
+        (Key::Activate, definition.config.activate.as_ref().map_or(Value::Null, |unit| json!(unit.as_str()))),
         (Key::Backlog, json!(options.backlog)),
         (Key::FreeBind, json!(options.free_bind)),
         (Key::BindIpv6Only, json!(definition.bind_ipv6_only.as_str())),
@@ -100,6 +101,7 @@ fn singles(definition: &Definition) -> Vec<Single<'_>> {
         (Key::DirectoryMode, json!(format!("{:04o}", options.directory_mode))),
         (Key::Protocol, json!(options.protocol.as_str())),
         (Key::RemoveOnStop, json!(options.remove_on_stop)),
+        (Key::ReusePort, json!(options.shards)),
     ];
     // What is left to the kernel has no default of ours.
     let tuned = options.tuning.iter().map(|(tunable, value)| (Key::Tune(*tunable), value.json()));
@@ -130,10 +132,12 @@ fn lists(definition: &Definition) -> [(Key, Vec<(String, &Place)>); 5] {
 #[must_use]
 pub fn config_toml(checked: &Checked) -> String {
     let mut text = String::new();
-    if !checked.protect.is_empty() {
-        text.push_str("[protect]\n");
-        let ports: Vec<_> = checked.protect.iter().map(|(range, place)| (range.to_string(), place)).collect();
-        list(&mut text, "ports", &ports);
+    text.push_str("[protect]\n");
+    let learn = checked.protect.learn.as_ref().map(|(_, place)| place);
+    line(&mut text, &format!("learn = {}", checked.config.protect.learn), learn);
+    for (key, ranges) in [("exclude", &checked.protect.exclude), ("ports", &checked.protect.ports)] {
+        let ranges: Vec<_> = ranges.iter().map(|(range, place)| (range.to_string(), place)).collect();
+        list(&mut text, key, &ranges);
     }
     for definition in &checked.definitions {
         if !text.is_empty() {
@@ -193,17 +197,28 @@ fn scalar(value: &Value) -> Option<String> {
 ///
 /// A listener has `name`, `source` (`unit`, `toml`, `inherited`), `origin`, `required`, `sockets` (the
 /// endpoints that come of it) and `values`, each with `key`, `value` and `origin`, null for a default.
-/// Keys with several values come once for each. `protect` has `ports` and `values`.
+/// Keys with several values come once for each. `protect` has `ports`, `learn`, `exclude` and `values`.
 #[must_use]
 pub fn config_json(checked: &Checked) -> Value {
     let listeners: Vec<_> = checked.definitions.iter().map(|d| listener_json(checked, d)).collect();
-    let ports = |(range, place): &(crate::model::PortRange, Place)| json!({"key": "ports", "value": range.to_string(), "origin": origin_json(&place.origin)});
+    json!({ "listeners": listeners, "protect": protect_json(checked) })
+}
+
+fn protect_json(checked: &Checked) -> Value {
+    let value = |key: &str, value: Value, place: Option<&Place>| {
+        let origin = place.map_or(Value::Null, |place| origin_json(&place.origin));
+        json!({"key": key, "value": value, "origin": origin})
+    };
+    let learn = checked.protect.learn.as_ref().map(|(_, place)| place);
+    let mut values = vec![value("learn", json!(checked.config.protect.learn), learn)];
+    for (key, ranges) in [("exclude", &checked.protect.exclude), ("ports", &checked.protect.ports)] {
+        values.extend(ranges.iter().map(|(range, place)| value(key, json!(range.to_string()), Some(place))));
+    }
     json!({
-        "listeners": listeners,
-        "protect": {
-            "ports": checked.config.protect.ports.to_string(),
-            "values": checked.protect.iter().map(ports).collect::<Vec<_>>(),
-        },
+        "ports": checked.config.protect.ports.to_string(),
+        "learn": checked.config.protect.learn,
+        "exclude": checked.config.protect.exclude.to_string(),
+        "values": values,
     })
 }
 

@@ -36,6 +36,7 @@ fn every_value_is_shown_with_its_origin() {
     assert_eq!(
         text,
         r#"[protect]
+learn = true                                 # default
 ports = [
     "5432",                                  # /a.toml:2:10
 ]
@@ -56,6 +57,7 @@ socket-mode = "0666"                         # default
 directory-mode = "0755"                      # default
 protocol = "tcp"                             # default
 remove-on-stop = false                       # default
+reuse-port = 1                               # default
 # Required=yes: the unit does not start without the broker # /db.service:5:1
 
 [[listener]]
@@ -76,6 +78,7 @@ socket-mode = "0600"                         # /a.toml:10:15
 directory-mode = "0755"                      # default
 protocol = "tcp"                             # default
 remove-on-stop = false                       # default
+reuse-port = 1                               # default
 "#
     );
 }

@@ -2,10 +2,10 @@
 //!
 //! Only what is needed to see conflicts is read; what makes no sense in them is systemd's to complain about.
 
-use super::Origin;
 use super::listen::{self, Address, BindIpv6Only, MAX_ENDPOINTS};
 use super::units::Unit;
-use crate::model::{DeviceName, Endpoint, ListenerName, SocketKind, UnitName};
+use super::{Origin, SocketUnitPort};
+use crate::model::{DeviceName, Endpoint, ListenerName, Protocol, SocketKind, UnitName};
 
 /// The unit of the daemon: socket units that activate it hand their sockets to us.
 const OURS: &str = "portbroker.service";
@@ -29,6 +29,16 @@ impl SocketUnit {
     /// Whether its sockets come to us.
     pub(super) fn is_ours(&self) -> bool {
         self.service == OURS
+    }
+
+    /// The ports that systemd listens on by itself for it: none where it is not enabled, or its sockets are ours.
+    pub(super) fn ports(&self) -> impl Iterator<Item = SocketUnitPort> + '_ {
+        let theirs = self.endpoints.iter().filter(|_| self.enabled && !self.is_ours());
+        theirs.filter_map(|(endpoint, _)| {
+            let datagrams = endpoint.kind() == SocketKind::Datagram;
+            let protocol = if datagrams { Protocol::Udp } else { Protocol::Tcp };
+            Some(SocketUnitPort { unit: self.name.clone(), protocol, port: endpoint.port()? })
+        })
     }
 
     /// Reads a unit; `None` where it is no socket unit.

@@ -4,12 +4,16 @@
 //! files are reported at once. What a file with a syntax error has besides is looked at too, except for
 //! what could be missing only because of that error.
 
+mod protect;
+
+pub(super) use protect::ProtectSection;
+
 use super::Origin;
 use super::definition::{Assignment, Draft, Source};
 use super::fault::{Fault, Place, quoted};
 use super::key::{self, Key, Shape};
 use super::listen::MAX_ENDPOINTS;
-use crate::model::{ListenerName, PortRange};
+use crate::model::ListenerName;
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -29,15 +33,11 @@ pub struct TomlFile {
 #[derive(Debug, Default)]
 pub(super) struct Parsed {
     pub(super) drafts: Vec<Draft>,
-    pub(super) protect: Vec<(PortRange, Place)>,
+    pub(super) protect: ProtectSection,
 }
 
 /// Sections of the contract that a later version may have.
 const SECTIONS_NOT_YET: [&str; 2] = ["pool", "socket"];
-/// The same, keys of a listener.
-const KEYS_NOT_YET: [&str; 2] = ["activate", "reuse-port"];
-/// The same, keys of `[protect]`.
-const PROTECT_NOT_YET: [&str; 2] = ["learn", "exclude"];
 
 /// How many keys are named where a key is unknown.
 const MOST_NAMED: usize = 12;
@@ -167,28 +167,6 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn protect(&mut self, table: &DeTable<'a>) {
-        for (name, item) in table {
-            match name.get_ref().as_ref() {
-                "ports" => self.protect_ports(item),
-                key if PROTECT_NOT_YET.contains(&key) => {
-                    let place = self.place(name);
-                    self.not_yet(&place, &format!("{key:?} of [protect]"));
-                }
-                _ => self.unknown(name, "key in [protect]", &["ports"]),
-            }
-        }
-    }
-
-    fn protect_ports(&mut self, item: &Item<'a>) {
-        for (text, place) in self.texts("ports", item, "ports = [\"6379\", \"8000-8010\"]") {
-            match text.parse::<PortRange>() {
-                Ok(range) => self.parsed.protect.push((range, place)),
-                Err(error) => self.fault(place.error(error.to_string())),
-            }
-        }
-    }
-
     fn listener(&mut self, table: &DeTable<'a>, header: &Item<'a>) {
         let mut name = None;
         let mut assignments = Vec::new();
@@ -198,10 +176,6 @@ impl<'a> Reader<'a> {
             match Key::of_toml(text) {
                 Some((key, shape)) => self.assignment(key, shape, item, &mut assignments),
                 None if text == "name" => name = Some(item),
-                None if KEYS_NOT_YET.contains(&text) => {
-                    let place = self.place(key);
-                    self.not_yet(&place, &format!("{text:?}"));
-                }
                 None => {
                     let known: Vec<_> = std::iter::once("name").chain(Key::toml_names()).collect();
                     self.unknown(key, "key in [[listener]]", &known);
@@ -308,6 +282,7 @@ fn example(key: Key) -> &'static str {
         Key::SeqPacket => "[\"/run/web.sock\"]",
         Key::Allow => "[\"unit:nginx.service\", \"user:deploy\"]",
         Key::Idle => "\"queue 30s\"",
+        Key::Activate => "\"nginx.service\"",
         Key::Backlog => "512",
         Key::FreeBind => "false",
         Key::BindIpv6Only => "\"ipv6-only\"",
@@ -319,6 +294,7 @@ fn example(key: Key) -> &'static str {
         Key::Symlinks => "[\"/run/other.sock\"]",
         Key::RemoveOnStop => "true",
         Key::Tune(tunable) => tunable.example(),
+        Key::ReusePort => "4",
     }
 }
 

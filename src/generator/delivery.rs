@@ -26,6 +26,8 @@ pub struct Delivery<'a> {
     pub unit: &'a Unit,
     /// The names of its listeners, and where each is bound.
     pub listeners: Vec<(&'a ListenerName, &'a [Endpoint])>,
+    /// How many sockets these have: more than addresses where there are shards.
+    pub sockets: usize,
     /// `Required=`
     pub required: bool,
 }
@@ -66,8 +68,7 @@ impl Delivery<'_> {
     /// A full store drops what comes without telling the sender, so it takes ours besides the unit's own.
     fn store(&self) -> String {
         let own = last_valid(self.unit, "FileDescriptorStoreMax", |value| value.parse::<u32>().ok());
-        let ours: usize = self.listeners.iter().map(|(_, endpoints)| endpoints.len()).sum();
-        let all = own.unwrap_or(0).saturating_add(u32::try_from(ours).unwrap_or(u32::MAX));
+        let all = own.unwrap_or(0).saturating_add(u32::try_from(self.sockets).unwrap_or(u32::MAX));
         format!("FileDescriptorStoreMax={all}")
     }
 

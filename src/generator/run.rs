@@ -7,8 +7,8 @@ use crate::config::section::UnitSection;
 use crate::config::units::Unit;
 use crate::config::{self, Checked, Fault};
 use crate::model::UnitName;
-use crate::sources;
 use crate::sources::units::DELIVERY_FILE;
+use crate::sources::{self, activated};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -37,6 +37,14 @@ pub enum GenerateError {
     /// The broker lacks capabilities then.
     #[error("cannot write {path}: {source}; the broker cannot make unix sockets in others' directories")]
     Daemon {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Each start takes longer then.
+    #[error("cannot write {path}: {source}; services are started by connections all the same, more slowly")]
+    Activated {
         /// The file.
         path: PathBuf,
         /// Why.
@@ -72,6 +80,13 @@ pub fn generate(root: &Path, output: &Path, tool: &Tool) -> Vec<String> {
             messages.push(GenerateError::Daemon { path, source }.to_string());
         }
     }
+    let activated = activated::named_in(&checked.config);
+    if !activated.is_empty() {
+        let path = output.join(activated::LIST);
+        if let Err(source) = write(&path, &activated::to_list(&activated)) {
+            messages.push(GenerateError::Activated { path, source }.to_string());
+        }
+    }
     if let Err(source) = stamp(output) {
         messages.push(GenerateError::Stamp { path: output.join(STAMP), source }.to_string());
     }
@@ -88,10 +103,12 @@ fn deliveries<'a>(units: &'a [Unit], checked: &'a Checked) -> Vec<Delivery<'a>> 
             .filter(|listener| !listener.config.endpoints.is_empty())
             .map(|listener| (&listener.name, listener.config.endpoints.as_slice()))
             .collect();
+        let sockets = section.listeners.iter().map(|listener| listener.config.sockets()).sum();
         let broker_itself = unit.name.as_str() == DAEMON;
         (!listeners.is_empty() && !broker_itself).then_some(Delivery {
             unit,
             listeners,
+            sockets,
             required: section.required,
         })
     };

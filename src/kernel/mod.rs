@@ -4,11 +4,15 @@
 //! [`crate::model`] and the plain types of [`crate::config`], and decides nothing: who may have a socket, and
 //! when it refuses, is said by the rooms that call it.
 
+pub mod arrivals;
 mod async_fd;
+pub mod cgroups;
 pub mod exec;
 pub mod hangups;
 pub mod holder;
 pub mod inotify;
+pub mod listening;
+pub mod migrate_requests;
 pub mod peer;
 mod process;
 pub mod reserved_ports;
@@ -19,3 +23,6 @@ mod sockopt;
 pub mod store;
 pub mod stream;
 pub mod timer;
+pub mod triggers;
+pub mod unit_starts;
+mod unix_diag;

@@ -50,6 +50,57 @@ pub(crate) fn set_int(fd: impl AsFd, level: i32, name: i32, value: i32) -> io::R
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// How much waits in the accept queue of a TCP socket that listens, and its backlog: what the kernel has in the
+/// fields `tcpi_unacked` and `tcpi_sacked` of `TCP_INFO` then.
+pub(crate) fn accept_queue(fd: impl AsFd) -> io::Result<(u32, u32)> {
+    // SAFETY: tcp_info is made of integers, of which all bits zero is a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = length_of::<libc::tcp_info>();
+    // SAFETY: info and length are live for the call, and length says how large info is.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok((info.tcpi_unacked, info.tcpi_sacked)) }
+}
+
+/// What a socket has of memory, `SO_MEMINFO`, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Memory {
+    /// Received and not read.
+    pub(crate) received: u32,
+    /// The receive buffer.
+    pub(crate) limit: u32,
+    /// How many packets, or connections of a TCP socket that listens, were thrown away.
+    pub(crate) drops: u32,
+}
+
+/// The option's number, and the places of its values (linux/sock_diag.h, since 4.12); the crates lack them.
+const SO_MEMINFO: i32 = 55;
+
+/// What a socket has of memory.
+pub(crate) fn memory(fd: impl AsFd) -> io::Result<Memory> {
+    let mut values = [0_u32; 9];
+    let mut length = length_of::<[u32; 9]>();
+    // SAFETY: values and length are live for the call, and length says how large values is.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_MEMINFO,
+            values.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    let [received, limit, _, _, _, _, _, _, drops] = values;
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(Memory { received, limit, drops }) }
+}
+
 /// The filter of a socket. Its length is counted in instructions; a program that does not fit into one, and an
 /// eBPF program (EACCES), is none of ours.
 pub(crate) fn filter(fd: impl AsFd) -> io::Result<Filter> {

@@ -2,11 +2,16 @@
 //!
 //! Pure: events and `now` in, [`Action`]s out. The broker performs an action on the real socket and reports
 //! the result with [`Table::succeeded`] or [`Table::failed`]; a failed one comes again after a back-off.
-//! A port that is configured is never given up: no action but the removal of its listener closes a socket.
+//! A port that is configured is never given up: only the removal of its listener closes its last socket. Sockets
+//! that are too many, or have a successor, are drained first: see [`Draining`].
 
+mod activation;
+mod draining;
 mod protection;
 mod table;
 
+pub use activation::{Activation, Attempt, Failure, Outcome, Step};
+pub use draining::{Drain, DrainStep, Draining, Facts};
 pub use protection::{Plan, plan};
 pub use table::{Action, Change, HolderId, Listener, Slot, SocketId, Table, UnknownListener};
 

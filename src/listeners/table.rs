@@ -1,9 +1,10 @@
 //! Listeners by name, their sockets, their holders, and when to look at them again.
 
+use super::draining::{DrainStep, Draining, Facts};
 use super::{Target, back_off, idle_target};
 use crate::config::ListenerConfig;
-use crate::model::{Endpoint, ListenerName};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use crate::model::{Endpoint, ListenerName, SocketKind};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
 /// One socket of a listener, for as long as the daemon runs.
@@ -15,6 +16,11 @@ impl SocketId {
     #[must_use]
     pub fn number(self) -> u64 {
         self.0
+    }
+
+    #[cfg(test)]
+    pub(super) const fn first() -> Self {
+        Self(1)
     }
 
     /// The id again.
@@ -61,8 +67,13 @@ pub struct Slot {
     pub id: SocketId,
     /// Where it is, or will be, bound.
     pub endpoint: Endpoint,
+    /// Which of the endpoint's sockets it is, from 0.
+    pub shard: u16,
     /// `None`: not bound.
     pub state: Option<Target>,
+    /// None of those who hold the listener has it: clients are not sent to it before it is handed over. Only of a
+    /// slot whose endpoint another one serves.
+    waits: bool,
     trouble: Option<Trouble>,
 }
 
@@ -79,7 +90,20 @@ impl Slot {
         self.trouble.as_ref().filter(|trouble| trouble.retry_at > now).map(|trouble| trouble.error.as_str())
     }
 
+    /// Whether it is there for the next holder only. It need not be bound: its endpoint is held by another.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.waits
+    }
+
+    /// `target` is what its listener's sockets should be.
     fn action(&self, target: Target) -> Option<Action> {
+        let target = match (self.waits, self.endpoint.kind()) {
+            (false, _) => target,
+            // A bound UDP socket is one of those that the kernel sends datagrams to, whatever it does with them.
+            (true, SocketKind::Datagram) => return None,
+            (true, SocketKind::Stream | SocketKind::SeqPacket) => Target::Refusing,
+        };
         match self.state {
             None => Some(Action::Bind(self.id)),
             Some(state) if state == target => None,
@@ -111,6 +135,12 @@ impl Listener {
         }
     }
 
+    /// Nobody holds it since now: all of its sockets do what it is to do meanwhile.
+    fn is_free(&mut self, now: Instant) {
+        self.unheld_since = now;
+        self.slots.iter_mut().for_each(|slot| slot.waits = false);
+    }
+
     fn actions(&self, now: Instant, impatient: bool) -> Vec<Action> {
         let (target, _) = self.target(now);
         let ripe = |slot: &&Slot| impatient || slot.trouble.as_ref().is_none_or(|t| t.retry_at <= now);
@@ -129,12 +159,36 @@ impl Listener {
     }
 }
 
+/// The sockets and holders that are there while a new configuration is taken.
+#[derive(Default)]
+struct There {
+    /// By endpoint, in the order of the shards, with their listeners.
+    slots: HashMap<Endpoint, VecDeque<(Slot, ListenerName)>>,
+    holders: BTreeMap<ListenerName, (BTreeSet<HolderId>, Instant)>,
+}
+
+impl There {
+    fn add(&mut self, name: ListenerName, listener: Listener) {
+        for slot in listener.slots {
+            self.slots.entry(slot.endpoint.clone()).or_default().push_back((slot, name.clone()));
+        }
+        self.holders.insert(name, (listener.holders, listener.unheld_since));
+    }
+
+    /// The next socket of an endpoint, as this shard.
+    fn take(&mut self, endpoint: &Endpoint, shard: u16) -> Option<(Slot, ListenerName)> {
+        let (slot, of) = self.slots.get_mut(endpoint)?.pop_front()?;
+        Some((Slot { shard, ..slot }, of))
+    }
+}
+
 /// All listeners.
 #[derive(Debug, Default)]
 pub struct Table {
     listeners: BTreeMap<ListenerName, Listener>,
     owners: HashMap<SocketId, ListenerName>,
     held: HashMap<HolderId, BTreeSet<ListenerName>>,
+    draining: Draining,
     due: BTreeSet<(Instant, ListenerName)>,
     last_id: u64,
 }
@@ -147,62 +201,79 @@ pub struct UnknownListener(pub String);
 impl Table {
     /// Takes a new configuration. A socket whose endpoint is in it stays as it is, under whatever name; a new
     /// endpoint gets a slot that is not bound yet. The holders of a name that stays keep it, and those of a socket
-    /// that goes to another name hold that one too: they have the socket, whatever it is called now.
+    /// that goes to another name hold that one too: they have the socket, whatever it is called now. Shards that are
+    /// no longer asked for are drained.
     pub fn configure(&mut self, wanted: &BTreeMap<ListenerName, ListenerConfig>, now: Instant) -> Change {
         let old = std::mem::take(&mut self.listeners);
         self.owners.clear();
         self.due.clear();
         let mut change = Change::default();
-        let mut slots: HashMap<Endpoint, (Slot, ListenerName)> = HashMap::new();
-        let mut holders = BTreeMap::new();
+        let mut there = There::default();
         for (name, listener) in old {
-            let of = |slot: Slot| (slot.endpoint.clone(), (slot, name.clone()));
-            slots.extend(listener.slots.into_iter().map(of));
-            holders.insert(name, (listener.holders, listener.unheld_since));
+            there.add(name, listener);
         }
         for (name, config) in wanted {
-            let mut of_listener = Vec::with_capacity(config.endpoints.len());
-            let (mut held_by, unheld_since) = holders.get(name).cloned().unwrap_or((BTreeSet::new(), now));
+            let (mut held_by, unheld_since) =
+                there.holders.get(name).cloned().unwrap_or((BTreeSet::new(), now));
+            let mut slots = Vec::with_capacity(config.sockets());
             for endpoint in &config.endpoints {
-                let slot = match slots.remove(endpoint) {
-                    Some((slot, of)) => {
-                        change.kept.push(slot.id);
-                        if of != *name
-                            && let Some((others, _)) = holders.get(&of)
-                        {
-                            held_by.extend(others);
+                for shard in 0..config.options.shards {
+                    let slot = match there.take(endpoint, shard) {
+                        Some((slot, of)) => {
+                            change.kept.push(slot.id);
+                            if of != *name
+                                && let Some((others, _)) = there.holders.get(&of)
+                            {
+                                held_by.extend(others);
+                            }
+                            slot
                         }
-                        slot
-                    }
-                    None => self.new_slot(endpoint),
-                };
-                self.owners.insert(slot.id, name.clone());
-                of_listener.push(slot);
+                        None => self.new_slot(endpoint, shard),
+                    };
+                    self.owners.insert(slot.id, name.clone());
+                    slots.push(slot);
+                }
             }
             for holder in &held_by {
                 self.held.entry(*holder).or_default().insert(name.clone());
             }
-            let listener = Listener {
-                config: config.clone(),
-                slots: of_listener,
-                holders: held_by,
-                unheld_since,
-                due: None,
-            };
+            // What is new beside a shard that somebody holds, that one does not have.
+            for slot in slots.iter_mut().filter(|slot| slot.state.is_none() && slot.shard > 0) {
+                slot.waits = !held_by.is_empty();
+            }
+            let config = config.clone();
+            let listener = Listener { config, slots, holders: held_by, unheld_since, due: None };
             self.listeners.insert(name.clone(), listener);
             self.reschedule(name, now);
         }
-        change.close = slots.into_values().map(|(slot, _)| slot.id).collect();
+        self.let_go(there, wanted, &mut change);
+        change
+    }
+
+    /// What is left of the sockets that were there: surplus shards are drained, the rest is closed.
+    fn let_go(&mut self, there: There, wanted: &BTreeMap<ListenerName, ListenerConfig>, change: &mut Change) {
+        let configured: HashSet<&Endpoint> = wanted.values().flat_map(|config| &config.endpoints).collect();
+        for (endpoint, slots) in there.slots {
+            for (slot, of) in slots {
+                if slot.state.is_some() && configured.contains(&endpoint) {
+                    let holders = there.holders.get(&of).map(|(holders, _)| holders.clone());
+                    self.draining.add(slot.id, endpoint.clone(), holders.unwrap_or_default());
+                } else {
+                    change.close.push(slot.id);
+                }
+            }
+        }
+        change.close.extend(self.draining.retain(|endpoint| configured.contains(endpoint)));
         change.close.sort_unstable();
         for names in self.held.values_mut() {
             names.retain(|name| self.listeners.contains_key(name));
         }
-        change
     }
 
-    fn new_slot(&mut self, endpoint: &Endpoint) -> Slot {
+    fn new_slot(&mut self, endpoint: &Endpoint, shard: u16) -> Slot {
         self.last_id += 1;
-        Slot { id: SocketId(self.last_id), endpoint: endpoint.clone(), state: None, trouble: None }
+        let id = SocketId(self.last_id);
+        Slot { id, endpoint: endpoint.clone(), shard, state: None, waits: false, trouble: None }
     }
 
     /// All listeners, by name.
@@ -264,6 +335,95 @@ impl Table {
         self.change_slot(id, now, |slot| slot.state = None);
     }
 
+    /// A listener is about to be handed over whole: what waited for that is to listen too. Returns what did.
+    pub fn open(&mut self, name: &ListenerName, now: Instant) -> Vec<SocketId> {
+        let Some(listener) = self.listeners.get_mut(name) else { return Vec::new() };
+        let waiting = listener.slots.iter_mut().filter(|slot| slot.waits);
+        let opened = waiting.map(|slot| {
+            slot.waits = false;
+            slot.id
+        });
+        let opened = opened.collect();
+        self.reschedule(name, now);
+        opened
+    }
+
+    /// It was not handed over after all: of what [`Table::open`] returned, what does not listen yet waits again. What
+    /// does may have taken clients, and stays.
+    pub fn wait_again(&mut self, name: &ListenerName, opened: &[SocketId], now: Instant) {
+        let Some(listener) = self.listeners.get_mut(name) else { return };
+        if !listener.holders.is_empty() {
+            let slots = listener.slots.iter_mut().filter(|slot| opened.contains(&slot.id));
+            slots.filter(|slot| slot.state != Some(Target::Listening)).for_each(|slot| slot.waits = true);
+        }
+        self.reschedule(name, now);
+    }
+
+    /// A socket has a successor: the slot is the new one's, which is bound, and the old one is drained. `waits`: those
+    /// who hold the listener are well served by the old one.
+    pub fn succeed(&mut self, id: SocketId, waits: bool, now: Instant) -> Option<SocketId> {
+        let name = self.owners.get(&id)?.clone();
+        self.last_id += 1;
+        let new = SocketId(self.last_id);
+        let listener = self.listeners.get_mut(&name)?;
+        let slot = listener.slots.iter_mut().find(|slot| slot.id == id)?;
+        *slot = Slot {
+            id: new,
+            state: Some(Target::Refusing),
+            waits: waits && !listener.holders.is_empty(),
+            trouble: None,
+            ..slot.clone()
+        };
+        self.draining.add(id, slot.endpoint.clone(), listener.holders.clone());
+        self.owners.remove(&id);
+        self.owners.insert(new, name.clone());
+        self.reschedule(&name, now);
+        Some(new)
+    }
+
+    /// A socket of an earlier daemon is one too many for its endpoint: whoever holds the listener may have it.
+    pub fn adopt_draining(&mut self, endpoint: &Endpoint) -> SocketId {
+        self.last_id += 1;
+        let id = SocketId(self.last_id);
+        let holders = self.listener_at(endpoint).map(|(_, listener)| listener.holders.clone());
+        self.draining.add(id, endpoint.clone(), holders.unwrap_or_default());
+        id
+    }
+
+    /// After a start: what does not listen beside a socket that does, and that somebody holds, was waiting for the next
+    /// holder, or is new.
+    pub fn wait_where_served(&mut self) {
+        for listener in self.listeners.values_mut().filter(|listener| !listener.holders.is_empty()) {
+            let listens = |slot: &&Slot| slot.state == Some(Target::Listening);
+            let served: HashSet<Endpoint> =
+                listener.slots.iter().filter(listens).map(|slot| slot.endpoint.clone()).collect();
+            let others = listener.slots.iter_mut().filter(|slot| !listens(&&**slot));
+            others.for_each(|slot| slot.waits = served.contains(&slot.endpoint));
+        }
+    }
+
+    /// The listener that an endpoint belongs to.
+    #[must_use]
+    pub fn listener_at(&self, endpoint: &Endpoint) -> Option<(&ListenerName, &Listener)> {
+        self.listeners.iter().find(|(_, listener)| listener.config.endpoints.contains(endpoint))
+    }
+
+    /// The sockets that are drained.
+    #[must_use]
+    pub fn draining(&self) -> &Draining {
+        &self.draining
+    }
+
+    /// What to do with a socket that is drained and that nobody has any more.
+    pub fn drain(&mut self, id: SocketId, facts: Facts, now: Instant) -> DrainStep {
+        self.draining.step(id, facts, now)
+    }
+
+    /// Somebody was handed a socket that is drained.
+    pub fn hand_on(&mut self, id: SocketId, holder: HolderId) {
+        self.draining.hold(id, holder);
+    }
+
     /// Somebody holds a listener from now on.
     pub fn hold(&mut self, name: &ListenerName, holder: HolderId, now: Instant) {
         if let Some(listener) = self.listeners.get_mut(name) {
@@ -276,11 +436,12 @@ impl Table {
     /// A holder is gone. Returns the listeners that nobody holds now.
     pub fn release(&mut self, holder: HolderId, now: Instant) -> Vec<ListenerName> {
         let names = self.held.remove(&holder).unwrap_or_default();
+        self.draining.release(holder);
         let mut free = Vec::new();
         for name in names {
             if let Some(listener) = self.listeners.get_mut(&name) {
                 if listener.holders.remove(&holder) && listener.holders.is_empty() {
-                    listener.unheld_since = now;
+                    listener.is_free(now);
                     free.push(name.clone());
                 }
                 self.reschedule(&name, now);
@@ -293,7 +454,7 @@ impl Table {
     pub fn release_one(&mut self, name: &ListenerName, holder: HolderId, now: Instant) {
         let Some(listener) = self.listeners.get_mut(name) else { return };
         if listener.holders.remove(&holder) && listener.holders.is_empty() {
-            listener.unheld_since = now;
+            listener.is_free(now);
         }
         if let Some(names) = self.held.get_mut(&holder) {
             names.remove(name);
@@ -323,10 +484,10 @@ impl Table {
         due
     }
 
-    /// When [`Table::take_due`] has something to say.
+    /// When [`Table::take_due`] has something to say, or a socket that is drained is to be looked at.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
-        self.due.first().map(|(at, _)| *at)
+        self.due.first().map(|(at, _)| *at).into_iter().chain(self.draining.next_due()).min()
     }
 
     /// Keeps `due` in step with one listener. A time that has passed is kept: it is due until it is acted on.
@@ -342,5 +503,7 @@ impl Table {
     }
 }
 
+#[cfg(test)]
+mod shard_tests;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@
 mod endpoint;
 mod name;
 mod ports;
+mod protocol;
 mod unit;
 
 pub use endpoint::{
@@ -13,4 +14,5 @@ pub use endpoint::{
 };
 pub use name::{ListenerName, NameError};
 pub use ports::{PortRange, PortSet, PortSetError};
+pub use protocol::{Protocol, ProtocolError};
 pub use unit::{UnitName, UnitNameError};

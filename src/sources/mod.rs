@@ -4,6 +4,7 @@
 //! they are. A file that cannot be read, or that others could have written, is an error: nothing is made
 //! of what is left.
 
+pub mod activated;
 mod drop_ins;
 mod trusted;
 pub mod units;
@@ -58,7 +59,8 @@ pub fn survey(locations: &Locations) -> Sources {
         }
         None => {
             toml_files(&locations.root, &mut sources);
-            let (units, faults) = units::read(&locations.root);
+            let (units, services, faults) = units::read(&locations.root);
+            sources.services = Some(services);
             sources.add_units(&locations.root, units, faults);
         }
     }

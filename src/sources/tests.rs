@@ -1,6 +1,7 @@
 //! Tests of what is read and what is not.
 
 use super::*;
+use crate::config::Services;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use tempfile::TempDir;
@@ -83,7 +84,7 @@ fn a_link_to_dev_null_and_an_empty_file_mask() {
 #[test]
 fn nothing_at_all_is_no_fault() {
     let root = TempDir::new().unwrap();
-    assert_eq!(read(&root), Sources::default());
+    assert_eq!(read(&root), Sources { services: Some(Services::default()), ..Sources::default() });
 }
 
 #[test]

@@ -26,6 +26,8 @@ mod reserved_ports;
 #[cfg(test)]
 mod rules;
 #[cfg(test)]
+mod shards;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod tcp;

@@ -2,14 +2,14 @@
 
 use crate::netns::{Holder, Thief, in_netns, undisturbed};
 use crate::support::{Client, SERVICE, address, connect, is_reserved, tcp};
-use portbroker::config::{Protocol, SocketOptions};
+use portbroker::config::{SocketOptions, StreamProtocol};
 use portbroker::kernel::socket::{ListenerSocket, Mended, SocketState, Unmet};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
 
 fn mptcp() -> SocketOptions {
-    SocketOptions { protocol: Protocol::Mptcp, ..SocketOptions::default() }
+    SocketOptions { protocol: StreamProtocol::Mptcp, ..SocketOptions::default() }
 }
 
 /// The switch of the test's own network namespace.
@@ -119,5 +119,27 @@ fn where_there_is_no_mptcp_tcp_serves_and_that_is_said() {
         let mut multipath = ListenerSocket::bind(&tcp("127.0.0.1:3307", false), &mptcp()).unwrap();
         multipath.adjust(&SocketOptions::default()).unwrap();
         assert_eq!(multipath.unmet(), [Unmet::Protocol { wanted: "tcp" }]);
+    });
+}
+
+#[test]
+fn a_listener_goes_over_to_mptcp_by_a_new_socket_beside_the_old_one() {
+    in_netns(|| {
+        switch(true);
+        let mut old = ListenerSocket::bind(&tcp("127.0.0.1:3306", false), &SocketOptions::default()).unwrap();
+        old.listen().unwrap();
+        for options in [mptcp(), SocketOptions::default()] {
+            old.adjust(&options).unwrap();
+            assert!(matches!(old.unmet()[..], [Unmet::Protocol { .. }]));
+            let mut new = old.successor().unwrap();
+            assert_eq!((new.unmet(), speaks_mptcp(&new)), (vec![], options == mptcp()));
+            new.listen().unwrap();
+            let queued = connect("127.0.0.1:3306");
+            assert_eq!(queued, Client::Connected);
+            old.quieten().unwrap();
+            old.queue().unwrap();
+            undisturbed(|| std::mem::replace(&mut old, new).retire());
+            assert_eq!(connect("127.0.0.1:3306"), Client::Connected);
+        }
     });
 }

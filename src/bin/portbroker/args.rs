@@ -2,7 +2,9 @@
 
 use crate::failure::{self, Failure};
 use crate::output::Output;
-use crate::{cat_config, check, deposit, exec, import, listeners, packaging, reload, status};
+use crate::{
+    activate, cat_config, check, deposit, exec, import, learned, listeners, packaging, reload, renew, status,
+};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use portbroker::model::ListenerName;
 use portbroker_client::{Broker, Error};
@@ -53,6 +55,20 @@ enum Verb {
     /// Have the broker read its configuration again
     #[command(after_help = RELOAD_HELP)]
     Reload,
+    /// Forget a learned port, until its service is seen listening on it in two new lives
+    #[command(after_help = FORGET_HELP)]
+    Forget {
+        /// The port
+        #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+        port: u16,
+    },
+    /// Have the broker make new sockets for a listener whose holder has spoilt them
+    #[command(after_help = RENEW_HELP)]
+    Renew {
+        /// The listener's name
+        #[arg(value_parser = listener_name)]
+        name: String,
+    },
     /// Run a command with the sockets of listeners, as socket activation passes them
     #[command(after_help = EXEC_HELP)]
     Exec(Exec),
@@ -67,6 +83,13 @@ enum Verb {
         unit: String,
         #[command(flatten)]
         root: Root,
+    },
+    /// Start the services that the broker wants started (for portbroker-activate.service)
+    #[command(hide = true)]
+    Activate {
+        /// The broker's runtime directory
+        #[arg(default_value = "/run/portbroker")]
+        directory: PathBuf,
     },
     /// Print completions for a shell
     #[command(hide = true)]
@@ -87,6 +110,9 @@ enum List {
     /// The listeners with their states, holders and sockets
     #[command(after_help = LIST_HELP)]
     Listeners,
+    /// The ports that are kept out of ephemeral allocation because services listen on them
+    #[command(after_help = LIST_LEARNED_HELP)]
+    Learned,
 }
 
 #[derive(Debug, Subcommand)]
@@ -131,7 +157,8 @@ const STATUS_HELP: &str = "\
 Exit status 0 where all is well, 1 where something is not as it was configured, 3 where the broker
 does not run.
 JSON: {\"state\": \"running\" | \"degraded\" | \"stopped\", \"version\", \"faults\": [text],
-       \"listeners\": {\"listening\", \"reserved\", \"failed\"}}; version and listeners are null where
+       \"listeners\": {\"listening\", \"reserved\", \"failed\"}, \"learned\": number of ports that are
+       protected because services listen on them}; version, listeners and learned are null where
        it is stopped.
 
 Examples:
@@ -139,17 +166,43 @@ Examples:
   portbroker --json status | jq -r '.faults[]'";
 
 const LIST_HELP: &str = "\
-JSON: an array of what `show listener` prints.
+JSON of listeners: an array of what `show listener` prints.
 
 Examples:
   portbroker list listeners
+  portbroker list learned
   portbroker --json list listeners | jq -r '.[] | select(.state == \"failed\").name'";
+
+const LIST_LEARNED_HELP: &str = "\
+A port is learned when the same system service was seen listening on it in two lives, one after the
+other, or when an enabled socket unit names it; see [protect] learn and exclude.
+JSON: [{\"port\", \"protocol\": \"tcp\" | \"udp\", \"unit\", \"first_seen\", \"last_seen\"}], the times in
+       seconds since the epoch.
+
+Examples:
+  portbroker list learned
+  portbroker --json list learned | jq -r '.[] | .port'";
+
+const FORGET_HELP: &str = "\
+The port is given back to ephemeral allocation at once. To keep it from being learned ever again name
+it under [protect] exclude. A port that a socket unit names stays forgotten while that unit is enabled.
+JSON: {\"forgotten\": number}
+
+Examples:
+  portbroker forget 8080";
 
 const SHOW_HELP: &str = "\
 JSON: {\"name\", \"state\": \"reserved\" | \"listening\" | \"failed\",
-       \"sockets\": [{\"endpoint\", \"state\", \"inode\", \"error\"}], \"holders\": [text],
-       \"holder\": the first or null, \"idle\", \"allow\": [text], \"origin\"}; inode is null where
-       the socket could not be bound, and error where it could.
+       \"sockets\": [{\"endpoint\", \"state\", \"inode\", \"error\", \"queue\", \"backlog\",
+                    \"overflows\"}],
+       \"holders\": [text], \"holder\": the first or null, \"idle\", \"activate\",
+       \"activation-error\", \"allow\": [text], \"origin\"}
+inode is null where the socket could not be bound, and error where it could; activate and
+activation-error where there is none. A socket's state may
+also be \"draining\": see `renew`. `show` alone knows what waits in a socket: queue and backlog are
+connections that wait to be accepted and for how many there is room, or the same in bytes of
+datagrams; overflows, how many found no room since the socket was made. The kernel does not tell all
+of them of every socket: null.
 
 Examples:
   portbroker show listener web
@@ -173,7 +226,7 @@ What is printed is TOML, with the place of each value as a comment.
 JSON: {\"listeners\": [{\"name\", \"source\": \"unit\" | \"toml\" | \"inherited\", \"origin\",
                        \"required\", \"sockets\": [text],
                        \"values\": [{\"key\", \"value\", \"origin\": null for a default}]}],
-       \"protect\": {\"ports\", \"values\"}}; a key with several values comes once for each.
+       \"protect\": {\"ports\", \"learn\", \"exclude\", \"values\"}}; a key with several values comes once for each.
 
 Examples:
   portbroker cat-config
@@ -186,6 +239,16 @@ JSON: {\"reloaded\": true}
 
 Examples:
   portbroker check && portbroker reload";
+
+const RENEW_HELP: &str = "\
+For a socket with which something is wrong that cannot be undone, such as a locked filter. The new
+sockets are bound beside the old ones, so that the addresses are never given up, and are what
+COMMAND or the service gets from now on: restart it. The old ones are `draining`: closed when those
+who were handed them are gone and nothing waits in them any more.
+JSON: {\"renewed\": the name}
+
+Examples:
+  portbroker renew web && systemctl restart nginx";
 
 const EXEC_HELP: &str = "\
 COMMAND replaces this process. It has the sockets as its descriptors 3, 4 … and in its environment
@@ -237,13 +300,17 @@ impl Arguments {
         let result = match self.verb {
             Verb::Status => status::run(&broker, output),
             Verb::List(List::Listeners) => listeners::list(&broker, output),
+            Verb::List(List::Learned) => learned::list(&broker, output),
+            Verb::Forget { port } => learned::forget(&broker, output, port),
             Verb::Show(Show::Listener { name }) => listeners::show(&broker, output, &name),
             Verb::Check { path, root } => check::run(output, root.root, path.as_deref()),
             Verb::CatConfig(root) => cat_config::run(output, root.root),
             Verb::Reload => reload::run(&broker, output),
+            Verb::Renew { name } => renew::run(&broker, output, &name),
             Verb::Exec(arguments) => exec::run(&broker, &arguments),
             Verb::Deposit(arguments) => deposit::run(&broker, output, &arguments),
             Verb::Import { unit, root } => import::run(output, root.root, &unit),
+            Verb::Activate { directory } => activate::run(&directory),
             Verb::Completions { shell } => packaging::completions(Self::command(), shell),
             Verb::Manual { directory } => packaging::manual(Self::command(), &directory),
         };

@@ -4,8 +4,9 @@ use crate::args::block_on;
 use crate::failure::Failure;
 use crate::output::{Cell, Output, Paint};
 use portbroker_client::Broker;
-use portbroker_client::inspect::{ListenerStatus, SocketStatus};
+use portbroker_client::inspect::{ListenerStatus, Queue, SocketStatus};
 use serde::Serialize;
+use std::collections::HashMap;
 use std::process::ExitCode;
 
 /// How many of a listener's sockets a line of the list has room for.
@@ -13,6 +14,7 @@ const ON_A_LINE: usize = 3;
 
 /// The JSON document of one listener.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
 struct Document<'a> {
     name: &'a str,
     state: &'a str,
@@ -20,8 +22,17 @@ struct Document<'a> {
     holders: &'a [String],
     holder: Option<&'a str>,
     idle: &'a str,
+    activate: Option<&'a str>,
+    activation_error: Option<&'a str>,
     allow: &'a [String],
     origin: &'a str,
+}
+
+/// What waits in sockets, by inode.
+type Queues = HashMap<u64, Queue>;
+
+fn queue_of(socket: &SocketStatus, queues: &Queues) -> Queue {
+    socket.inode.and_then(|inode| queues.get(&inode).copied()).unwrap_or_default()
 }
 
 #[derive(Debug, Serialize)]
@@ -30,15 +41,24 @@ struct Socket<'a> {
     state: &'a str,
     inode: Option<u64>,
     error: Option<&'a str>,
+    queue: Option<u32>,
+    backlog: Option<u32>,
+    overflows: Option<u32>,
 }
 
-impl<'a> From<&'a ListenerStatus> for Document<'a> {
-    fn from(listener: &'a ListenerStatus) -> Self {
-        let socket = |socket: &'a SocketStatus| Socket {
-            endpoint: &socket.endpoint,
-            state: &socket.state,
-            inode: socket.inode,
-            error: socket.error.as_deref(),
+impl<'a> Document<'a> {
+    fn of(listener: &'a ListenerStatus, queues: &Queues) -> Self {
+        let socket = |socket: &'a SocketStatus| {
+            let queue = queue_of(socket, queues);
+            Socket {
+                endpoint: &socket.endpoint,
+                state: &socket.state,
+                inode: socket.inode,
+                error: socket.error.as_deref(),
+                queue: queue.waiting,
+                backlog: queue.limit,
+                overflows: queue.overflows,
+            }
         };
         Self {
             name: &listener.name,
@@ -47,6 +67,8 @@ impl<'a> From<&'a ListenerStatus> for Document<'a> {
             holders: &listener.holders,
             holder: listener.holders.first().map(String::as_str),
             idle: &listener.idle,
+            activate: listener.activate.as_deref(),
+            activation_error: listener.activation_error.as_deref(),
             allow: &listener.allow,
             origin: &listener.origin,
         }
@@ -55,7 +77,8 @@ impl<'a> From<&'a ListenerStatus> for Document<'a> {
 
 pub(crate) fn list(broker: &Broker, output: Output) -> Result<ExitCode, Failure> {
     let listeners = block_on(broker.listeners())?;
-    let documents: Vec<Document<'_>> = listeners.iter().map(Document::from).collect();
+    let documents: Vec<Document<'_>> =
+        listeners.iter().map(|listener| Document::of(listener, &Queues::new())).collect();
     output.print(&documents, || {
         let heading = ["NAME", "STATE", "HOLDER", "SOCKETS"].map(|text| Cell::new(text, Paint::Heading));
         std::iter::once(heading.to_vec()).chain(listeners.iter().map(row)).collect()
@@ -83,31 +106,63 @@ fn or_dash(texts: &[String]) -> String {
 }
 
 pub(crate) fn show(broker: &Broker, output: Output, name: &str) -> Result<ExitCode, Failure> {
-    let listener = block_on(broker.listener(name))?;
-    output.print(&Document::from(&listener), || details(&listener))?;
+    let (listener, queues) = block_on(async {
+        let listener = broker.listener(name).await?;
+        Ok((listener, broker.queues(name).await?))
+    })?;
+    output.print(&Document::of(&listener, &queues), || details(&listener, &queues))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn details(listener: &ListenerStatus) -> Vec<Vec<Cell>> {
+/// What waits, in words.
+fn queue_text(queue: Queue) -> String {
+    let mut text = match (queue.waiting, queue.limit) {
+        (Some(waiting), Some(limit)) => format!(", queue {waiting} of {limit}"),
+        (Some(waiting), None) => format!(", queue {waiting}"),
+        (None, _) => String::new(),
+    };
+    if let Some(overflows) = queue.overflows.filter(|overflows| *overflows > 0) {
+        text.push_str(&format!(", {overflows} found no room"));
+    }
+    text
+}
+
+fn details(listener: &ListenerStatus, queues: &Queues) -> Vec<Vec<Cell>> {
     let line = |key, value: &str| vec![Cell::plain(key), Cell::plain(value)];
     let state = Cell::new(&listener.state, Paint::of_state(&listener.state));
     let mut lines = vec![line("name", &listener.name), vec![Cell::plain("state"), state]];
     lines.extend(listener.sockets.iter().map(|socket| {
         let rest = match (&socket.error, socket.inode) {
             (Some(error), _) => format!(": {error}"),
-            (None, Some(inode)) => format!(", inode {inode}"),
+            (None, Some(inode)) => format!(", inode {inode}{}", queue_text(queue_of(socket, queues))),
             (None, None) => String::new(),
         };
         let text = format!("{} {}{rest}", socket.endpoint, socket.state);
-        let paint = if socket.error.is_some() { Paint::Bad } else { Paint::Plain };
+        let overflows = queue_of(socket, queues).overflows.is_some_and(|overflows| overflows > 0);
+        let paint = match (&socket.error, overflows) {
+            (Some(_), _) => Paint::Bad,
+            (None, true) => Paint::Waiting,
+            (None, false) => Paint::Plain,
+        };
         vec![Cell::plain("socket"), Cell::new(text, paint)]
     }));
     lines.push(line("holder", &or_dash(&listener.holders)));
     lines.push(line("idle", &listener.idle));
+    if let Some(unit) = &listener.activate {
+        lines.push(activation(unit, listener.activation_error.as_deref()));
+    }
     let allow = if listener.allow.is_empty() { "root only".to_owned() } else { listener.allow.join(", ") };
     lines.push(line("allow", &allow));
     lines.push(line("origin", &listener.origin));
     lines
+}
+
+fn activation(unit: &str, error: Option<&str>) -> Vec<Cell> {
+    let text = match error {
+        Some(error) => Cell::new(format!("{unit}: {error}"), Paint::Bad),
+        None => Cell::plain(format!("{unit}, on the first connection")),
+    };
+    vec![Cell::plain("activates"), text]
 }
 
 #[cfg(test)]
@@ -127,6 +182,8 @@ mod tests {
             sockets: (1..=sockets).map(socket).collect(),
             holders: vec![],
             idle: "queue".into(),
+            activate: Some("web.service".into()),
+            activation_error: None,
             allow: vec!["unit:web.service".into()],
             origin: "/etc/x.toml:3".into(),
         }
@@ -134,10 +191,11 @@ mod tests {
 
     #[test]
     fn the_keys_of_the_document_are_those_documented() {
-        let json = serde_json::to_string(&Document::from(&listener(1))).unwrap();
+        let queues = Queues::from([(7, Queue { waiting: Some(3), limit: Some(8), overflows: Some(1) })]);
+        let json = serde_json::to_string(&Document::of(&listener(1), &queues)).unwrap();
         assert_eq!(
             json,
-            r#"{"name":"web","state":"listening","sockets":[{"endpoint":"tcp 127.0.0.1:1","state":"listening","inode":7,"error":null}],"holders":[],"holder":null,"idle":"queue","allow":["unit:web.service"],"origin":"/etc/x.toml:3"}"#
+            r#"{"name":"web","state":"listening","sockets":[{"endpoint":"tcp 127.0.0.1:1","state":"listening","inode":7,"error":null,"queue":3,"backlog":8,"overflows":1}],"holders":[],"holder":null,"idle":"queue","activate":"web.service","activation-error":null,"allow":["unit:web.service"],"origin":"/etc/x.toml:3"}"#
         );
     }
 

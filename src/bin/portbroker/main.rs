@@ -3,6 +3,7 @@
 //! One file a verb; [`args`] is the command line, [`output`] the form of what is printed, and [`failure`] what
 //! an exit status means.
 
+mod activate;
 mod args;
 mod cat_config;
 mod check;
@@ -10,10 +11,12 @@ mod deposit;
 mod exec;
 mod failure;
 mod import;
+mod learned;
 mod listeners;
 mod output;
 mod packaging;
 mod reload;
+mod renew;
 mod status;
 mod store;
 

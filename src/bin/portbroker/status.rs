@@ -11,13 +11,14 @@ use std::process::ExitCode;
 const DEGRADED: u8 = 1;
 const NOT_RUNNING: u8 = 3;
 
-/// The JSON document. `version` and `listeners` are null where there is no broker to say.
+/// The JSON document. `version`, `listeners` and `learned` are null where there is no broker to say.
 #[derive(Debug, Serialize)]
 struct Document<'a> {
     state: &'a str,
     version: Option<&'a str>,
     faults: &'a [String],
     listeners: Option<Counts>,
+    learned: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -39,7 +40,8 @@ pub(crate) fn run(broker: &Broker, output: Output) -> Result<ExitCode, Failure> 
         Ok(status) => report(&status, output),
         Err(Failure::Broker(error @ Error::NotReachable { .. })) => {
             complain(&error.to_string());
-            let stopped = Document { state: "stopped", version: None, faults: &[], listeners: None };
+            let stopped =
+                Document { state: "stopped", version: None, faults: &[], listeners: None, learned: None };
             output.print(&stopped, || {
                 vec![vec![Cell::plain("portbroker"), Cell::new("stopped", Paint::Bad)]]
             })?;
@@ -56,6 +58,7 @@ fn report(status: &Status, output: Output) -> Result<ExitCode, Failure> {
         version: Some(&status.version),
         faults: &status.faults,
         listeners: Some(counts),
+        learned: Some(status.learned_ports),
     };
     output.print(&document, || lines(status, counts))?;
     Ok(if status.state == "running" { ExitCode::SUCCESS } else { DEGRADED.into() })
@@ -71,6 +74,7 @@ fn lines(status: &Status, counts: Counts) -> Vec<Vec<Cell>> {
             Cell::plain("listeners"),
             Cell::plain(format!("{listening} listening, {reserved} reserved, {failed} failed")),
         ],
+        vec![Cell::plain("learned"), Cell::plain(format!("{} ports", status.learned_ports))],
     ];
     lines.extend(status.faults.iter().map(|fault| vec![Cell::plain("fault"), Cell::new(fault, Paint::Bad)]));
     lines

@@ -32,7 +32,8 @@ fn unix(path: &str) -> Endpoint {
 fn lines(service: &str, endpoints: &[Endpoint]) -> Vec<String> {
     let unit = unit(service);
     let name = ListenerName::try_from("web").unwrap();
-    let delivery = Delivery { unit: &unit, listeners: vec![(&name, endpoints)], required: false };
+    let listeners = vec![(&name, endpoints)];
+    let delivery = Delivery { unit: &unit, listeners, sockets: endpoints.len(), required: false };
     let text = delivery.drop_in(&tool());
     text.lines().filter(|line| !line.starts_with(['#', '['])).map(str::to_owned).collect()
 }
@@ -61,7 +62,7 @@ fn names_are_quoted_for_a_command_line() {
     let unit = unit("");
     let names = ["a b", "--help", "50%$x"].map(|name| ListenerName::try_from(name).unwrap());
     let listeners = names.iter().map(|name| (name, [].as_slice())).collect();
-    let text = Delivery { unit: &unit, listeners, required: true }.drop_in(&tool());
+    let text = Delivery { unit: &unit, listeners, sockets: 3, required: true }.drop_in(&tool());
     let last = text.lines().last().unwrap();
     assert_eq!(last, r#"ExecStartPre=+/usr/bin/portbroker deposit --required -- "a b" --help "50%%$$x""#);
 }

@@ -7,7 +7,9 @@
 //! - *Drop*: a filter that takes nothing, attached before bind(2), so that nothing is ever queued that was sent
 //!   before the socket was opened.
 //!
-//! `SO_REUSEADDR` and `SO_REUSEPORT` stay off: with the first on, any user can take the datagrams.
+//! `SO_REUSEADDR` stays off: with it on, any user can take the datagrams. `SO_REUSEPORT`, which lets in sockets of
+//! our own user only, is on where the address has several sockets. One that is connected is no member of the group
+//! any more, and never again (since Linux 6.13; before, it is passed over): so none of several refuses, they drop.
 
 use super::inet::{address, open};
 use crate::config::SocketOptions;
@@ -26,11 +28,12 @@ const MOST_QUEUED: usize = 1 << 20;
 pub(super) fn reserve(inet: &InetEndpoint, options: &SocketOptions, join: bool) -> io::Result<Socket> {
     let socket = open(inet, options)?;
     attach_drop(&socket)?;
-    if join {
+    let shared = options.shards > 1;
+    if join || shared {
         socket.set_reuse_port(true)?;
     }
     socket.bind(&address(inet))?;
-    socket.set_reuse_port(false)?;
+    socket.set_reuse_port(shared)?;
     Ok(socket)
 }
 
@@ -94,6 +97,16 @@ pub(super) fn open_up(socket: &Socket) -> io::Result<()> {
         disconnect(socket)?;
     }
     detach(socket)
+}
+
+/// Takes a socket that was connected (connect(2) to nobody takes the device off: before this), and so is no member of its group any more, out of the way of those that are: a
+/// new socket joins the group of the first one that it finds on its address and *device*, and this one would make a
+/// group of its own with it. Where it is bound to a device already, that stays.
+pub(super) fn stand_aside(socket: &Socket) {
+    if matches!(socket.device(), Ok(None)) {
+        // It can be that the kernel does not let us; then datagrams are spread less well, and none is lost.
+        let _ = socket.bind_device(Some(b"lo"));
+    }
 }
 
 /// Whether it refuses or drops.

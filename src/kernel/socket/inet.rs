@@ -1,7 +1,7 @@
 //! What TCP and UDP have in common: an unbound socket with the options of its listener.
 
 use super::options::{self, Where};
-use crate::config::{Protocol, SocketOptions};
+use crate::config::{SocketOptions, StreamProtocol};
 use crate::model::{InetEndpoint, SocketKind};
 use nix::libc;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -14,7 +14,7 @@ pub(super) fn open(inet: &InetEndpoint, options: &SocketOptions) -> io::Result<S
     let domain = Domain::for_address(inet.address);
     let socket = match inet.kind {
         SocketKind::Datagram => Socket::new(domain, Type::DGRAM, None)?,
-        _ if options.protocol == Protocol::Mptcp => mptcp(domain)?,
+        _ if options.protocol == StreamProtocol::Mptcp => mptcp(domain)?,
         _ => Socket::new(domain, Type::STREAM, None)?,
     };
     if inet.address.is_ipv6() {

@@ -26,7 +26,7 @@ pub enum Spoilt {
     ShutDown,
     /// `SO_REUSEADDR` is on: other users can bind beside it; or off: it keeps a later listen(2) out.
     ReuseAddress,
-    /// `SO_REUSEPORT` is off (TCP), so that listen(2) will fail; or on (UDP).
+    /// `SO_REUSEPORT` is off (TCP), so that listen(2) will fail; or on (UDP without shards).
     ReusePort,
     /// A filter decides what it receives.
     Filter,
@@ -147,8 +147,8 @@ fn note_inet(held: &ListenerSocket, stream: bool, note: &mut impl FnMut(bool, Sp
     let listening = held.expected == SocketState::Listening;
     let reuse_address = held.socket.reuse_address().unwrap_or(!(stream && listening));
     note(reuse_address != (stream && listening), Spoilt::ReuseAddress);
-    let reuse_port = held.socket.reuse_port().unwrap_or(!stream);
-    note(reuse_port != stream, Spoilt::ReusePort);
+    let reuse_port = held.socket.reuse_port().unwrap_or(!held.shared);
+    note(reuse_port != held.shared, Spoilt::ReusePort);
 }
 
 fn note_unix(held: &ListenerSocket, note: &mut impl FnMut(bool, Spoilt)) {

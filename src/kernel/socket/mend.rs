@@ -33,7 +33,10 @@ pub(super) fn mend(held: &mut ListenerSocket, want: SocketState) -> Result<Mende
         held.bring_to(want)?;
         return Ok(Mended::Nothing);
     }
-    if !found.iter().any(|&spoilt| is_beyond_mending(spoilt)) && set_back(held, &found).is_ok() {
+    let left_group = |spoilt| is_udp_shard(held) && matches!(spoilt, Spoilt::Connected | Spoilt::Narrowed);
+    if !found.iter().any(|&spoilt| is_beyond_mending(spoilt) || left_group(spoilt))
+        && set_back(held, &found).is_ok()
+    {
         held.bring_to(want)?;
         return Ok(Mended::InPlace(found));
     }
@@ -67,6 +70,11 @@ fn replace(held: &mut ListenerSocket, want: SocketState) -> Result<(), SocketErr
     }
 }
 
+/// Of several UDP sockets of an address: one that was connected has left the group, and never gets back.
+fn is_udp_shard(held: &ListenerSocket) -> bool {
+    held.shared && held.endpoint.kind() == SocketKind::Datagram
+}
+
 fn is_beyond_mending(spoilt: Spoilt) -> bool {
     matches!(
         spoilt,
@@ -84,7 +92,7 @@ fn set_back(held: &ListenerSocket, found: &[Spoilt]) -> io::Result<()> {
         if has(Spoilt::Device) {
             socket.bind_device(inet.device.as_ref().map(|device| device.as_str().as_bytes()))?;
         }
-        socket.set_reuse_port(inet.kind == SocketKind::Stream)?;
+        socket.set_reuse_port(held.shared)?;
         if inet.kind == SocketKind::Datagram {
             socket.set_reuse_address(false)?;
         }
@@ -133,7 +141,11 @@ fn replace_tcp(held: &mut ListenerSocket, inet: &InetEndpoint, want: SocketState
 
 fn replace_udp(held: &mut ListenerSocket, inet: &InetEndpoint, want: SocketState) -> Result<(), SocketError> {
     let failed = failed(&held.endpoint);
+    let was_connected = !matches!(datagram::peer(&held.socket), Ok(None));
     make_joinable(&held.socket);
+    if held.shared && was_connected {
+        datagram::stand_aside(&held.socket);
+    }
     let new = datagram::reserve(inet, &held.options, true)
         .map_err(|error| failed(BindError::of_inet(inet, error)))?;
     let old = held.replace_socket(new);
@@ -142,12 +154,14 @@ fn replace_udp(held: &mut ListenerSocket, inet: &InetEndpoint, want: SocketState
     if let Ok(own) = old.local_addr() {
         let _ = old.connect(&own);
     }
-    let _ = old.set_reuse_port(false);
+    if !held.shared {
+        let _ = old.set_reuse_port(false);
+    }
     Ok(())
 }
 
 /// Makes a socket accept one of ours beside it. What of this fails shows when the other is bound.
-fn make_joinable(old: &Socket) {
+pub(super) fn make_joinable(old: &Socket) {
     if !matches!(datagram::peer(old), Ok(None)) {
         let _ = disconnect(old);
     }

@@ -10,6 +10,7 @@
 //! into is kept only to notice that somebody changed it.
 
 mod datagram;
+mod drain;
 mod endpoint_of;
 mod error;
 mod inet;
@@ -18,6 +19,7 @@ mod links;
 mod mend;
 mod options;
 mod path;
+mod queue;
 mod tcp;
 mod tune;
 mod unix;
@@ -27,6 +29,7 @@ pub use endpoint_of::{endpoint_of, endpoint_of_stored};
 pub use error::{AdoptError, BindError, OptionError, SocketError};
 pub use inspect::Spoilt;
 pub use mend::Mended;
+pub use queue::Queue;
 pub use unmet::Unmet;
 
 use crate::config::SocketOptions;
@@ -63,6 +66,8 @@ pub struct ListenerSocket {
     /// The state that it was brought into.
     expected: SocketState,
     closed: Closed,
+    /// Whether `SO_REUSEPORT` is on: that of TCP always, that of UDP where the endpoint has, or had, several sockets.
+    shared: bool,
     /// The options that it had when it was made.
     baseline: Option<Baseline>,
     /// Of unix sockets with a path.
@@ -92,7 +97,9 @@ impl ListenerSocket {
         let bound = match inet.kind {
             SocketKind::Stream | SocketKind::SeqPacket => tcp::reserve(inet, options),
             SocketKind::Datagram => datagram::reserve(inet, options, false).and_then(|socket| {
-                datagram::refuse_udp(&socket, inet)?;
+                if options.shards == 1 {
+                    datagram::refuse_udp(&socket, inet)?;
+                }
                 Ok(socket)
             }),
         };
@@ -110,6 +117,7 @@ impl ListenerSocket {
             options: options.clone(),
             expected: SocketState::Reserved,
             closed: Closed::Refusing,
+            shared: is_shared(endpoint, options),
             baseline,
             path,
         }
@@ -144,7 +152,7 @@ impl ListenerSocket {
         self.expected = self.state()?;
         if let Endpoint::Inet(inet) = &self.endpoint {
             let stream = inet.kind == SocketKind::Stream;
-            self.socket.set_reuse_port(stream)?;
+            self.socket.set_reuse_port(self.shared)?;
             self.socket.set_reuse_address(stream && self.expected == SocketState::Listening)?;
         }
         self.tune_adopted();
@@ -178,11 +186,12 @@ impl ListenerSocket {
 
     /// Refuses clients; what was queued is reset. Connections that were accepted live on.
     ///
-    /// A wildcard UDP socket cannot refuse and drops instead.
+    /// A wildcard UDP socket cannot refuse and drops instead, and so does one of several of an address.
     pub fn refuse(&mut self) -> Result<(), SocketError> {
         let failed = SocketError::kernel("stop listening on", &self.endpoint);
         match &self.endpoint {
             Endpoint::Inet(inet) if inet.kind == SocketKind::Stream => tcp::refuse(&self.socket),
+            Endpoint::Inet(_) if self.shared => datagram::drop_all(&self.socket),
             Endpoint::Inet(inet) => datagram::refuse_udp(&self.socket, inet),
             Endpoint::Unix(unix) if unix.kind.takes_connections() => return self.refuse_unix_stream(),
             Endpoint::Unix(_) => datagram::refuse_unix(&self.socket),
@@ -222,6 +231,7 @@ impl ListenerSocket {
             && self.expected == SocketState::Listening
             && self.endpoint.kind().takes_connections();
         let before = std::mem::replace(&mut self.options, options.clone());
+        self.share().map_err(SocketError::kernel("share the port of", &self.endpoint))?;
         let dressed = match &self.endpoint {
             Endpoint::Unix(UnixEndpoint { address: UnixAddress::Path(path), .. }) => self
                 .dress()
@@ -322,6 +332,14 @@ impl ListenerSocket {
     fn replace_socket(&mut self, new: Socket) -> Socket {
         self.expected = SocketState::Reserved;
         std::mem::replace(&mut self.socket, new)
+    }
+}
+
+/// Whether a socket of this endpoint has `SO_REUSEPORT`.
+fn is_shared(endpoint: &Endpoint, options: &SocketOptions) -> bool {
+    match endpoint {
+        Endpoint::Inet(inet) => inet.kind == SocketKind::Stream || options.shards > 1,
+        Endpoint::Unix(_) => false,
     }
 }
 

@@ -4,7 +4,7 @@ use super::error::SocketError;
 use super::options::{self, Where};
 use super::unmet::Unmet;
 use super::{ListenerSocket, inet, links};
-use crate::config::{Protocol, SocketOptions};
+use crate::config::{SocketOptions, StreamProtocol};
 use crate::model::{Endpoint, SocketKind, UnixAddress, UnixEndpoint};
 use nix::libc;
 use std::io;
@@ -32,11 +32,11 @@ impl ListenerSocket {
         }
         let is = crate::kernel::sockopt::get_int(&self.socket, libc::SOL_SOCKET, libc::SO_PROTOCOL).ok()?;
         match (self.options.protocol, is) {
-            (Protocol::Mptcp, libc::IPPROTO_TCP) => {
+            (StreamProtocol::Mptcp, libc::IPPROTO_TCP) => {
                 let can = self.socket.domain().is_ok_and(inet::has_mptcp);
                 Some(if can { Unmet::Protocol { wanted: "mptcp" } } else { Unmet::NoMptcp })
             }
-            (Protocol::Tcp, libc::IPPROTO_MPTCP) => Some(Unmet::Protocol { wanted: "tcp" }),
+            (StreamProtocol::Tcp, libc::IPPROTO_MPTCP) => Some(Unmet::Protocol { wanted: "tcp" }),
             _ => None,
         }
     }

@@ -64,8 +64,8 @@ impl fmt::Display for Unmet {
             ),
             Self::Protocol { wanted } => write!(
                 f,
-                "\"protocol\" is {wanted} now, and this socket was made for the other one: it goes on as it is \
-                 until it is made anew"
+                "\"protocol\" is {wanted} now, and this socket was made for the other one: \"portbroker renew\" \
+                 makes one that speaks it"
             ),
             Self::Link { link, found } => {
                 write!(f, "the link {} is not made: {found}", link.display())

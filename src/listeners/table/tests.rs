@@ -4,11 +4,11 @@ use crate::model::{InetEndpoint, SocketKind};
 use proptest::prelude::*;
 use std::time::Duration;
 
-fn name(text: &str) -> ListenerName {
+pub(super) fn name(text: &str) -> ListenerName {
     ListenerName::try_from(text).unwrap()
 }
 
-fn tcp(port: u16) -> Endpoint {
+pub(super) fn tcp(port: u16) -> Endpoint {
     let address = format!("127.0.0.1:{port}").parse().unwrap();
     Endpoint::Inet(InetEndpoint::new(SocketKind::Stream, address, false, None).unwrap())
 }
@@ -18,6 +18,7 @@ fn config(ports: &[u16], idle: Idle) -> ListenerConfig {
         endpoints: ports.iter().map(|&port| tcp(port)).collect(),
         allow: Vec::new(),
         idle,
+        activate: None,
         options: SocketOptions::default(),
         origin: Origin::default(),
     }
@@ -28,7 +29,7 @@ fn wanted(listeners: &[(&str, &[u16], Idle)]) -> BTreeMap<ListenerName, Listener
 }
 
 /// Does what the table asks for, as a kernel would that never refuses.
-fn obey(table: &mut Table, now: Instant) {
+pub(super) fn obey(table: &mut Table, now: Instant) {
     loop {
         let actions = table.actions(now);
         if actions.is_empty() {

@@ -11,8 +11,8 @@ mod files;
 mod names;
 mod tree;
 
-use crate::config::Fault;
 use crate::config::units::{Unit, parse};
+use crate::config::{Fault, Services};
 use crate::model::UnitName;
 use files::{Content, Files};
 use std::collections::BTreeMap;
@@ -24,13 +24,17 @@ use tree::{Found, Tree};
 /// It sorts behind all others, so that an administrator's reset of `ExecStartPre=` does not take it away.
 pub const DELIVERY_FILE: &str = "zzz-portbroker.conf";
 
-/// All services that have a section, and all sockets, below `root`; and what is wrong with their files.
+/// All services that have a section, and all sockets, below `root`; which services there are at all; and what is
+/// wrong with their files.
 ///
 /// Of templates, the instances that a file, a link, or a `.wants`, `.requires` or `.upholds` directory
 /// names.
 #[must_use]
-pub fn read(root: &Path) -> (Vec<Unit>, Vec<Fault>) {
-    Reader::new(root, Wanted::ServicesAndSockets).units()
+pub fn read(root: &Path) -> (Vec<Unit>, Services, Vec<Fault>) {
+    let reader = Reader::new(root, Wanted::ServicesAndSockets);
+    let services = reader.tree.services();
+    let (units, faults) = reader.units();
+    (units, services, faults)
 }
 
 /// All services that have a section: what the generator needs.

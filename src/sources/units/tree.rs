@@ -2,6 +2,7 @@
 //! comes from, and which are enabled. Nothing is opened but directories and links.
 
 use super::names;
+use crate::config::Services;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry, FileType};
@@ -168,6 +169,19 @@ impl Tree {
     /// An instance is one that was made or enabled; a directory of drop-ins alone makes none.
     fn is_known(&self, name: &str) -> bool {
         !names::is_instance(name) || self.entries.contains_key(name) || self.enabled.contains(name)
+    }
+
+    /// Every service with a file or a link of its name, templates too.
+    pub(super) fn services(&self) -> Services {
+        let mut services = Services::default();
+        for name in self.entries.keys().filter(|name| name.ends_with(".service")) {
+            match self.find(name) {
+                Found::Fragment(..) => services.present.insert(name.clone()),
+                Found::Masked => services.masked.insert(name.clone()),
+                Found::Nothing => false,
+            };
+        }
+        services
     }
 
     /// Names of templates that are links, each behind the template that it leads to.

@@ -1,0 +1,180 @@
+//! Sockets that are drained: surplus shards, and those that were renewed. What is decided in `listeners` is done here.
+//!
+//! They are the holders' until these are gone, and then closed when nothing waits in them any more. Where the kernel
+//! moves what waits to the other sockets of the address, that is at once: it is asked to do so as long as there are
+//! shards, or sockets to drain.
+
+use super::Broker;
+use super::effects::{inode_of, store_name, with_causes};
+use super::records::Records;
+use crate::kernel::migrate_requests::MigrateRequests;
+use crate::kernel::socket::ListenerSocket;
+use crate::listeners::{DrainStep, Facts, HolderId, Listener, SocketId, Target};
+use crate::model::{Endpoint, ListenerName, SocketKind};
+use std::os::fd::AsFd as _;
+use std::time::Instant;
+
+/// More old sockets of one address are not kept: somebody renews it again and again.
+pub(super) const MOST_OF_ONE_ENDPOINT: usize = 64;
+
+/// Whether waiting connections go over to another socket of their group, and whether that is our doing.
+pub(super) struct Migration {
+    kernel: MigrateRequests,
+    /// We switched it on, or an earlier daemon did, and nobody needed it before.
+    ours: bool,
+    /// It could not be switched on, which was said.
+    said: bool,
+}
+
+impl Migration {
+    pub(super) fn new(kernel: MigrateRequests, records: &Records) -> Self {
+        Self { kernel, ours: records.migrates(), said: false }
+    }
+
+    pub(super) fn is_on(&self) -> bool {
+        self.kernel.is_on()
+    }
+
+    /// Switches it on where it is needed, and off again where it is not and where that was us.
+    fn want(&mut self, needed: bool, records: &Records) {
+        if !(needed || self.ours) || needed == self.is_on() {
+            return;
+        }
+        // Written down first: what we change and then forget would stay so for ever.
+        records.write_migrates(needed);
+        match self.kernel.set(needed) {
+            Ok(()) => {
+                self.ours = needed;
+                self.said = false;
+                let value = u8::from(needed);
+                tracing::info!(event = "tcp-migrate-req", value, "set net.ipv4.tcp_migrate_req to {value}");
+            }
+            Err(error) => {
+                records.write_migrates(self.ours);
+                if !std::mem::replace(&mut self.said, true) {
+                    let error = with_causes(&error);
+                    tracing::warn!(error, "{error}");
+                }
+            }
+        }
+    }
+}
+
+impl Broker {
+    /// Looks at all sockets that are drained and that nobody has any more; to be called whenever that may have changed.
+    pub(super) fn settle_drains(&mut self) {
+        self.ask_for_migration();
+        let unheld: Vec<SocketId> = self.table.draining().unheld().collect();
+        for id in unheld {
+            self.settle_drain(id);
+        }
+        self.ask_for_migration();
+        self.write_draining();
+    }
+
+    fn ask_for_migration(&mut self) {
+        let tcp =
+            |endpoint: &Endpoint| matches!(endpoint, Endpoint::Inet(inet) if inet.kind == SocketKind::Stream);
+        let has_shards = |l: &Listener| l.config.options.shards > 1 && l.config.endpoints.iter().any(tcp);
+        let needed = self.table.iter().any(|(_, listener)| has_shards(listener))
+            || self.table.draining().iter().any(|(_, drain)| tcp(&drain.endpoint));
+        self.migration.want(needed, &self.records);
+    }
+
+    /// No daemon follows: nothing is to be as we made it.
+    pub(super) fn migrate_no_more(&mut self) {
+        self.migration.want(false, &self.records);
+    }
+
+    fn settle_drain(&mut self, id: SocketId) {
+        loop {
+            let Some(socket) = self.sockets.get(&id) else { return };
+            let facts = Facts {
+                waiting: socket.queue().is_ok_and(|queue| queue.waiting > 0),
+                listens: self.has_listening(socket.endpoint()),
+                migrates: self.migration.is_on(),
+            };
+            let step = self.table.drain(id, facts, Instant::now());
+            let done = match step {
+                DrainStep::Close => return self.close_drained(id),
+                DrainStep::Leave => return,
+                DrainStep::Quieten => socket.quieten(),
+                DrainStep::Reopen => socket.reopen(),
+            };
+            if let Err(error) = done {
+                // A locked filter, of a socket that is drained because of it: then it is quiet already.
+                tracing::debug!(%error, endpoint = %socket.endpoint(), ?step, "cannot do that with an old socket");
+            }
+            if step == DrainStep::Reopen {
+                return;
+            }
+        }
+    }
+
+    /// Whether a socket that is not drained listens there.
+    fn has_listening(&self, endpoint: &Endpoint) -> bool {
+        self.table.listener_at(endpoint).is_some_and(|(_, listener)| {
+            let mut slots = listener.slots.iter().filter(|slot| slot.endpoint == *endpoint);
+            slots.any(|slot| slot.state == Some(Target::Listening))
+        })
+    }
+
+    fn close_drained(&mut self, id: SocketId) {
+        let Some(socket) = self.sockets.remove(&id) else { return };
+        let endpoint = socket.endpoint().clone();
+        let inode = inode_of(&socket);
+        tracing::info!(event = "drained", %endpoint, inode, "an old socket of {endpoint} has nothing more to do and is closed");
+        let _ = self.hangups.remove(socket.as_fd());
+        self.store.remove(&store_name(inode));
+        socket.retire();
+        let name = self.table.listener_at(&endpoint).map(|(name, _)| name.clone());
+        self.changed.extend(name);
+    }
+
+    /// The old sockets of a listener in which something waits that nobody else will take: they go to whoever is
+    /// handed the listener. Not where what waits goes over to the others anyway.
+    pub(super) fn to_hand_on(&self, name: &ListenerName) -> Vec<SocketId> {
+        if self.migration.is_on() {
+            // Of UDP and unix sockets nothing goes over.
+            return self.waiting_drains(
+                name,
+                |endpoint| !matches!(endpoint, Endpoint::Inet(inet) if inet.kind == SocketKind::Stream),
+            );
+        }
+        self.waiting_drains(name, |_| true)
+    }
+
+    fn waiting_drains(&self, name: &ListenerName, which: impl Fn(&Endpoint) -> bool) -> Vec<SocketId> {
+        let Ok((_, listener)) = self.table.get(name.as_str()) else { return Vec::new() };
+        let mut found = Vec::new();
+        for endpoint in listener.config.endpoints.iter().filter(|endpoint| which(endpoint)) {
+            let waits = |id: &SocketId| {
+                let queue = self.sockets.get(id).and_then(|socket| socket.queue().ok());
+                queue.is_some_and(|queue| queue.waiting > 0)
+            };
+            found.extend(self.table.draining().at(endpoint).filter(waits));
+        }
+        found
+    }
+
+    /// Notes that they were handed on.
+    pub(super) fn handed_on(&mut self, drains: &[SocketId], holder: HolderId) {
+        for id in drains {
+            if let Some(Err(error)) = self.sockets.get(id).map(ListenerSocket::reopen) {
+                tracing::debug!(%error, "cannot open an old socket again");
+            }
+            self.table.hand_on(*id, holder);
+        }
+    }
+
+    /// Writes down which of the stored sockets are drained, for the next daemon.
+    pub(super) fn write_draining(&mut self) {
+        let sockets = self.table.draining().iter().filter_map(|(id, _)| self.sockets.get(&id));
+        let mut inodes: Vec<u64> = sockets.map(inode_of).collect();
+        inodes.sort_unstable();
+        if inodes != self.draining_written {
+            self.records.write_draining(&inodes);
+            self.draining_written = inodes;
+        }
+    }
+}
