@@ -321,8 +321,8 @@ pub(super) fn forget(
         result.or_else(|error| failed(Tunable::TcpCongestion, CONGESTION, error))?;
     }
     // A size that is set no longer grows by itself.
-    let lock = i32::from(now.contains_key(&Tunable::SendBuffer)) * SNDBUF_LOCK
-        | i32::from(now.contains_key(&Tunable::ReceiveBuffer)) * RCVBUF_LOCK;
+    let bit = |tunable, bit| if now.contains_key(&tunable) { bit } else { 0 };
+    let lock = bit(Tunable::SendBuffer, SNDBUF_LOCK) | bit(Tunable::ReceiveBuffer, RCVBUF_LOCK);
     if gone.contains_key(&Tunable::SendBuffer) || gone.contains_key(&Tunable::ReceiveBuffer) {
         // A kernel before 5.14 has no such option, and keeps the size.
         let _ = set_int(socket, SOCKET, libc::SO_BUF_LOCK, lock);
