@@ -380,6 +380,7 @@ fn stateful(state: &'static str) -> Peer {
             )
         }
         ("GetAll", _) => Reply::Properties(properties("listening")),
+        ("Queues", _) => Reply::Error("org.freedesktop.DBus.Error.UnknownMethod", "of a later version"),
         _ => {
             let path = wire::listener_path("web").try_into().unwrap();
             let interfaces = HashMap::from([(wire::LISTENER_INTERFACE.to_owned(), properties("listening"))]);
@@ -401,11 +402,14 @@ fn status_tells_well_from_degraded_from_stopped() {
     assert_eq!(status, 1);
     assert_eq!(
         text,
-        "{\"state\":\"degraded\",\"version\":\"1.2\",\"faults\":[\"one\"],\"listeners\":{\"listening\":1,\"reserved\":0,\"failed\":0}}\n"
+        "{\"state\":\"degraded\",\"version\":\"1.2\",\"faults\":[\"one\"],\"listeners\":{\"listening\":1,\"reserved\":0,\"failed\":0},\"learned\":null}\n"
     );
     let (status, text, message) = run(&mut portbroker(Path::new("/nonexistent/bus"), "status --json"));
     assert_eq!(status, 3);
-    assert_eq!(text, "{\"state\":\"stopped\",\"version\":null,\"faults\":[],\"listeners\":null}\n");
+    assert_eq!(
+        text,
+        "{\"state\":\"stopped\",\"version\":null,\"faults\":[],\"listeners\":null,\"learned\":null}\n"
+    );
     assert!(message.contains("not reachable"), "{message}");
 }
 

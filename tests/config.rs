@@ -163,6 +163,9 @@ fn the_shipped_example_is_valid() {
     fs::copy(example, &file).unwrap();
     fs::write(place.path().join("etc/passwd"), "www-data:x:33:33:::\nnobody:x:65534:65534:::\n").unwrap();
     fs::write(place.path().join("etc/group"), "www-data:x:33:\n").unwrap();
+    let units = place.path().join("etc/systemd/system");
+    fs::create_dir_all(&units).unwrap();
+    fs::write(units.join("nginx.service"), "[Service]\nExecStart=/usr/sbin/nginx\n").unwrap();
     for path in [&file, file.parent().unwrap(), file.parent().unwrap().parent().unwrap()] {
         fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
     }

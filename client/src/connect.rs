@@ -16,6 +16,7 @@ use std::pin::Pin;
 use std::time::Duration;
 use tokio::time::Instant;
 use zbus::Connection;
+use zbus::fdo::Error as Standard;
 use zbus::proxy::CacheProperties;
 use zbus::wire::{OwnedVariant, Variant};
 
@@ -169,7 +170,7 @@ impl Broker {
         .await
     }
 
-    /// What waits in the sockets of a listener, by their inodes.
+    /// What waits in the sockets of a listener, by their inodes. Of a broker of an earlier version nothing is known.
     pub async fn queues(&self, name: &str) -> Result<HashMap<u64, Queue>, Error> {
         let path = wire::listener_path(name);
         let path = path.as_str();
@@ -180,8 +181,13 @@ impl Broker {
                     listener.cache_properties(CacheProperties::No).build().await?.queues().await
                 })
             })
-            .await
-            .map_err(|error| no_such_object(error, name))?;
+            .await;
+        let rows = match rows {
+            Err(error) if is_standard(&error, |standard| matches!(standard, Standard::UnknownMethod(_))) => {
+                Vec::new()
+            }
+            rows => rows.map_err(|error| no_such_object(error, name))?,
+        };
         Ok(rows.into_iter().map(|(inode, facts)| (inode, Queue::read(&facts))).collect())
     }
 
@@ -298,14 +304,17 @@ async fn get_all(
 
 /// A listener that does not exist has no object, which the standard has its own error for.
 fn no_such_object(error: Error, name: &str) -> Error {
-    use zbus::fdo::Error as Standard;
-    let missing = matches!(&error, Error::Protocol { source, .. } if matches!(source.as_ref(),
-        zbus::Error::FDO(standard) if matches!(standard.as_ref(), Standard::UnknownObject(_))));
-    if missing {
+    if is_standard(&error, |standard| matches!(standard, Standard::UnknownObject(_))) {
         Error::Refused { name: ErrorName::NoSuchListener, message: format!("no listener is named {name:?}") }
     } else {
         error
     }
+}
+
+/// Whether it is one of D-Bus's own errors.
+fn is_standard(error: &Error, which: impl Fn(&Standard) -> bool) -> bool {
+    matches!(error, Error::Protocol { source, .. } if matches!(source.as_ref(),
+        zbus::Error::FDO(standard) if which(standard)))
 }
 
 /// Whoever gets sockets uses them by name and place, so a reply in another order must not pass.

@@ -20,8 +20,8 @@ pub struct Status {
     pub version: String,
     /// What is not as it was configured, a sentence each.
     pub faults: Vec<String>,
-    /// How many ports are protected because services listen on them.
-    pub learned_ports: u32,
+    /// How many ports are protected because services listen on them; `None`: an older broker, which does not tell.
+    pub learned_ports: Option<u32>,
     /// All listeners, by name.
     pub listeners: Vec<ListenerStatus>,
 }
@@ -86,7 +86,7 @@ impl Status {
             state: take(&mut manager, "State")?,
             version: take(&mut manager, "Version")?,
             faults: take(&mut manager, "Faults")?,
-            learned_ports: take(&mut manager, "LearnedPorts")?,
+            learned_ports: take(&mut manager, "LearnedPorts").ok(),
             listeners: ListenerStatus::read_all(objects)?,
         })
     }

@@ -22,6 +22,7 @@ pub mod error;
 mod inherited;
 pub mod inspect;
 mod listen;
+mod shard;
 mod socket;
 pub mod wire;
 

@@ -8,6 +8,7 @@ use crate::bind::{Bind, BindError};
 use crate::connect::{Broker, Holder};
 use crate::error::Error;
 use crate::inherited;
+use crate::shard::Worker;
 use crate::socket::Socket;
 use crate::wire::ErrorName;
 use std::future::{Future, IntoFuture};
@@ -49,7 +50,7 @@ use std::time::Duration;
 /// on them is set for everyone who has them, now and later: above all `O_NONBLOCK` (which is why
 /// [`Sockets`]'s getters set it as the type needs it), and socket options.
 pub fn listen(name: impl Into<String>) -> Listen {
-    Listen { name: name.into(), broker: Broker::new(), fall_back: Vec::new() }
+    Listen { name: name.into(), broker: Broker::new(), fall_back: Vec::new(), shard: None }
 }
 
 /// A question for the sockets of a listener; see [`listen`].
@@ -59,6 +60,7 @@ pub struct Listen {
     name: String,
     broker: Broker,
     fall_back: Vec<Bind>,
+    shard: Option<(usize, usize)>,
 }
 
 impl Listen {
@@ -88,6 +90,25 @@ impl Listen {
         self
     }
 
+    /// Only the sockets of worker `index` (from 0) of `of` workers: of each address every `of`-th, and where there are
+    /// more workers than sockets, one that others have too.
+    ///
+    /// For a service of several processes and a listener with `reuse-port`, whose sockets have an accept queue each:
+    /// when all workers have theirs, every queue has a worker, however many workers there are. When their number
+    /// changes, each of them takes its sockets anew. The broker has the sockets all the time, so what waits in one of
+    /// them meanwhile is not lost.
+    pub fn shard(self, index: usize, of: usize) -> Self {
+        Self { shard: Some((index, of)), ..self }
+    }
+
+    fn worker(&self) -> Result<Option<Worker>, ListenError> {
+        let Some((index, of)) = self.shard else { return Ok(None) };
+        match Worker::new(index, of) {
+            Some(worker) => Ok(Some(worker)),
+            None => Err(ListenError::NoSuchWorker { name: self.name.clone(), index, of }),
+        }
+    }
+
     /// The broker's socket, instead of the usual places (`PORTBROKER_SOCKET`, the private socket, the bus).
     pub fn socket_path(self, path: impl Into<PathBuf>) -> Self {
         Self { broker: self.broker.socket_path(path), ..self }
@@ -101,6 +122,7 @@ impl Listen {
     /// Gets the sockets, in a program without a runtime. (It makes one of its own, on a thread of its own, so it
     /// works inside another runtime too, which it blocks.)
     pub fn blocking(self) -> Result<Sockets, ListenError> {
+        self.worker()?;
         if let Some(sockets) = self.inherited()? {
             return Ok(sockets);
         }
@@ -121,6 +143,7 @@ impl Listen {
     }
 
     async fn gather(self) -> Result<Sockets, ListenError> {
+        self.worker()?;
         if let Some(sockets) = self.inherited()? {
             return Ok(sockets);
         }
@@ -131,7 +154,7 @@ impl Listen {
     fn inherited(&self) -> Result<Option<Sockets>, ListenError> {
         let sockets = inherited::take(&self.name)
             .map_err(|source| ListenError::Inherited { name: self.name.clone(), source })?;
-        Ok((!sockets.is_empty()).then(|| self.sockets(sockets, Source::Inherited)))
+        if sockets.is_empty() { Ok(None) } else { self.sockets(sockets, Source::Inherited).map(Some) }
     }
 
     fn conclude(
@@ -144,7 +167,7 @@ impl Listen {
                     sockets.into_iter().map(|(_, fd)| Socket::of(fd)).collect::<io::Result<Vec<_>>>();
                 let sockets = sockets
                     .map_err(|error| Error::Reply(format!("a descriptor that is no socket: {error}")))?;
-                return Ok(self.sockets(sockets, Source::Broker));
+                return self.sockets(sockets, Source::Broker);
             }
             Err(error) => error,
         };
@@ -153,13 +176,17 @@ impl Listen {
         }
         let bound = self.fall_back.iter().map(Bind::bind).collect::<Result<Vec<_>, _>>();
         match bound {
-            Ok(sockets) => Ok(self.sockets(sockets, Source::Bound)),
+            Ok(sockets) => self.sockets(sockets, Source::Bound),
             Err(source) => Err(ListenError::Bind { source, broker: error }),
         }
     }
 
-    fn sockets(&self, sockets: Vec<Socket>, source: Source) -> Sockets {
-        Sockets { name: self.name.clone(), sockets, source }
+    fn sockets(&self, sockets: Vec<Socket>, source: Source) -> Result<Sockets, ListenError> {
+        let sockets = match self.worker()? {
+            Some(worker) => worker.choose(sockets),
+            None => sockets,
+        };
+        Ok(Sockets { name: self.name.clone(), sockets, source })
     }
 }
 
@@ -199,6 +226,18 @@ pub enum ListenError {
         name: String,
         /// What is wrong with it.
         source: io::Error,
+    },
+    /// `shard(index, of)` with an index that is not below the number of workers.
+    #[error(
+        "of the listener {name:?} there are no sockets for worker {index} of {of}: the first one is number 0"
+    )]
+    NoSuchWorker {
+        /// The listener.
+        name: String,
+        /// The index.
+        index: usize,
+        /// The number of workers.
+        of: usize,
     },
     /// The listener has sockets, but none (left) of the type asked for.
     #[error("the listener {name:?} has no {wanted} (left): it has {there}")]

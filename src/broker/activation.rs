@@ -1,7 +1,7 @@
 //! Services that are started by the first connection to a listener that nobody holds.
 //!
 //! When and how often is decided by [`Activation`]; here the sockets are watched, and what is to be started is
-//! written down for the path unit to see, since the daemon has no right to start anything. Nothing is accepted or
+//! said to `portbroker-activate.socket`, since the daemon has no right to start anything. Nothing is accepted or
 //! read here: what waits stays in the kernel's queue, whose length is the backlog.
 
 use super::Broker;
@@ -26,7 +26,9 @@ struct Activated {
     unit: UnitName,
     machine: Activation,
     due: Option<Instant>,
-    /// What went wrong last, and when it is tried again.
+    /// Why the last start failed.
+    failure: Option<Failure>,
+    /// The same in words, with when it is looked at again.
     error: Option<String>,
 }
 
@@ -117,13 +119,17 @@ impl Broker {
             self.activations.forget(name);
         }
         let queued = self.is_queued(listener);
-        let fresh = || Activated { unit, machine: Activation::default(), due: None, error: None };
+        let fresh =
+            || Activated { unit, machine: Activation::default(), due: None, failure: None, error: None };
         let activated = self.activations.by_name.entry(name.clone()).or_insert_with(fresh);
         let machine = &mut activated.machine;
         let outcome = match (machine.is_held(), held) {
             (false, true) => {
                 machine.held(now);
-                activated.error = None;
+                // One that dies again and again is no better for being there now.
+                if activated.failure == Some(Failure::NotTaken) {
+                    activated.error = None;
+                }
                 Step::Rest.into()
             }
             (true, false) => machine.released(queued, now),
@@ -166,6 +172,11 @@ impl Broker {
         };
         self.activations.reschedule(name);
         let Some(activated) = self.activations.by_name.get_mut(name) else { return };
+        if let Some(failure) = outcome.failure {
+            activated.failure = Some(failure);
+        } else if activated.machine.failures() == 0 && refused.is_none() && activated.error.take().is_some() {
+            self.touched = true;
+        }
         let unit = &activated.unit;
         let what = match (refused, outcome.failure) {
             (Some(error), _) => format!("the broker cannot say that it is to be started: {error}"),
@@ -192,7 +203,7 @@ impl Broker {
         } else {
             tracing::info!(event = "activate", listener = %name, %unit, failures, "connections still wait for {name}: starting {unit} again");
         }
-        triggers::put(&self.activations.runtime_directory, unit, attempt == Attempt::Again)
+        triggers::send(&self.activations.runtime_directory, unit, attempt == Attempt::Again)
     }
 
     /// Whether anything waits in a listener's queues.

@@ -22,7 +22,7 @@ pub(super) struct Migration {
     kernel: MigrateRequests,
     /// We switched it on, or an earlier daemon did, and nobody needed it before.
     ours: bool,
-    /// It could not be switched on, which was said.
+    /// It could not be switched, which was said; it is tried again with the next configuration.
     said: bool,
 }
 
@@ -35,9 +35,14 @@ impl Migration {
         self.kernel.is_on()
     }
 
+    /// It may be possible by now.
+    pub(super) fn try_again(&mut self) {
+        self.said = false;
+    }
+
     /// Switches it on where it is needed, and off again where it is not and where that was us.
     fn want(&mut self, needed: bool, records: &Records) {
-        if !(needed || self.ours) || needed == self.is_on() {
+        if !(needed || self.ours) || self.said || needed == self.is_on() {
             return;
         }
         // Written down first: what we change and then forget would stay so for ever.
@@ -45,16 +50,14 @@ impl Migration {
         match self.kernel.set(needed) {
             Ok(()) => {
                 self.ours = needed;
-                self.said = false;
                 let value = u8::from(needed);
                 tracing::info!(event = "tcp-migrate-req", value, "set net.ipv4.tcp_migrate_req to {value}");
             }
             Err(error) => {
                 records.write_migrates(self.ours);
-                if !std::mem::replace(&mut self.said, true) {
-                    let error = with_causes(&error);
-                    tracing::warn!(error, "{error}");
-                }
+                self.said = true;
+                let error = with_causes(&error);
+                tracing::warn!(error, "{error}");
             }
         }
     }

@@ -48,10 +48,6 @@ impl LearnedFile {
                 Ok(memory) => return memory,
                 Err(error) => error.to_string(),
             },
-            // It is left where it is: it may be readable the next time.
-            Err(error) if error.kind() != ErrorKind::InvalidData => {
-                return self.unreadable(&format!("cannot read {}: {error}", path.display()));
-            }
             Err(error) => error.to_string(),
         };
         let aside = self.directory.join(ASIDE);

@@ -5,17 +5,13 @@
 
 use super::command::Refusal;
 use super::learned_file::LearnedFile;
+use super::lookout::Lookout;
 use super::{Broker, until};
 use crate::config::Config;
-use crate::kernel::cgroups::Cgroups;
-use crate::kernel::listening::{Listening, listening};
 use crate::kernel::unit_starts::UnitStarts;
-use crate::learn::{
-    Learned, Life, MOST_PORTS, Memory, Moment, Named, Outcome, Rules, SHARE, Schedule, Sightings, service_of,
-};
-use crate::model::{PortSet, UnitName};
+use crate::learn::{Learned, MOST_PORTS, Memory, Moment, Named, Outcome, Rules, SHARE, Schedule};
+use crate::model::PortSet;
 use crate::policy::{Caller, Decision, may_administer};
-use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -25,12 +21,14 @@ pub(super) struct Learning {
     rules: Rules,
     file: LearnedFile,
     schedule: Schedule,
-    cgroups: Option<Cgroups>,
-    /// The service of each cgroup that was seen, by number. Numbers are not used twice.
-    services: HashMap<u64, Option<UnitName>>,
+    lookout: Lookout,
     starts: Option<UnitStarts>,
     /// Why nobody can look, if so.
     fault: Option<String>,
+    /// What is to be reserved, as of the last change.
+    wanted: PortSet,
+    /// What there is no room for, said in a sentence.
+    full: Option<String>,
 }
 
 impl Learning {
@@ -39,13 +37,6 @@ impl Learning {
         let now = Instant::now();
         let mut file = LearnedFile::new(directory, now);
         let memory = file.read();
-        let cgroups = Cgroups::find();
-        if cgroups.is_none() {
-            tracing::warn!(
-                "there is no unified cgroup hierarchy, so nobody can tell whose ports are listened on: of services, \
-                 only the ports that enabled socket units name are learned; name others under [protect] ports"
-            );
-        }
         let starts = UnitStarts::watch().unwrap_or_else(|error| {
             tracing::warn!(%error, "starts of services are not seen, and their ports once a minute: {error}");
             None
@@ -53,7 +44,17 @@ impl Learning {
         let rules =
             Rules { learn: false, exclude: PortSet::default(), held: PortSet::default(), range: None };
         let schedule = Schedule::new(now);
-        Self { memory, rules, file, schedule, cgroups, services: HashMap::new(), starts, fault: None }
+        Self {
+            memory,
+            rules,
+            file,
+            schedule,
+            lookout: Lookout::new(),
+            starts,
+            fault: None,
+            wanted: PortSet::default(),
+            full: None,
+        }
     }
 
     /// Returns when it is time to look.
@@ -78,43 +79,28 @@ impl Learning {
         }
     }
 
-    /// What there is to see now, or why there is nothing.
-    fn see(&mut self) -> std::io::Result<Sightings> {
-        let Some(cgroups) = &self.cgroups else { return Ok(Sightings::new()) };
-        let sockets: BTreeSet<Listening> = listening()?.into_iter().collect();
-        if sockets.iter().any(|socket| !self.services.contains_key(&socket.cgroup)) {
-            let paths = cgroups.paths();
-            self.services = paths.into_iter().map(|(id, path)| (id, service_of(&path))).collect();
-        }
-        let mut seen = Sightings::new();
-        for Listening { cgroup, protocol, port } in sockets {
-            // Below a unit, or gone already: not to be looked for again.
-            let Some(unit) = self.services.entry(cgroup).or_default() else { continue };
-            if let Some((_, ports)) = seen.get_mut(unit) {
-                ports.insert((protocol, port));
-            } else if let Some(life) = Life::new(&cgroups.life(unit.as_str(), cgroup)) {
-                seen.insert(unit.clone(), (life, BTreeSet::from([(protocol, port)])));
-            }
-        }
-        Ok(seen)
-    }
-
     /// What is not as it should be.
     pub(super) fn faults(&self) -> Vec<String> {
         if !self.rules.learn {
             return Vec::new();
         }
+        let all = [self.fault.as_deref(), self.file.fault(), self.full.as_deref()];
+        all.into_iter().flatten().map(str::to_owned).collect()
+    }
+
+    /// Works out what follows of a change. Here and not where it is asked for, which is with every acquisition.
+    fn settle(&mut self) -> PortSet {
+        self.wanted = self.memory.wanted(&self.rules);
         let left_out = self.memory.without_room(&self.rules);
-        let full = (!left_out.is_empty()).then(|| {
+        self.full = (!left_out.is_empty()).then(|| {
             format!(
-                "{} ports that services listen on are not kept out of ephemeral allocation ({}): at most {MOST_PORTS} \
-                 ports, and one in {SHARE} of the ephemeral range, are learned; forget some with \"portbroker forget\", \
+                "services listen on ports that are not kept out of ephemeral allocation: {}; at most {MOST_PORTS} \
+                 ports, and one in {SHARE} of the ephemeral range, are learned: forget some with \"portbroker forget\", \
                  or name these under [protect] ports",
-                left_out.len(),
                 shortened(&left_out),
             )
         });
-        self.fault.iter().cloned().chain(self.file.fault().map(str::to_owned)).chain(full).collect()
+        self.wanted.clone()
     }
 
     /// What is learned, by port; nothing where nothing is to be.
@@ -124,7 +110,7 @@ impl Learning {
 
     /// How many ports are protected by it.
     pub(super) fn count(&self) -> usize {
-        self.memory.wanted(&self.rules).len()
+        self.wanted.len()
     }
 }
 
@@ -137,7 +123,8 @@ fn shortened(ports: &PortSet) -> String {
     const MOST: usize = 20;
     let ranges = ports.ranges();
     let text: Vec<String> = ranges.iter().take(MOST).map(ToString::to_string).collect();
-    format!("{}{}", text.join(","), if ranges.len() > MOST { ", …" } else { "" })
+    let more = if ranges.len() > MOST { format!(" and more, {} in all", ports.len()) } else { String::new() };
+    format!("{}{more}", text.join(","))
 }
 
 impl Broker {
@@ -161,7 +148,8 @@ impl Broker {
             let outcome = memory.configure(rules, &named, moment());
             self.take_outcome(outcome, Instant::now());
         }
-        self.protection.set_learned(self.learning.memory.wanted(&self.learning.rules));
+        let wanted = self.learning.settle();
+        self.protection.set_learned(wanted);
         if self.learning.rules.learn || was_on {
             self.learning.schedule.unit_started(Instant::now());
         }
@@ -180,7 +168,7 @@ impl Broker {
             return;
         }
         self.read_range();
-        let fault = match self.learning.see() {
+        let fault = match self.learning.lookout.see() {
             Ok(seen) => {
                 let Learning { memory, rules, .. } = &mut self.learning;
                 let outcome = memory.look(&seen, rules, moment(), now);
@@ -199,7 +187,7 @@ impl Broker {
             tracing::error!(event = "look", "{text}");
         }
         self.learning.fault = fault;
-        let wanted = self.learning.memory.wanted(&self.learning.rules);
+        let wanted = self.learning.settle();
         if self.protection.set_learned(wanted) {
             self.assert_reserved_ports();
         }
@@ -236,9 +224,10 @@ impl Broker {
             return Err(Refusal::BadArgument(text));
         }
         tracing::info!(event = "forgotten", port, "forgot port {port}");
-        let Learning { memory, file, rules, .. } = &mut self.learning;
+        let Learning { memory, file, .. } = &mut self.learning;
         file.keep(memory, true, Instant::now());
-        self.protection.set_learned(memory.wanted(rules));
+        let wanted = self.learning.settle();
+        self.protection.set_learned(wanted);
         self.assert_reserved_ports();
         self.touched = true;
         Ok(())

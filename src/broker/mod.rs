@@ -13,6 +13,7 @@ mod handover;
 mod holders;
 mod learned_file;
 mod learning;
+mod lookout;
 mod options;
 mod protection;
 mod records;
@@ -23,6 +24,7 @@ mod view;
 
 pub use crate::learn::Learned;
 pub use command::{Acquire, Handle, NamedSocket, Notice, Refusal, Stopping};
+pub use lookout::Lookout;
 pub use reload::Loader;
 pub use takeover::{Inheritance, Start, StartError};
 pub use view::{ListenerView, QueueView, SocketView, View};

@@ -103,6 +103,7 @@ impl Broker {
         self.follow_all();
         // The last good configuration is a single file, and knows nothing of units.
         self.configure_learning(config, self.configuration_faults.is_empty());
+        self.migration.try_again();
         self.settle_drains();
         self.protect(&config.protect.ports);
         self.tell_names(&before, &now);

@@ -5,10 +5,15 @@ use super::draining::MOST_OF_ONE_ENDPOINT;
 use super::effects::{inode_of, store_name, with_causes};
 use super::{Broker, handover};
 use crate::listeners::SocketId;
-use crate::model::ListenerName;
+use crate::model::{Endpoint, ListenerName, SocketKind};
 use crate::policy::{Caller, Decision, may_administer};
 use std::os::fd::AsFd as _;
 use std::time::Instant;
+
+/// Clients still come to the old socket of a TCP address, and must, where its holder serves them well.
+fn is_tcp(endpoint: &Endpoint) -> bool {
+    matches!(endpoint, Endpoint::Inet(inet) if inet.kind == SocketKind::Stream)
+}
 
 impl Broker {
     /// Gives every socket of a listener a successor.
@@ -59,7 +64,7 @@ impl Broker {
     fn renew_socket(&mut self, name: &ListenerName, id: SocketId) -> Result<(), Refusal> {
         let Some(old) = self.sockets.get_mut(&id) else { return Ok(()) };
         // Before: what it takes to be bound beside it changes it.
-        let serves = old.endpoint().kind().takes_connections() && !old.keeps_clients_out();
+        let serves = is_tcp(old.endpoint()) && !old.keeps_clients_out();
         let new = match old.successor() {
             Ok(new) => new,
             Err(error) => {

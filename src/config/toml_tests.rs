@@ -139,6 +139,30 @@ fn wrong_types_are_said_with_what_to_write() {
 }
 
 #[test]
+fn what_is_learned_can_be_switched_off_and_excluded() {
+    let file = |text: &str| TomlFile { path: "/a.toml".into(), text: text.into() };
+    let protect = |texts: &[&str]| {
+        let files = texts.iter().map(|text| file(text)).collect();
+        let checked = build(&Sources { files, ..Sources::default() });
+        assert_eq!(checked.faults, []);
+        (checked.config.protect.learn, checked.config.protect.exclude.to_string())
+    };
+    assert_eq!(protect(&[]), (true, String::new()));
+    assert_eq!(protect(&["[protect]\nexclude = [\"8000-8001\", \"80\"]"]), (true, "80,8000-8001".into()));
+    // Lists grow with every file, and of a single value the last one counts.
+    let later = "[protect]\nexclude = \"81\"\nlearn = true";
+    assert_eq!(protect(&["[protect]\nexclude = \"80\"\nlearn = false", later]), (true, "80-81".into()));
+    assert_eq!(protect(&["[protect]\nlearn = false", "[protect]\nexclude = \"81\""]), (false, "81".into()));
+    assert_eq!(
+        faults("[protect]\nlearn = \"no\"\nexclude = [8000]\n"),
+        [
+            "2:9: error: \"learn\" takes true or false, and this is a string; write it as in learn = false",
+            "3:12: error: \"exclude\" takes strings, and this is an integer; write it as in exclude = [\"8000-8100\"]",
+        ]
+    );
+}
+
+#[test]
 fn what_a_later_version_has_is_refused_honestly() {
     let not_yet = |place: &str, what: &str| {
         format!("{place}: error: {what} is not available in this version; take it out")

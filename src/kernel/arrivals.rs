@@ -66,7 +66,7 @@ impl ArrivalWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::net::{TcpStream, UdpSocket};
     use std::os::fd::AsFd as _;
     use std::time::Duration;
 
@@ -77,11 +77,13 @@ mod tests {
     #[tokio::test]
     async fn the_first_connection_is_told_once_until_the_socket_is_watched_again() {
         let watch = ArrivalWatch::new().unwrap();
-        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+        socket.listen(64).unwrap();
         watch.add(7, socket.as_fd()).unwrap();
         assert_eq!(woken(&watch).await, None);
         assert!(!is_queued(socket.as_fd()).unwrap());
-        let address = socket.local_addr().unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
         let _clients: Vec<_> = (0..10).map(|_| TcpStream::connect(address).unwrap()).collect();
         assert_eq!(woken(&watch).await, Some(7));
         assert_eq!(woken(&watch).await, None);

@@ -157,6 +157,7 @@ mod tests {
     use std::net::{TcpListener, UdpSocket};
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "the sockets of others")]
     fn sockets_that_wait_are_found_and_others_are_not() {
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let six = TcpListener::bind("[::1]:0").unwrap();

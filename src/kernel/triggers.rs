@@ -1,95 +1,74 @@
-//! The files by which the daemon, which may start nothing, says what should be started: one for each service, in a
-//! directory that a path unit watches, which has root take them.
+//! The messages by which the daemon, which may start nothing, says what should be started: datagrams to a socket
+//! that systemd holds, and which it starts a program of root's to read.
 //!
-//! Both ends are here. All is in the names, nothing in the files: whoever takes them as root opens none, follows no
-//! link, and removes nothing outside of the directory, whatever the daemon's user has put there.
+//! Both ends are here. A message is one service's name; what it is allowed to mean is the reader's matter.
 
 use crate::model::UnitName;
-use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, recv, sendto, socket as new_socket,
+};
 use std::collections::BTreeMap;
-use std::ffi::CStr;
-use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsFd, AsRawFd as _};
 use std::path::Path;
 
-/// The directory, in the daemon's runtime directory.
-pub const DIRECTORY: &str = "activate";
+/// The socket, in the daemon's runtime directory.
+pub const SOCKET: &str = "activate";
 
-/// What a file's name ends with where the start before has failed. No unit's name has such a character.
-const AGAIN: &str = "!";
+/// What comes before the name of a service that was not started before, or not in vain.
+const START: &str = "start ";
+/// The same where the start before has failed.
+const AGAIN: &str = "again ";
 
-/// The most files that are taken at once; what is left is taken the next time.
+/// Longer than any message.
+const LONGEST: usize = 512;
+/// The most messages that are read at once; what is left has the reader started again.
 const MAX: usize = 4096;
 
-/// Says that a service is to be started; `again` where that has just failed.
-pub fn put(runtime_directory: &Path, unit: &UnitName, again: bool) -> io::Result<()> {
-    let directory = runtime_directory.join(DIRECTORY);
-    let path = directory.join(format!("{unit}{}", if again { AGAIN } else { "" }));
-    match File::create(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(&directory)?;
-            File::create(&path).map(drop)
-        }
-        result => result.map(drop),
-    }
+/// Says that a service is to be started; `again` where that has just failed. Never waits.
+pub fn send(runtime_directory: &Path, unit: &UnitName, again: bool) -> io::Result<()> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = new_socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+    let message = format!("{}{unit}", if again { AGAIN } else { START });
+    let address = UnixAddr::new(&runtime_directory.join(SOCKET))?;
+    sendto(socket.as_raw_fd(), message.as_bytes(), &address, MsgFlags::MSG_NOSIGNAL)?;
+    Ok(())
 }
 
-/// What was taken.
+/// What was read.
 #[derive(Debug, Default)]
-pub struct Taken {
+pub struct Received {
     /// The services, each with whether it is to be started again after a failure.
     pub services: BTreeMap<UnitName, bool>,
-    /// Names that mean nothing here.
-    pub foreign: Vec<String>,
-    /// Names of what could not be removed, each with the reason.
-    pub left: Vec<(String, io::Error)>,
+    /// How many messages were none.
+    pub senseless: usize,
 }
 
-/// Removes everything in the directory and says what it was. A directory that is not there is empty.
-pub fn take(runtime_directory: &Path) -> io::Result<Taken> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let mut directory = match Dir::open(&runtime_directory.join(DIRECTORY), flags, Mode::empty()) {
-        Ok(directory) => directory,
-        Err(Errno::ENOENT) => return Ok(Taken::default()),
-        Err(error) => return Err(error.into()),
-    };
-    let mut names = Vec::new();
-    for entry in directory.iter().take(MAX) {
-        let name = entry?.file_name().to_owned();
-        if ![c".", c".."].contains(&name.as_c_str()) {
-            names.push(name);
+/// Reads all messages that are there.
+pub fn receive(socket: impl AsFd) -> io::Result<Received> {
+    let socket = socket.as_fd().as_raw_fd();
+    let mut received = Received::default();
+    let mut buffer = [0; LONGEST];
+    for _ in 0..MAX {
+        let length = match recv(socket, &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(length) => length,
+            Err(Errno::EAGAIN) => break,
+            Err(Errno::EINTR) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        match buffer.get(..length).and_then(understood) {
+            Some((unit, again)) => *received.services.entry(unit).or_default() |= again,
+            None => received.senseless += 1,
         }
     }
-    let mut taken = Taken::default();
-    for name in names {
-        let shown = name.to_string_lossy().escape_default().to_string();
-        // What comes after this makes the file anew, and is a start of its own.
-        if let Err(error) = remove(&directory, &name) {
-            taken.left.push((shown, error));
-            continue;
-        }
-        match name.to_str().ok().and_then(service_of) {
-            Some((unit, again)) => *taken.services.entry(unit).or_default() |= again,
-            None => taken.foreign.push(shown),
-        }
-    }
-    Ok(taken)
+    Ok(received)
 }
 
-fn remove(directory: &Dir, name: &CStr) -> io::Result<()> {
-    match unlinkat(directory, name, UnlinkatFlags::NoRemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => Ok(()),
-        Err(Errno::EISDIR) => Ok(unlinkat(directory, name, UnlinkatFlags::RemoveDir)?),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn service_of(name: &str) -> Option<(UnitName, bool)> {
-    let (unit, again) = name.strip_suffix(AGAIN).map_or((name, false), |unit| (unit, true));
+fn understood(message: &[u8]) -> Option<(UnitName, bool)> {
+    let text = std::str::from_utf8(message).ok()?;
+    let again = text.strip_prefix(AGAIN).map(|unit| (unit, true));
+    let (unit, again) = again.or_else(|| Some((text.strip_prefix(START)?, false)))?;
     let unit = UnitName::try_from(unit).ok().filter(|unit| unit.as_str().ends_with(".service"))?;
     Some((unit, again))
 }
@@ -97,54 +76,49 @@ fn service_of(name: &str) -> Option<(UnitName, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixDatagram;
 
     fn unit(name: &str) -> UnitName {
         UnitName::try_from(name).unwrap()
     }
 
     #[test]
-    fn what_was_put_is_taken_once() {
+    fn what_was_sent_is_received_once() {
         let root = tempfile::tempdir().unwrap();
-        assert!(take(root.path()).unwrap().services.is_empty());
+        assert!(send(root.path(), &unit("a.service"), false).is_err(), "nobody is there");
+        let socket = UnixDatagram::bind(root.path().join(SOCKET)).unwrap();
         for again in [false, true, false] {
-            put(root.path(), &unit("a.service"), again).unwrap();
+            send(root.path(), &unit("a.service"), again).unwrap();
         }
-        put(root.path(), &unit("b@\\x2d.service"), false).unwrap();
-        let taken = take(root.path()).unwrap();
+        send(root.path(), &unit("b@\\x2d.service"), false).unwrap();
+        let received = receive(&socket).unwrap();
         let expected = [(unit("a.service"), true), (unit("b@\\x2d.service"), false)];
-        assert_eq!(taken.services, BTreeMap::from(expected));
-        assert!(taken.foreign.is_empty() && taken.left.is_empty());
-        assert!(take(root.path()).unwrap().services.is_empty());
+        assert_eq!((received.services, received.senseless), (BTreeMap::from(expected), 0));
+        assert!(receive(&socket).unwrap().services.is_empty());
     }
 
     #[test]
-    fn whatever_lies_there_goes_and_nothing_else_does() {
+    fn what_is_no_service_is_counted_and_thrown_away() {
         let root = tempfile::tempdir().unwrap();
-        let directory = root.path().join(DIRECTORY);
-        fs::create_dir_all(directory.join("a.slice")).unwrap();
-        fs::create_dir_all(directory.join("full/of")).unwrap();
-        let outside = root.path().join("outside");
-        fs::write(&outside, "text").unwrap();
-        symlink(&outside, directory.join("link.service")).unwrap();
-        fs::write(directory.join("-x y\n.service"), "").unwrap();
-        let taken = take(root.path()).unwrap();
-        // A link is a name like any other, and what it leads to is nobody's matter.
-        assert_eq!(taken.services, BTreeMap::from([(unit("link.service"), false)]));
-        assert_eq!(taken.foreign.len(), 2);
-        assert_eq!(taken.left.len(), 1);
-        assert_eq!(fs::read_to_string(&outside).unwrap(), "text");
-        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        let socket = UnixDatagram::bind(root.path().join(SOCKET)).unwrap();
+        let client = UnixDatagram::unbound().unwrap();
+        client.connect(root.path().join(SOCKET)).unwrap();
+        let long = format!("start {}.service", "x".repeat(600));
+        for text in
+            ["", "a.service", "start ", "start a.socket", "start a b.service", "start ../a.service", &long]
+        {
+            client.send(text.as_bytes()).unwrap();
+        }
+        client.send(b"start \xff.service").unwrap();
+        let received = receive(&socket).unwrap();
+        assert_eq!((received.services.len(), received.senseless), (0, 8));
     }
 
     #[test]
-    fn a_link_in_place_of_the_directory_is_not_followed() {
+    fn nobody_waits_where_nobody_reads() {
         let root = tempfile::tempdir().unwrap();
-        let elsewhere = root.path().join("elsewhere");
-        fs::create_dir(&elsewhere).unwrap();
-        fs::write(elsewhere.join("a.service"), "").unwrap();
-        symlink(&elsewhere, root.path().join(DIRECTORY)).unwrap();
-        assert!(take(root.path()).is_err());
-        assert!(elsewhere.join("a.service").exists());
+        let _socket = UnixDatagram::bind(root.path().join(SOCKET)).unwrap();
+        let full = (0..100_000).find_map(|_| send(root.path(), &unit("a.service"), false).err());
+        assert_eq!(full.unwrap().kind(), io::ErrorKind::WouldBlock);
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 /// How long a TCP socket has to be seen in every look until it counts for the life of its unit.
-const SETTLED_TCP: Duration = Duration::from_secs(3);
+const SETTLED_TCP: Duration = Duration::from_secs(2);
 /// The same for UDP, where a socket that asks somebody looks like one that waits to be asked.
 const SETTLED_UDP: Duration = Duration::from_secs(30);
 /// More ports of one unit are not looked at.

@@ -78,7 +78,8 @@ pub fn service_of(cgroup: &str) -> Option<UnitName> {
         return None;
     }
     let unit = UnitName::of_cgroup(cgroup)?;
-    let others = ["user@", "systemd-nspawn@"];
+    // Other managers; and ourselves: what we hold is kept anyway, and what we lease is nobody's for long.
+    let others = ["user@", "systemd-nspawn@", "portbroker."];
     let is_service = unit.as_str().ends_with(".service");
     (is_service && !others.iter().any(|prefix| unit.as_str().starts_with(prefix))).then_some(unit)
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// A unit that has just started needs a moment until it listens, and others start with it.
 const AFTER_A_START: Duration = Duration::from_secs(1);
 /// When to look again for what was new, and may have been there for an instant only.
-const AGAIN: Duration = Duration::from_secs(4);
+const AGAIN: Duration = Duration::from_millis(2500);
 /// In the long run there is at most one look in so long.
 const REFILL: Duration = Duration::from_secs(10);
 /// And so many may come close together.

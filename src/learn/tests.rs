@@ -234,14 +234,14 @@ fn what_is_refused_is_said_once() {
 #[test]
 fn units_that_never_come_again_leave_no_more_than_a_bounded_memory() {
     let mut host = Host::new();
-    for n in 0..3000u16 {
+    for n in 0..2200u16 {
         host.look_at(&[(&format!("run-{n}"), "1", &[1000 + n])], Protocol::Tcp);
         host.seconds += 10;
         host.look_at(&[(&format!("run-{n}"), "1", &[1000 + n])], Protocol::Tcp);
     }
     assert_eq!(host.memory.units.len(), memory::MOST_CANDIDATES);
     assert!(
-        !host.memory.units.contains_key(&unit("run-0")) && host.memory.units.contains_key(&unit("run-2999"))
+        !host.memory.units.contains_key(&unit("run-0")) && host.memory.units.contains_key(&unit("run-2199"))
     );
 }
 
@@ -269,6 +269,7 @@ fn only_a_services_own_cgroup_counts() {
         "/machine.slice/systemd-nspawn@x.service",
         "/machine.slice/db.service",
         "/system.slice/systemd-nspawn@x.service",
+        "/system.slice/portbroker.service",
         "/system.slice/docker-1.scope",
         "/system.slice/podman.service/libpod-payload-1",
         "/system.slice/db.service/inner.service",
@@ -291,12 +292,14 @@ fn looks_come_soon_after_a_start_and_never_often() {
     assert_eq!(schedule.due(), Some(begin + Duration::from_secs(1)));
     // Something new is looked at once more, and then no more.
     schedule.looked(begin + Duration::from_secs(1), true);
-    assert_eq!(schedule.due(), Some(begin + Duration::from_secs(5)));
+    assert_eq!(schedule.due(), Some(begin + Duration::from_millis(3500)));
     schedule.looked(begin + Duration::from_secs(5), true);
     assert_eq!(schedule.due(), None);
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn a_service_that_starts_without_end_is_looked_at_once_in_ten_seconds(gaps in proptest::collection::vec(0u64..3000, 100..400)) {
         let begin = Instant::now();

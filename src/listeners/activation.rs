@@ -82,13 +82,15 @@ pub struct Activation {
     phase: Phase,
     /// Starts in a row that failed.
     failures: u32,
+    /// Whether a start is not counted yet. What systemd starts by itself (`Restart=`) is no start of ours.
+    uncounted: bool,
     /// The next start is not to be before this.
     earliest: Option<Instant>,
 }
 
 impl Default for Activation {
     fn default() -> Self {
-        Self { phase: Phase::Waiting, failures: 0, earliest: None }
+        Self { phase: Phase::Waiting, failures: 0, uncounted: false, earliest: None }
     }
 }
 
@@ -116,6 +118,8 @@ impl Activation {
     pub fn next_due(&self) -> Option<Instant> {
         match self.phase {
             Phase::Pausing { until } | Phase::Starting { until } => Some(until),
+            // Until it has shown that it lives.
+            Phase::Held { since } if self.failures > 0 => Some(since + LIFE),
             Phase::Waiting | Phase::Held { .. } => None,
         }
     }
@@ -145,13 +149,11 @@ impl Activation {
         let Phase::Held { since } = self.phase else { return Step::Rest.into() };
         let soon = now.saturating_duration_since(since) < LIFE;
         if soon && queued {
-            let pause = self.failed();
-            self.earliest = Some(now + pause);
-            self.phase = Phase::Pausing { until: now + pause };
-            return Outcome { step: Step::Rest, failure: Some(Failure::Died) };
+            return self.died(now);
         }
         // It did what was there to do, and ended: idle, or stopped by somebody.
         self.failures = 0;
+        self.uncounted = false;
         self.phase = Phase::Waiting;
         Step::Watch.into()
     }
@@ -161,7 +163,13 @@ impl Activation {
         let (until, starting) = match self.phase {
             Phase::Pausing { until } => (until, false),
             Phase::Starting { until } => (until, true),
-            Phase::Waiting | Phase::Held { .. } => return Step::Rest.into(),
+            Phase::Held { since } => {
+                if now.saturating_duration_since(since) >= LIFE {
+                    self.failures = 0;
+                }
+                return Step::Rest.into();
+            }
+            Phase::Waiting => return Step::Rest.into(),
         };
         if now < until {
             return Step::Rest.into();
@@ -177,10 +185,23 @@ impl Activation {
         Outcome { step: Step::Watch, failure }
     }
 
-    /// Counts a failure; returns how long to wait after it.
-    fn failed(&mut self) -> Duration {
+    /// Each start of ours is counted once, however often systemd itself starts the service after it; so is the
+    /// first death of a service that somebody else started.
+    fn died(&mut self, now: Instant) -> Outcome {
+        let counts = self.uncounted || self.failures == 0;
+        if counts {
+            self.failed();
+        }
+        let pending = self.earliest.filter(|earliest| !counts && *earliest > now);
+        let until = pending.unwrap_or(now + back_off(self.failures));
+        self.earliest = Some(until);
+        self.phase = Phase::Pausing { until };
+        Outcome { step: Step::Rest, failure: counts.then_some(Failure::Died) }
+    }
+
+    fn failed(&mut self) {
         self.failures = self.failures.saturating_add(1);
-        back_off(self.failures)
+        self.uncounted = false;
     }
 
     fn start_or_pause(&mut self, now: Instant) -> Outcome {
@@ -189,6 +210,7 @@ impl Activation {
             return Step::Rest.into();
         }
         self.earliest = Some(now + SPACING);
+        self.uncounted = true;
         // A service that is slow is started again meanwhile, which does nothing to it.
         self.phase = Phase::Starting { until: now + back_off(self.failures.saturating_add(1)) };
         Step::Start(if self.failures == 0 { Attempt::First } else { Attempt::Again }).into()

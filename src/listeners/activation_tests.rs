@@ -73,6 +73,31 @@ fn a_service_that_never_takes_its_socket_is_started_at_the_same_pace() {
 }
 
 #[test]
+fn what_systemd_starts_by_itself_is_not_counted() {
+    let (mut activation, begin) = (Activation::default(), Instant::now());
+    activation.woken(true, begin);
+    activation.held(begin);
+    assert_eq!(activation.released(true, begin).failure, Some(Failure::Died));
+    // Restart=always, a hundred times a second.
+    for n in 1..90 {
+        let now = after(begin, 10 * n);
+        activation.held(now);
+        assert_eq!(activation.released(true, now), Step::Rest.into());
+        assert_eq!((activation.failures(), activation.next_due()), (1, Some(begin + SECOND)));
+    }
+    assert_eq!(activation.due(true, begin + SECOND), Step::Start(Attempt::Again).into());
+    activation.held(begin + SECOND);
+    assert_eq!(activation.released(true, begin + SECOND).failure, Some(Failure::Died));
+    assert_eq!(activation.next_due(), Some(begin + 3 * SECOND));
+
+    // Started by hand and living, it is well.
+    activation.held(begin + 2 * SECOND);
+    assert_eq!(activation.next_due(), Some(begin + 2 * SECOND + LIFE));
+    activation.due(true, begin + 2 * SECOND + LIFE);
+    assert_eq!((activation.failures(), activation.next_due()), (0, None));
+}
+
+#[test]
 fn clients_that_went_away_start_nothing() {
     let (mut activation, begin) = (Activation::default(), Instant::now());
     activation.woken(true, begin);

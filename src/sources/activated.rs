@@ -1,6 +1,6 @@
 //! Which services may be started because of a connection: those that the configuration names, and no others.
 //!
-//! The daemon has no right to start anything: it names services in files, and what it names is held against this
+//! The daemon has no right to start anything: it names services, and what it names is held against this
 //! list, which is made of files that only root can write.
 
 use super::gather_services;

@@ -6,9 +6,11 @@
 #![cfg(test)]
 
 mod acquire;
+mod activate;
 mod exec;
 mod generator;
 mod idle;
+mod learn;
 mod measure;
 mod memory;
 mod place;
@@ -28,13 +30,15 @@ use measure::Table;
 /// What can be measured: the name that the command line has for it, and how.
 type Figure = (&'static str, fn() -> Table);
 
-const FIGURES: [Figure; 6] = [
+const FIGURES: [Figure; 8] = [
     ("acquire", acquire::measure),
     ("exec", exec::measure),
     ("ready", ready::measure),
     ("memory", memory::measure),
     ("generator", generator::measure),
+    ("learn", learn::measure),
     ("idle", idle::measure),
+    ("activate", activate::measure),
 ];
 
 fn main() {

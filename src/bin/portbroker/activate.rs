@@ -2,39 +2,44 @@
 //! named, because connections wait for them.
 //!
 //! The broker's user may start nothing, and so what it names is held against what root has configured. It fails
-//! only where it could not take the names, and would be run again for them at once: what became of the services
+//! only where the names could not be read, and would be run again for them at once: what became of the services
 //! themselves is seen by the broker, which names them again later.
 
 use crate::failure::{Failure, complain};
-use portbroker::kernel::triggers::{self, Taken};
+use portbroker::kernel::store::take_listen_fds;
+use portbroker::kernel::triggers::{self, Received};
 use portbroker::model::UnitName;
 use portbroker::sources::activated;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-pub(crate) fn run(directory: &Path) -> Result<ExitCode, Failure> {
-    let taken = match triggers::take(directory) {
-        Ok(taken) => taken,
-        Err(error) => {
-            complain(&format!("cannot take the names of services from {}: {error}", directory.display()));
-            return Ok(ExitCode::FAILURE);
-        }
+pub(crate) fn run() -> Result<ExitCode, Failure> {
+    let Some((_, socket)) = take_listen_fds().into_iter().next() else {
+        complain(
+            "portbroker-activate.socket did not pass its socket: this is run by systemd, and not by hand",
+        );
+        return Ok(ExitCode::FAILURE);
     };
-    for name in &taken.foreign {
-        complain(&format!("{name} is no name of a service, and was thrown away"));
+    match triggers::receive(socket) {
+        Ok(received) => {
+            if received.senseless > 0 {
+                complain(&format!("{} messages name no service, and were thrown away", received.senseless));
+            }
+            start(&received);
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            complain(&format!("cannot read which services are to be started: {error}"));
+            Ok(ExitCode::FAILURE)
+        }
     }
-    for (name, error) in &taken.left {
-        complain(&format!("cannot remove {name}: {error}"));
-    }
-    start(&taken);
-    Ok(if taken.left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn start(taken: &Taken) {
-    let allowed = allowed(taken);
+fn start(received: &Received) {
+    let allowed = allowed(received);
     let (start, refused): (Vec<_>, Vec<_>) =
-        taken.services.iter().partition(|(unit, _)| allowed.contains(*unit));
+        received.services.iter().partition(|(unit, _)| allowed.contains(*unit));
     for (unit, _) in refused {
         complain(&format!(
             "{unit} is not started: no section and no file of /etc/portbroker says to activate it"
@@ -48,13 +53,13 @@ fn start(taken: &Taken) {
 }
 
 /// Which of them may be started. The configuration itself is read only where the generator's list does not know one.
-fn allowed(taken: &Taken) -> BTreeSet<UnitName> {
+fn allowed(received: &Received) -> BTreeSet<UnitName> {
     let root = Path::new("/");
     let listed = activated::read_list(root).unwrap_or_else(|error| {
         complain(&format!("the list of services that may be started cannot be read: {error}"));
         BTreeSet::new()
     });
-    if taken.services.keys().all(|unit| listed.contains(unit)) {
+    if received.services.keys().all(|unit| listed.contains(unit)) {
         return listed;
     }
     activated::read_configuration(root)

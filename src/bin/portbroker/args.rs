@@ -86,11 +86,7 @@ enum Verb {
     },
     /// Start the services that the broker wants started (for portbroker-activate.service)
     #[command(hide = true)]
-    Activate {
-        /// The broker's runtime directory
-        #[arg(default_value = "/run/portbroker")]
-        directory: PathBuf,
-    },
+    Activate,
     /// Print completions for a shell
     #[command(hide = true)]
     Completions {
@@ -310,7 +306,7 @@ impl Arguments {
             Verb::Exec(arguments) => exec::run(&broker, &arguments),
             Verb::Deposit(arguments) => deposit::run(&broker, output, &arguments),
             Verb::Import { unit, root } => import::run(output, root.root, &unit),
-            Verb::Activate { directory } => activate::run(&directory),
+            Verb::Activate => activate::run(),
             Verb::Completions { shell } => packaging::completions(Self::command(), shell),
             Verb::Manual { directory } => packaging::manual(Self::command(), &directory),
         };

@@ -58,7 +58,7 @@ fn report(status: &Status, output: Output) -> Result<ExitCode, Failure> {
         version: Some(&status.version),
         faults: &status.faults,
         listeners: Some(counts),
-        learned: Some(status.learned_ports),
+        learned: status.learned_ports,
     };
     output.print(&document, || lines(status, counts))?;
     Ok(if status.state == "running" { ExitCode::SUCCESS } else { DEGRADED.into() })
@@ -74,8 +74,12 @@ fn lines(status: &Status, counts: Counts) -> Vec<Vec<Cell>> {
             Cell::plain("listeners"),
             Cell::plain(format!("{listening} listening, {reserved} reserved, {failed} failed")),
         ],
-        vec![Cell::plain("learned"), Cell::plain(format!("{} ports", status.learned_ports))],
     ];
+    let learned = status.learned_ports.map(|ports| match ports {
+        1 => "1 port".to_owned(),
+        ports => format!("{ports} ports"),
+    });
+    lines.extend(learned.map(|learned| vec![Cell::plain("learned"), Cell::plain(learned)]));
     lines.extend(status.faults.iter().map(|fault| vec![Cell::plain("fault"), Cell::new(fault, Paint::Bad)]));
     lines
 }

@@ -34,8 +34,13 @@ mkdir "$DIR/volatile/upper" "$DIR/volatile/work"
 # Not as a layer of its own: a layer must not lie inside of another.
 cp -a "$DIR/files/." "$DIR/volatile/upper/"
 mount -t overlay -o "lowerdir=/,upperdir=$DIR/volatile/upper,workdir=$DIR/volatile/work" overlay "$DIR/root"
-exec systemd-nspawn -q -D "$DIR/root" --boot --register=no --keep-unit --private-network --capability=all \
-  --link-journal=no --resolv-conf=off --timezone=off -M "$NAME" systemd.unit=lab.target
+while :; do
+  status=0
+  systemd-nspawn -q -D "$DIR/root" --boot --register=no --keep-unit --private-network --capability=all \
+    --link-journal=no --resolv-conf=off --timezone=off -M "$NAME" systemd.unit=lab.target || status=$?
+  # What it was rebooted with from inside; then it boots again, with another network and what it has on disk.
+  [ "$status" = 133 ] || exit "$status"
+done
 "#;
 
 /// A container that is not booted yet.
@@ -177,6 +182,25 @@ impl Preparation {
 }
 
 impl Lab {
+    /// Reboots it in order, and returns when all jobs of the new boot are done.
+    pub fn reboot(&mut self) {
+        // The shell may be ended before it has its answer.
+        let _ = self.sh("systemctl reboot");
+        let begun = Instant::now();
+        let before = std::mem::take(&mut self.init);
+        while self.init.is_empty() {
+            let ended = self.nspawn.try_wait().expect("the state of systemd-nspawn");
+            assert!(
+                ended.is_none() && begun.elapsed() < BOOT_TIMEOUT,
+                "the lab did not come back: {ended:?}\n{}",
+                fs::read_to_string(self.dir.path().join("console")).unwrap_or_default()
+            );
+            sleep(Duration::from_millis(20));
+            self.init = init_below(self.nspawn.id()).filter(|init| *init != before).unwrap_or_default();
+        }
+        self.wait_until_booted();
+    }
+
     /// Runs a shell command inside, as root.
     pub fn sh(&self, command: &str) -> Output {
         self.command(["sh", "-c", command]).output().expect("nsenter")

@@ -1,0 +1,204 @@
+//! `portbroker renew`: a socket that its holder has spoilt gets a successor, with the real daemon.
+
+#![cfg(test)]
+
+#[path = "support/daemon.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod daemon;
+#[path = "support/netns.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod netns;
+#[path = "support/served.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod served;
+
+use daemon::{Daemon, run};
+use netns::in_netns;
+use served::{Served, Storm, eventually, listener, states};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+const WEB: &str = "127.0.0.1:7801";
+const CONFIGURATION: &str = "[[listener]]\nname = \"web\"\nstream = \"127.0.0.1:7801\"\n";
+
+/// Throws every packet away, and lets nobody undo that.
+const SPOILER: &str = "
+import ctypes, socket, struct, sys
+s = socket.socket(fileno=3)
+program = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0))
+s.setsockopt(1, 26, struct.pack('@HxxxxxxQ', 1, ctypes.addressof(program)))
+s.setsockopt(1, 44, 1)
+print('ready', flush=True); sys.stdin.read()
+";
+
+const IDLE: &str = "import sys; print('ready', flush=True); sys.stdin.read()";
+
+fn renew(daemon: &Daemon, name: &str) -> (i32, String) {
+    let (status, _, errors) = run(&mut daemon.portbroker(&["renew", name]));
+    (status, errors)
+}
+
+fn inode(daemon: &Daemon, name: &str) -> u64 {
+    listener(daemon, name)["sockets"][0]["inode"].as_u64().unwrap()
+}
+
+/// Connects until told to stop, and counts how often it is refused.
+fn refusals(stop: &AtomicBool) -> u32 {
+    let address: SocketAddr = WEB.parse().unwrap();
+    let mut refused = 0;
+    while !stop.load(Ordering::Relaxed) {
+        match TcpStream::connect_timeout(&address, Duration::from_millis(20)) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => refused += 1,
+            _ => {}
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    refused
+}
+
+/// Whatever happens: the clients stop.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_locked_filter_is_left_behind_with_the_old_socket_and_nobody_is_refused() {
+    in_netns(|| {
+        let daemon = Daemon::start(CONFIGURATION);
+        let spoiler = Served::with(&daemon, "web", SPOILER);
+        let before = inode(&daemon, "web");
+        let timeout = TcpStream::connect_timeout(&WEB.parse().unwrap(), Duration::from_millis(300));
+        assert_eq!(timeout.unwrap_err().kind(), ErrorKind::TimedOut);
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let client = scope.spawn(|| refusals(&stop));
+            let _stop = Stop(&stop);
+            assert_eq!(renew(&daemon, "web"), (0, String::new()));
+            // The old one serves nobody, so clients may wait in the new one already.
+            assert_eq!(states(&daemon, "web"), ["listening", "draining"]);
+            assert_ne!(inode(&daemon, "web"), before);
+            spoiler.end();
+            eventually("the old one is closed", || states(&daemon, "web") == ["listening"]);
+            let service = Served::start(&daemon, "web");
+            let storm = Storm::start(WEB, 2);
+            std::thread::sleep(Duration::from_millis(300));
+            assert!(storm.stop() > 0);
+            stop.store(true, Ordering::Relaxed);
+            assert_eq!(client.join().unwrap(), 0);
+            service.end();
+        });
+        // Nothing of it is left: the next renewal finds no other.
+        assert_eq!(renew(&daemon, "web"), (0, String::new()));
+        eventually("the old one is closed", || states(&daemon, "web") == ["listening"]);
+        assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv4/tcp_migrate_req").unwrap().trim(), "0");
+    });
+}
+
+#[test]
+fn a_service_that_is_well_goes_on_with_the_old_socket_until_it_is_restarted() {
+    in_netns(|| {
+        let daemon = Daemon::start(CONFIGURATION);
+        let mut service = Served::start(&daemon, "web");
+        let storm = Storm::start(WEB, 4);
+        for round in 0..6 {
+            assert_eq!(renew(&daemon, "web"), (0, String::new()));
+            assert_eq!(states(&daemon, "web"), ["reserved", "draining"]);
+            std::thread::sleep(Duration::from_millis(100));
+            if round % 2 == 0 {
+                let next = Served::start(&daemon, "web");
+                service.end();
+                service = next;
+            } else {
+                service.end();
+                service = Served::start(&daemon, "web");
+            }
+            eventually("the old one is closed", || states(&daemon, "web") == ["listening"]);
+        }
+        assert!(storm.stop() > 200);
+        service.end();
+    });
+}
+
+#[test]
+fn datagrams_that_wait_in_the_old_socket_go_to_the_next_holder() {
+    in_netns(|| {
+        let daemon = Daemon::start("[[listener]]\nname = \"dns\"\ndatagram = \"0.0.0.0:7853\"\n");
+        let idle = Served::with(&daemon, "dns", IDLE);
+        let send = |text: &[u8]| {
+            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+            client.send_to(text, "127.0.0.1:7853").unwrap();
+        };
+        (0..5).for_each(|_| send(b"old"));
+        assert_eq!(renew(&daemon, "dns"), (0, String::new()));
+        assert_eq!(states(&daemon, "dns"), ["listening", "draining"]);
+        idle.end();
+        (0..5).for_each(|_| send(b"new"));
+        let program = "
+import select, socket
+new, old = [socket.socket(fileno=fd) for fd in (3, 4)]
+print([s.recv(9) for s in (new, old) for _ in range(5)])";
+        let (_, received, errors) =
+            run(daemon.portbroker(&["exec", "dns", "--", "python3", "-c"]).arg(program));
+        let expected = format!("[{}]\n", [vec!["b'new'"; 5], vec!["b'old'"; 5]].concat().join(", "));
+        assert_eq!(received, expected, "{errors}");
+        eventually("the old one is closed", || states(&daemon, "dns") == ["listening"]);
+    });
+}
+
+#[test]
+fn a_unix_path_leads_to_the_new_socket_and_who_waits_in_the_old_one_is_served() {
+    in_netns(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("web.sock");
+        let daemon =
+            Daemon::start(&format!("[[listener]]\nname = \"web\"\nstream = \"{}\"\n", path.display()));
+        let idle = Served::with(&daemon, "web", IDLE);
+        let mut clients = vec![UnixStream::connect(&path).unwrap()];
+        assert_eq!(renew(&daemon, "web"), (0, String::new()));
+        assert_eq!(states(&daemon, "web"), ["listening", "draining"]);
+        clients.push(UnixStream::connect(&path).unwrap());
+        idle.end();
+        let service = Served::start(&daemon, "web");
+        for mut client in clients {
+            let mut answer = [0; 2];
+            client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            std::io::Read::read_exact(&mut client, &mut answer).unwrap();
+            assert_eq!(&answer, b"ok");
+        }
+        service.end();
+        eventually("the old one is closed", || states(&daemon, "web") == ["listening"]);
+        assert!(path.exists() && UnixStream::connect(&path).is_ok());
+    });
+}
+
+#[test]
+fn who_may_not_and_what_cannot_is_refused_and_nothing_changes() {
+    in_netns(|| {
+        let name = format!("@portbroker-renew-{}", std::process::id());
+        let daemon = Daemon::start(&format!(
+            "{CONFIGURATION}[[listener]]\nname = \"hidden\"\nstream = [\"127.0.0.1:7802\", \"{name}\"]\n"
+        ));
+        let _idle = Served::with(&daemon, "web", IDLE);
+        let before = (inode(&daemon, "web"), inode(&daemon, "hidden"));
+        let (status, _, errors) = run(&mut daemon.portbroker_as(1001, &["renew", "web"]));
+        assert_eq!(status, 77, "{errors}");
+        assert!(daemon.log().contains("refused pid"), "{}", daemon.log());
+        let (status, errors) = renew(&daemon, "nothing");
+        assert!(status == 1 && errors.contains("NoSuchListener"), "{errors}");
+        let (status, errors) = renew(&daemon, "hidden");
+        assert!(
+            status == 1 && errors.contains("abstract name") && errors.contains("Stop its holder"),
+            "{errors}"
+        );
+        assert_eq!((inode(&daemon, "web"), inode(&daemon, "hidden")), before);
+        let renewals: Vec<i32> = (0..65).map(|_| renew(&daemon, "web").0).collect();
+        assert_eq!(renewals.iter().filter(|status| **status == 0).count(), 64, "there is a limit");
+    });
+}
