@@ -14,12 +14,13 @@ fn it_is_installed_into_a_running_system_and_taken_out_again() {
         "db.service",
         "[Service]\nExecStart=/usr/bin/python3 /opt/serve.py 3306\n[X-PortBroker]\nListenStream=127.0.0.1:3306\n",
     );
-    for entry in fs::read_dir(source).unwrap().map(|entry| entry.unwrap().path()) {
+    for entry in fs::read_dir(&source).unwrap().map(|entry| entry.unwrap().path()) {
         let name = entry.file_name().unwrap().to_str().unwrap().to_owned();
         if entry.is_file() {
             lab = lab.copy(&entry, &format!("/opt/portbroker/systemd/{name}"));
         }
     }
+    lab = lab.copy(&source.join("man/portbroker.toml.5"), "/opt/portbroker/systemd/man/portbroker.toml.5");
     for name in ["portbroker", "portbrokerd", "portbroker-generator"] {
         lab = lab.copy(&programs.join(name), &format!("/opt/portbroker/target/release/{name}"));
     }

@@ -1,5 +1,6 @@
 //! Effects on real sockets: what the table asks for, what a holder has spoilt, what is to be shown.
 
+use super::options::say_unmet;
 use super::view::{self, ListenerView, QueueView, SocketView, View};
 use super::{Broker, Refusal};
 use crate::kernel::socket::{
@@ -61,6 +62,7 @@ impl Broker {
         match ListenerSocket::bind(&endpoint, &listener.config.options) {
             Ok(socket) => {
                 self.told.bound(name, &endpoint, inode_of(&socket));
+                say_unmet(name, &socket);
                 self.sockets.insert(id, socket);
                 self.stored.added(id);
                 self.table.succeeded(id, Target::Refusing, Instant::now());

@@ -15,6 +15,7 @@ mod inspection;
 mod learned_file;
 mod learning;
 mod lookout;
+mod options;
 mod protection;
 mod records;
 mod reload;
@@ -140,6 +141,7 @@ impl Broker {
                 told = &mut stop => {
                     if told == Ok(Stop::ForGood) {
                         self.protect_nothing();
+                        self.remove_on_stop();
                         self.migrate_no_more();
                     }
                     return;

@@ -2,7 +2,7 @@
 
 use super::Broker;
 use super::command::{Notice, Refusal};
-use super::effects::with_causes;
+use super::options::adjust;
 use crate::config::{Checked, build, show};
 use crate::kernel::memory::give_back_freed;
 use crate::kernel::socket::ListenerSocket;
@@ -136,9 +136,7 @@ impl Broker {
     fn adjust(&mut self, id: SocketId) {
         let Some((name, listener)) = self.table.owner(id) else { return };
         let Some(socket) = self.sockets.get_mut(&id) else { return };
-        if let Err(error) = socket.adjust(&listener.config.options) {
-            tracing::warn!(listener = %name, endpoint = %socket.endpoint(), error = with_causes(&error), "an option of {name} could not be changed on its socket");
-        }
+        adjust(name, socket, &listener.config.options);
     }
 
     /// Names that came and went, for those who watch.

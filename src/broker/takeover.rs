@@ -6,6 +6,7 @@ use super::draining::Migration;
 use super::effects::inode_of;
 use super::holders::Holders;
 use super::learning::Learning;
+use super::options::say_unmet;
 use super::protection::Protection;
 use super::records::{HolderRecord, Records};
 use super::reload::{Loader, errors_of};
@@ -192,6 +193,7 @@ impl Broker {
                     SocketState::Reserved => Target::Refusing,
                 };
                 self.told.taken_over(listener, &slot.endpoint, inode_of(&socket));
+                say_unmet(listener, &socket);
                 self.sockets.insert(slot.id, socket);
                 self.table.succeeded(slot.id, state, Instant::now());
                 self.watch_hangups(slot.id, state);

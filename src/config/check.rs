@@ -151,7 +151,7 @@ pub(super) fn idle(definition: &Definition, faults: &mut Vec<Fault>) {
     match idle {
         Idle::Queue => {}
         Idle::Drop => {
-            if let Some(stream) = find(|endpoint| endpoint.kind() == SocketKind::Stream) {
+            if let Some(stream) = find(|endpoint| endpoint.kind().takes_connections()) {
                 let fault = place.error(format!("{stream} of {name:?} cannot drop: it has no datagrams"));
                 faults.push(fault.help("use \"refuse\" for streams, in a listener of their own"));
             }
@@ -175,7 +175,7 @@ pub(super) fn idle(definition: &Definition, faults: &mut Vec<Fault>) {
 
 fn is_abstract_stream(endpoint: &Endpoint) -> bool {
     matches!(endpoint, Endpoint::Unix(unix)
-        if unix.kind == SocketKind::Stream && matches!(unix.address, UnixAddress::Abstract(_)))
+        if unix.kind.takes_connections() && matches!(unix.address, UnixAddress::Abstract(_)))
 }
 
 fn is_wildcard_udp(endpoint: &Endpoint) -> bool {

@@ -9,9 +9,11 @@ use super::idle::IdleError;
 use super::key::Key;
 use super::listen::{self, Address, BindIpv6Only, ListenError, MAX_ENDPOINTS};
 use super::shards::{self, ShardsError};
-use super::{Account, Grant, ListenerConfig, SocketOptions};
+use super::tuning::TuningError;
+use super::{Account, Grant, ListenerConfig, SocketOptions, StreamProtocol};
 use crate::model::{DeviceName, EndpointError, ListenerName, SocketKind, UnitName};
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// A value of a key, as written (specifiers expanded).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,6 +122,12 @@ impl From<EndpointError> for Problem {
     }
 }
 
+impl From<TuningError> for Problem {
+    fn from(error: TuningError) -> Self {
+        Self::new(error.to_string(), None)
+    }
+}
+
 /// The booleans of systemd, `parse_boolean()`.
 pub(super) fn boolean(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
@@ -145,10 +153,33 @@ fn mode(text: &str) -> Result<u32, Problem> {
 }
 
 fn backlog(text: &str) -> Result<u32, Problem> {
-    // listen(2) takes an int.
-    text.parse().ok().filter(|&n| i32::try_from(n).is_ok()).ok_or_else(|| {
-        Problem::new(format!("{} is no backlog: a number from 0 to 2147483647", quoted(text)), None)
+    // systemd takes an unsigned number; the kernel caps it far below what listen(2) takes.
+    text.parse().map_err(|_| {
+        Problem::new(format!("{} is no backlog: a number from 0 to 4294967295", quoted(text)), None)
     })
+}
+
+fn protocol(text: &str) -> Result<StreamProtocol, Problem> {
+    match text {
+        "tcp" => Ok(StreamProtocol::Tcp),
+        "mptcp" => Ok(StreamProtocol::Mptcp),
+        _ => Err(Problem::new(
+            format!("{} is no protocol that can be held", quoted(text)),
+            Some("write \"mptcp\", or \"tcp\", which is the default; SCTP and UDP-Lite are not held".into()),
+        )),
+    }
+}
+
+fn symlink(text: &str) -> Result<PathBuf, Problem> {
+    let path: PathBuf = Path::new(text).components().collect();
+    let plain = path.is_absolute()
+        && path.file_name().is_some()
+        && !path.components().any(|part| part == std::path::Component::ParentDir);
+    if plain && text.len() < 4096 && !text.contains('\0') {
+        Ok(path)
+    } else {
+        Err(Problem::new(format!("{} is no absolute path for a link", quoted(text)), None))
+    }
 }
 
 fn owner(
@@ -229,7 +260,9 @@ impl Definition {
         let Assignment { key, text, place } = assignment;
         let options = &mut self.config.options;
         match key {
-            Key::Stream | Key::Datagram => return self.address(key, text, place, addresses),
+            Key::Stream | Key::Datagram | Key::SeqPacket => {
+                return self.address(key, text, place, addresses);
+            }
             Key::Allow => {
                 let grant = accounts.grant(&text)?;
                 warn_of_unknown(&grant, &place, faults);
@@ -257,6 +290,18 @@ impl Definition {
             Key::SocketGroup => {
                 options.socket_group = owner(&text, "group", |name| accounts.group(name), &place, faults)?;
             }
+            Key::Protocol => options.protocol = protocol(&text)?,
+            Key::Symlinks => {
+                let link = symlink(&text)?;
+                if !options.symlinks.contains(&link) {
+                    options.symlinks.push(link);
+                }
+            }
+            Key::RemoveOnStop => options.remove_on_stop = flag(&text)?,
+            Key::Tune(tunable) => {
+                let value = tunable.read(&text)?;
+                options.tuning.insert(tunable, value);
+            }
         }
         self.places.insert(key, place);
         Ok(())
@@ -269,7 +314,7 @@ impl Definition {
         place: Place,
         addresses: &mut Vec<(SocketKind, Address, usize)>,
     ) -> Result<(), Problem> {
-        let kind = if key == Key::Stream { SocketKind::Stream } else { SocketKind::Datagram };
+        let kind = key.listens().unwrap_or(SocketKind::Stream);
         let parsed = text.parse::<Address>();
         let index = self.addresses.len();
         self.addresses.push(Written { kind, text, place });

@@ -1,5 +1,7 @@
 //! The keys of a listener: one meaning each, spelled as systemd.socket(5) does in units and in kebab-case in TOML.
 
+use super::tuning::{Form, Tunable};
+use crate::model::SocketKind;
 use std::fmt;
 
 /// What a key of a listener sets.
@@ -7,6 +9,7 @@ use std::fmt;
 pub(super) enum Key {
     Stream,
     Datagram,
+    SeqPacket,
     Allow,
     Idle,
     Activate,
@@ -18,6 +21,10 @@ pub(super) enum Key {
     SocketUser,
     SocketGroup,
     DirectoryMode,
+    Protocol,
+    Symlinks,
+    RemoveOnStop,
+    Tune(Tunable),
     ReusePort,
 }
 
@@ -30,6 +37,8 @@ pub(super) enum Shape {
     Text,
     /// A whole number.
     Number,
+    /// A whole number or a string.
+    Value,
     /// true or false.
     Flag,
     /// File mode: a string of octal digits, or an octal number.
@@ -37,14 +46,16 @@ pub(super) enum Shape {
 }
 
 use Key::{
-    Activate, Allow, Backlog, BindIpv6Only, BindToDevice, Datagram, DirectoryMode, FreeBind, Idle, ReusePort,
-    SocketGroup, SocketMode, SocketUser, Stream,
+    Activate, Allow, Backlog, BindIpv6Only, BindToDevice, Datagram, DirectoryMode, FreeBind, Idle, Protocol,
+    RemoveOnStop, ReusePort, SeqPacket, SocketGroup, SocketMode, SocketUser, Stream, Symlinks, Tune,
 };
 
-/// Key, name in TOML, name in a unit (empty: units do not have it), shape in TOML.
-const KEYS: [(Key, &str, &str, Shape); 14] = [
+/// Key, name in TOML, name in a unit (empty: units do not have it), shape in TOML. Those of [`Tunable`] are in
+/// its own table.
+const KEYS: &[(Key, &str, &str, Shape)] = &[
     (Stream, "stream", "ListenStream", Shape::Texts),
     (Datagram, "datagram", "ListenDatagram", Shape::Texts),
+    (SeqPacket, "seqpacket", "ListenSequentialPacket", Shape::Texts),
     (Allow, "allow", "", Shape::Texts),
     (Idle, "idle", "Idle", Shape::Text),
     (Activate, "activate", "Activate", Shape::Text),
@@ -56,33 +67,60 @@ const KEYS: [(Key, &str, &str, Shape); 14] = [
     (SocketUser, "socket-user", "SocketUser", Shape::Text),
     (SocketGroup, "socket-group", "SocketGroup", Shape::Text),
     (DirectoryMode, "directory-mode", "DirectoryMode", Shape::Mode),
+    (Protocol, "protocol", "SocketProtocol", Shape::Text),
+    (Symlinks, "symlinks", "Symlinks", Shape::Texts),
+    (RemoveOnStop, "remove-on-stop", "RemoveOnStop", Shape::Flag),
     (ReusePort, "reuse-port", "ReusePort", Shape::Number),
 ];
+
+/// All keys, those of [`Tunable`] at the end.
+fn all() -> impl Iterator<Item = (Key, &'static str, &'static str, Shape)> {
+    let tunables = Tunable::all().map(|tunable| {
+        let shape = match tunable.form() {
+            Form::Flag => Shape::Flag,
+            Form::Number(..) => Shape::Number,
+            Form::Clock | Form::Congestion => Shape::Text,
+            Form::Size | Form::Seconds(_) | Form::Service => Shape::Value,
+        };
+        (Tune(tunable), tunable.toml(), tunable.unit(), shape)
+    });
+    KEYS.iter().copied().chain(tunables)
+}
 
 impl Key {
     /// The key with that name in TOML, and the shape of its value.
     pub(super) fn of_toml(name: &str) -> Option<(Self, Shape)> {
-        KEYS.iter().find(|(_, toml, ..)| *toml == name).map(|&(key, _, _, shape)| (key, shape))
+        all().find(|(_, toml, ..)| *toml == name).map(|(key, _, _, shape)| (key, shape))
     }
 
     /// The key with that name in a unit.
     pub(super) fn of_unit(name: &str) -> Option<Self> {
-        KEYS.iter().find(|(_, _, unit, _)| !unit.is_empty() && *unit == name).map(|&(key, ..)| key)
+        all().find(|(_, _, unit, _)| !unit.is_empty() && *unit == name).map(|(key, ..)| key)
     }
 
     /// Its name in TOML.
     pub(super) fn toml(self) -> &'static str {
-        KEYS.iter().find(|(key, ..)| *key == self).map_or("", |(_, toml, ..)| toml)
+        all().find(|(key, ..)| *key == self).map_or("", |(_, toml, ..)| toml)
     }
 
     /// All names in TOML.
     pub(super) fn toml_names() -> impl Iterator<Item = &'static str> {
-        KEYS.iter().map(|(_, toml, ..)| *toml)
+        all().map(|(_, toml, ..)| toml)
     }
 
     /// All names in a unit.
     pub(super) fn unit_names() -> impl Iterator<Item = &'static str> {
-        KEYS.iter().map(|(_, _, unit, _)| *unit).filter(|unit| !unit.is_empty())
+        all().map(|(_, _, unit, _)| unit).filter(|unit| !unit.is_empty())
+    }
+
+    /// Whether its values are addresses, and of what kind of socket.
+    pub(super) fn listens(self) -> Option<SocketKind> {
+        match self {
+            Stream => Some(SocketKind::Stream),
+            Datagram => Some(SocketKind::Datagram),
+            SeqPacket => Some(SocketKind::SeqPacket),
+            _ => None,
+        }
     }
 }
 

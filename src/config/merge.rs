@@ -6,6 +6,7 @@
 
 use super::activate::{self, Services};
 use super::check::{self, AddressBook};
+use super::check_options;
 use super::definition::{Definition, Draft, Source, Written};
 use super::fault::{Fault, Place};
 use super::key::Key;
@@ -86,6 +87,7 @@ pub fn build(sources: &Sources) -> Checked {
     let book = AddressBook::of(&definitions, &mut faults);
     check::socket_units(&sockets, &definitions, &book, &mut faults);
     definitions.iter().for_each(|definition| check::idle(definition, &mut faults));
+    check_options::options(&definitions, &mut faults);
     definitions
         .iter()
         .for_each(|definition| activate::check(definition, sources.services.as_ref(), &mut faults));
@@ -212,7 +214,9 @@ fn in_one_form(endpoint: &Endpoint) -> Endpoint {
 /// Gives an inherited listener the options of a `[[listener]]`.
 fn options(mut options: Definition, inherited: &mut Definition, faults: &mut Vec<Fault>) {
     for (key, place) in &options.places {
-        if !matches!(key, Key::Idle | Key::Activate | Key::Backlog) && options.addresses.is_empty() {
+        if !matches!(key, Key::Idle | Key::Activate | Key::Backlog | Key::Tune(_))
+            && options.addresses.is_empty()
+        {
             let fault = place.warning(format!(
                 "\"{key}\" does nothing for {:?}, whose sockets came from outside",
                 options.name

@@ -3,9 +3,11 @@
 mod activate;
 mod allow;
 mod check;
+mod check_options;
 mod definition;
 mod fault;
 mod idle;
+pub mod import;
 mod key;
 mod listen;
 mod merge;
@@ -14,8 +16,11 @@ mod render;
 pub mod section;
 mod shards;
 pub mod show;
+pub mod socket_keys;
 mod sockets;
+mod span;
 mod toml;
+mod tuning;
 pub mod units;
 
 pub use activate::Services;
@@ -25,6 +30,7 @@ pub use fault::{Fault, Severity};
 pub use merge::{Checked, Sources, build};
 pub use render::{Colour, render};
 pub use toml::TomlFile;
+pub use tuning::{Tunable, Tuning, TuningError, TuningValue};
 
 use crate::model::{Endpoint, ListenerName, PortSet, Protocol, UnitName};
 use std::collections::BTreeMap;
@@ -116,8 +122,37 @@ pub struct SocketOptions {
     pub socket_group: Option<Account>,
     /// `DirectoryMode=` of missing parent directories.
     pub directory_mode: u32,
+    /// `SocketProtocol=` of streams of the internet families.
+    pub protocol: StreamProtocol,
+    /// `Symlinks=` that lead to the path.
+    pub symlinks: Vec<PathBuf>,
+    /// `RemoveOnStop=`: the path goes when the broker is stopped for good.
+    pub remove_on_stop: bool,
+    /// What has a number or a word as its value.
+    pub tuning: Tuning,
     /// `reuse-port`: how many sockets each address has, a group by `SO_REUSEPORT`.
     pub shards: u16,
+}
+
+/// What streams of the internet families speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StreamProtocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// Multipath TCP; TCP where the kernel has none. Clients of either can connect.
+    Mptcp,
+}
+
+impl StreamProtocol {
+    /// As it is written.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Mptcp => "mptcp",
+        }
+    }
 }
 
 impl ListenerConfig {
@@ -137,6 +172,10 @@ impl Default for SocketOptions {
             socket_user: None,
             socket_group: None,
             directory_mode: 0o755,
+            protocol: StreamProtocol::default(),
+            symlinks: Vec::new(),
+            remove_on_stop: false,
+            tuning: Tuning::new(),
             shards: 1,
         }
     }
@@ -163,7 +202,7 @@ pub struct Grant {
 }
 
 /// Where a value was written.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Origin {
     /// The file; empty for a socket that was inherited.
     pub file: PathBuf,

@@ -5,7 +5,7 @@
 //! range, so that a large configuration stays below the largest file that is read.
 
 use super::listen::{self, Address, BindIpv6Only};
-use super::{Account, Config, Idle, ListenerConfig, Protect, SocketOptions};
+use super::{Account, Config, Idle, ListenerConfig, Protect, SocketOptions, TuningValue};
 use crate::model::{Endpoint, InetEndpoint, SocketKind};
 use std::fmt::Write as _;
 
@@ -58,6 +58,7 @@ fn values(listener: &ListenerConfig) -> Vec<(&'static str, String)> {
     let default = SocketOptions::default();
     let account = |account: &Option<Account>| account.as_ref().map(|account| quote(&account.name));
     let mode = |mode: u32, default: u32| (mode != default).then(|| quote(&format!("{mode:04o}")));
+    let symlinks: Vec<_> = options.symlinks.iter().map(|path| path.display().to_string()).collect();
     let allow: Vec<_> = listener.allow.iter().map(ToString::to_string).collect();
     let (blocks, bind) = addresses(&listener.endpoints);
     let mut values: Vec<_> = blocks;
@@ -72,10 +73,21 @@ fn values(listener: &ListenerConfig) -> Vec<(&'static str, String)> {
         ("socket-user", account(&options.socket_user)),
         ("socket-group", account(&options.socket_group)),
         ("directory-mode", mode(options.directory_mode, default.directory_mode)),
+        ("protocol", (options.protocol != default.protocol).then(|| quote(options.protocol.as_str()))),
+        ("symlinks", (!symlinks.is_empty()).then(|| list(&symlinks))),
+        ("remove-on-stop", options.remove_on_stop.then(|| "true".to_owned())),
         ("reuse-port", (options.shards != default.shards).then(|| options.shards.to_string())),
     ];
     values.extend(others.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))));
+    values.extend(options.tuning.iter().map(|(tunable, value)| (tunable.toml(), tuned(value))));
     values
+}
+
+fn tuned(value: &TuningValue) -> String {
+    match value {
+        TuningValue::Word(word) => quote(word),
+        TuningValue::Flag(_) | TuningValue::Number(_) => value.to_string(),
+    }
 }
 
 /// An address as the syntax of `stream` has it, its ports a range.
@@ -118,7 +130,12 @@ fn continues(first: &InetEndpoint, last: u16, next: &InetEndpoint) -> bool {
 fn addresses(endpoints: &[Endpoint]) -> (Vec<(&'static str, String)>, BindIpv6Only) {
     let mut lines = Vec::new();
     let mut parsed: Vec<(SocketKind, Address)> = Vec::new();
-    for (key, kind) in [("stream", SocketKind::Stream), ("datagram", SocketKind::Datagram)] {
+    let kinds = [
+        ("stream", SocketKind::Stream),
+        ("datagram", SocketKind::Datagram),
+        ("seqpacket", SocketKind::SeqPacket),
+    ];
+    for (key, kind) in kinds {
         let of_kind: Vec<_> = endpoints.iter().filter(|endpoint| endpoint.kind() == kind).collect();
         if of_kind.is_empty() {
             continue;
@@ -164,6 +181,9 @@ mod tests {
              datagram = [\"[::1]:53%lo\", \"@x y\"]\nallow = [\"unit:a.service+user:33\", \"group:0\"]\nidle = \"queue\"\nactivate = \"a@1.service\"\n\
              backlog = 5\nfree-bind = false\nsocket-mode = \"0600\"\nsocket-user = \"33\"\nsocket-group = \"0\"\ndirectory-mode = \"0700\"",
             "[[listener]]\nname = \"a\"\nstream = [\"80-81\", \"[fe80::1]:82%eth0\", \"[fe80::1]:83%2\"]\nbind-ipv6-only = \"ipv6-only\"",
+            "[[listener]]\nname = \"a\"\nstream = [\"80\", \"/run/x\"]\nseqpacket = [\"/run/y\", \"@z\"]\nprotocol = \"mptcp\"\nremove-on-stop = true\n\
+             keep-alive = true\nkeep-alive-time = \"10min\"\nmark = 4294967295\ntimestamping = \"ns\"\ntcp-congestion = \"reno\"\nreceive-buffer = \"8M\"",
+            "[[listener]]\nname = \"a\"\nstream = \"/run/x\"\nsymlinks = [\"/run/b\", \"/run/c\"]\npass-credentials = true",
             "[[listener]]\nname = \"a\"\nstream = \"65534-65535\"\nbind-to-device = \"lo\"\nreuse-port = 4\n[[listener]]\nname = \"b\"\nstream = \"80\"\nbind-ipv6-only = \"both\"",
         ];
         for text in texts {

@@ -8,12 +8,10 @@ use super::definition::{Assignment, Definition, Draft, Source, boolean};
 use super::fault::{Fault, Place, quoted};
 use super::key::{self, Key};
 use super::listen::MAX_ENDPOINTS;
+use super::socket_keys::{self, Fate};
 use super::units::{SECTION, Setting, Unit};
 use super::{Grant, Origin};
 use crate::model::{ListenerName, UnitName};
-
-/// Keys of systemd.socket(5) and of the contract that a later version may have.
-const NOT_YET: [&str; 2] = ["ListenSequentialPacket", "KeepAlive"];
 
 /// What a unit's section asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,19 +76,25 @@ impl Reader<'_> {
             Err(error) => return self.faults.push(place.error(format!("{}: {error}", setting.key))),
         };
         match (setting.key.as_str(), Key::of_unit(&setting.key)) {
-            (_, Some(Key::Stream | Key::Datagram)) if text.is_empty() => {
+            (_, Some(key)) if key.listens().is_some() && text.is_empty() => {
                 self.lines.clear();
                 self.reset = true;
             }
             // No line names less than one socket, so more lines than sockets are of no use.
-            (_, Some(Key::Stream | Key::Datagram)) if self.lines.len() >= MAX_ENDPOINTS => {
+            (_, Some(key)) if key.listens().is_some() && self.lines.len() >= MAX_ENDPOINTS => {
                 let message = format!("the section has more than {MAX_ENDPOINTS} Listen lines");
                 if !self.faults.iter().any(|fault| fault.message == message) {
                     self.faults.push(place.error(message).help("use ranges of ports, or several units"));
                 }
             }
-            (_, Some(key @ (Key::Stream | Key::Datagram))) => {
+            (_, Some(key)) if key.listens().is_some() => {
                 self.lines.push(Line { assignment: Assignment { key, text, place }, name: None });
+            }
+            // A list, which an empty assignment ends.
+            (_, Some(key @ Key::Symlinks)) if !text.is_empty() => {
+                let words = text.split_ascii_whitespace().take(MAX_ENDPOINTS);
+                let assignment = |word: &str| Assignment { key, text: word.to_owned(), place: place.clone() };
+                self.options.extend(words.map(assignment));
             }
             (_, Some(key)) => {
                 self.options.retain(|option| option.key != key);
@@ -100,9 +104,6 @@ impl Reader<'_> {
             }
             ("FileDescriptorName", None) => self.name(&text, &place),
             ("Required", None) => self.required(&text, place),
-            (name, None) if NOT_YET.contains(&name) => {
-                self.faults.push(place.error(format!("{name}= is not available in this version")));
-            }
             (name, None) => self.unknown(name, &place),
         }
     }
@@ -141,6 +142,17 @@ impl Reader<'_> {
     }
 
     fn unknown(&mut self, name: &str, place: &Place) {
+        match socket_keys::fate(name) {
+            Some(Fate::NotNeeded(why)) => {
+                let fault = place.error(format!("{name}= is not needed in [{SECTION}]: {why}"));
+                return self.faults.push(fault.help("take it out"));
+            }
+            Some(Fate::Refused { why, instead, .. }) => {
+                let fault = place.error(format!("{name}= is not available in [{SECTION}]: {why}"));
+                return self.faults.push(fault.help(instead));
+            }
+            Some(Fate::Taken) | None => {}
+        }
         let fault = place.error(format!("unknown key {} in [{SECTION}]", quoted(name)));
         let known = Key::unit_names().chain(["FileDescriptorName", "Required"]);
         self.faults.push(match key::closest(name, known) {

@@ -126,9 +126,9 @@ fn what_is_wrong_in_a_section_is_said_with_its_place() {
             "/u:3:1: error: unknown key \"ListenSteam\" in [X-PortBroker]; did you mean ListenStream=?",
             "/u:4:1: error: unknown key \"listenstream\" in [X-PortBroker]; did you mean ListenStream=?",
             "/u:9:1: error: Required=\"perhaps\" is neither yes nor no",
-            "/u:11:1: error: unknown key \"Accept\" in [X-PortBroker]; take it out; the keys are those of systemd.socket(5), Idle= and Required=",
+            "/u:11:1: error: Accept= is not available in [X-PortBroker]: the broker hands listening sockets over and starts no process for each connection; keep the socket unit, or run a service that accepts for itself (for a program made for inetd: socat or systemd-socket-activate --accept --inetd)",
             "/u:12:1: error: a listener's name is printable ASCII without ':', and this one contains ':'",
-            "/u:6:1: error: \"many\" is no backlog: a number from 0 to 2147483647",
+            "/u:6:1: error: \"many\" is no backlog: a number from 0 to 4294967295",
             "/u:7:1: error: \"9\" is no file mode; write octal digits, as in \"0660\"",
             "/u:8:1: error: \"often\" is neither yes nor no",
             "/u:13:1: error: \"sleep\" is not what a listener can do while it is idle: write queue, refuse, drop, or a time as in \"queue 30s\"",
@@ -171,4 +171,46 @@ fn a_section_has_a_limit() {
     let (section, faults) = section_faults("a.service", "ListenStream=1-4096\nListenStream=5000\n");
     assert!(faults[0].starts_with("/u:3:1: error: the listener \"a\" would have more than 4096 sockets"));
     assert_eq!(section.listeners[0].config.endpoints.len(), 4096);
+}
+
+#[test]
+fn every_option_of_a_socket_unit_is_taken() {
+    let section = well(
+        "a.service",
+        "ListenStream=[::]:80\nListenSequentialPacket=/run/a\nSocketProtocol=mptcp\nSymlinks=/run/b /run/c\nSymlinks=/run/d\n\
+         RemoveOnStop=yes\nKeepAlive=1\nKeepAliveTimeSec=2min 5s\nKeepAliveIntervalSec=7\nKeepAliveProbes=3\nNoDelay=on\n\
+         DeferAcceptSec=5\nFastOpen=16\nTCPCongestion=reno\nReceiveBuffer=1M\nSendBuffer=64K\nIPTOS=throughput\nIPTTL=9\n\
+         Mark=0x7\nPriority=5\nTransparent=no\nBroadcast=yes\nPassCredentials=yes\nPassSecurity=yes\nPassPacketInfo=yes\n\
+         Timestamping=usec\nBacklog=4294967295\n",
+    );
+    let options = &section.listeners[0].config.options;
+    let tuned: Vec<_> =
+        options.tuning.iter().map(|(tunable, value)| format!("{}={value}", tunable.unit())).collect();
+    assert_eq!(
+        tuned.join(" "),
+        "KeepAlive=true KeepAliveTimeSec=125 KeepAliveIntervalSec=7 KeepAliveProbes=3 NoDelay=true DeferAcceptSec=5 \
+         FastOpen=16 TCPCongestion=reno ReceiveBuffer=1048576 SendBuffer=65536 IPTOS=8 IPTTL=9 Mark=7 Priority=5 \
+         Transparent=false Broadcast=true PassCredentials=true PassSecurity=true PassPacketInfo=true \
+         Timestamping=us"
+    );
+    assert_eq!(options.symlinks, ["/run/b", "/run/c", "/run/d"].map(std::path::PathBuf::from));
+    assert!(options.remove_on_stop);
+    assert_eq!(options.backlog, u32::MAX);
+    assert_eq!(shown(&section), [listener("a", &["tcp [::]:80", "unix-seqpacket /run/a"])]);
+    let reset = well("a.service", "ListenStream=/run/a\nSymlinks=/run/b\nSymlinks=\nSymlinks=/run/c\n");
+    assert_eq!(reset.listeners[0].config.options.symlinks, [std::path::PathBuf::from("/run/c")]);
+}
+
+#[test]
+fn what_a_socket_unit_has_and_a_section_not_is_refused_with_what_to_do() {
+    let (_, faults) =
+        section_faults("a.service", "ListenStream=1\nListenFIFO=/run/f\nMaxConnections=5\nSmackLabel=x\n");
+    assert_eq!(
+        faults,
+        [
+            "/u:3:1: error: ListenFIFO= is not available in [X-PortBroker]: portbroker holds sockets, and not FIFOs, devices, netlink, message queues or USB endpoints; keep the socket unit for it",
+            "/u:4:1: error: MaxConnections= is not needed in [X-PortBroker]: it is for Accept=yes; take it out",
+            "/u:5:1: error: SmackLabel= is not available in [X-PortBroker]: labels of Smack and SELinux are set by systemd only; keep the socket unit for it",
+        ]
+    );
 }

@@ -99,23 +99,32 @@ fn singles(definition: &Definition) -> Vec<Single<'_>> {
         (Key::SocketUser, account(&options.socket_user)),
         (Key::SocketGroup, account(&options.socket_group)),
         (Key::DirectoryMode, json!(format!("{:04o}", options.directory_mode))),
+        (Key::Protocol, json!(options.protocol.as_str())),
+        (Key::RemoveOnStop, json!(options.remove_on_stop)),
         (Key::ReusePort, json!(options.shards)),
     ];
+    // What is left to the kernel has no default of ours.
+    let tuned = options.tuning.iter().map(|(tunable, value)| (Key::Tune(*tunable), value.json()));
     let single = |(key, value)| Single { key, value, place: definition.places.get(&key) };
-    values.into_iter().map(single).collect()
+    values.into_iter().chain(tuned).map(single).collect()
 }
 
 /// The lists of a listener: key, text and place.
-fn lists(definition: &Definition) -> [(Key, Vec<(String, &Place)>); 3] {
+fn lists(definition: &Definition) -> [(Key, Vec<(String, &Place)>); 5] {
     let addresses = |kind: SocketKind| {
         let of_kind = definition.addresses.iter().filter(move |address| address.kind == kind);
         of_kind.map(|address| (address.text.clone(), &address.place)).collect()
     };
+    let links_at = definition.place_of(Key::Symlinks);
+    let symlinks =
+        definition.config.options.symlinks.iter().map(|path| (path.display().to_string(), links_at));
     let grants = definition.config.allow.iter().zip(&definition.grant_places);
     [
         (Key::Stream, addresses(SocketKind::Stream)),
         (Key::Datagram, addresses(SocketKind::Datagram)),
+        (Key::SeqPacket, addresses(SocketKind::SeqPacket)),
         (Key::Allow, grants.map(|(grant, place)| (grant.to_string(), place)).collect()),
+        (Key::Symlinks, symlinks.collect()),
     ]
 }
 

@@ -55,6 +55,8 @@ free-bind = true                             # default
 bind-ipv6-only = "default"                   # default
 socket-mode = "0666"                         # default
 directory-mode = "0755"                      # default
+protocol = "tcp"                             # default
+remove-on-stop = false                       # default
 reuse-port = 1                               # default
 # Required=yes: the unit does not start without the broker # /db.service:5:1
 
@@ -74,6 +76,8 @@ bind-ipv6-only = "default"                   # default
 bind-to-device = "lo"                        # /a.toml:9:18
 socket-mode = "0600"                         # /a.toml:10:15
 directory-mode = "0755"                      # default
+protocol = "tcp"                             # default
+remove-on-stop = false                       # default
 reuse-port = 1                               # default
 "#
     );

@@ -77,6 +77,7 @@ fn endpoints(unit: &Unit, bind: Option<String>, device: Option<String>) -> Vec<(
         let kind = match setting.key.as_str() {
             "ListenStream" => SocketKind::Stream,
             "ListenDatagram" => SocketKind::Datagram,
+            "ListenSequentialPacket" => SocketKind::SeqPacket,
             _ => continue,
         };
         let address = unit.expand(&setting.value).ok().and_then(|text| text.parse::<Address>().ok());

@@ -38,8 +38,9 @@ pub(super) struct Parsed {
 
 /// Sections of the contract that a later version may have.
 const SECTIONS_NOT_YET: [&str; 2] = ["pool", "socket"];
-/// The same, keys of a listener.
-const KEYS_NOT_YET: [&str; 2] = ["seqpacket", "keep-alive"];
+
+/// How many keys are named where a key is unknown.
+const MOST_NAMED: usize = 12;
 
 /// How far into a line columns are counted.
 const MAX_COLUMN: usize = 64 * 1024;
@@ -127,6 +128,7 @@ impl<'a> Reader<'a> {
         let fault = self.place(name).error(format!("unknown {what} {}", quoted(name.get_ref())));
         let fault = match key::closest(name.get_ref(), known.iter().copied()) {
             Some(closest) => fault.help(format!("did you mean {closest:?}?")),
+            None if known.len() > MOST_NAMED => fault.help("take it out; portbroker.toml(5) has all keys"),
             None => fault.help(format!("take it out; there is {}", known.join(", "))),
         };
         self.fault(fault);
@@ -174,10 +176,6 @@ impl<'a> Reader<'a> {
             match Key::of_toml(text) {
                 Some((key, shape)) => self.assignment(key, shape, item, &mut assignments),
                 None if text == "name" => name = Some(item),
-                None if KEYS_NOT_YET.contains(&text) => {
-                    let place = self.place(key);
-                    self.not_yet(&place, &format!("{text:?}"));
-                }
                 None => {
                     let known: Vec<_> = std::iter::once("name").chain(Key::toml_names()).collect();
                     self.unknown(key, "key in [[listener]]", &known);
@@ -223,8 +221,14 @@ impl<'a> Reader<'a> {
                 into.extend(texts.into_iter().map(|(text, place)| Assignment { key, text, place }));
                 return;
             }
-            (Shape::Text | Shape::Mode, DeValue::String(text)) => text.to_string(),
-            (Shape::Number, DeValue::Integer(number)) if number.radix() == 10 => number.as_str().to_owned(),
+            (Shape::Text | Shape::Mode | Shape::Value, DeValue::String(text)) => text.to_string(),
+            (Shape::Number | Shape::Value, DeValue::Integer(number)) if number.radix() == 10 => {
+                number.as_str().to_owned()
+            }
+            // Marks are mostly written so.
+            (Shape::Number | Shape::Value, DeValue::Integer(number)) if number.radix() == 16 => {
+                format!("0x{}", number.as_str())
+            }
             // 660 without "0o" would be another mode than the one that is meant.
             (Shape::Mode, DeValue::Integer(number)) if number.radix() == 8 => number.as_str().to_owned(),
             (Shape::Flag, DeValue::Boolean(flag)) => flag.to_string(),
@@ -232,6 +236,7 @@ impl<'a> Reader<'a> {
                 let wanted = match shape {
                     Shape::Texts | Shape::Text => "a string",
                     Shape::Number => "a decimal integer",
+                    Shape::Value => "an integer or a string",
                     Shape::Flag => "true or false",
                     Shape::Mode => "a string of octal digits",
                 };
@@ -274,6 +279,7 @@ fn example(key: Key) -> &'static str {
     match key {
         Key::Stream => "[\"127.0.0.1:80\", \"/run/web.sock\"]",
         Key::Datagram => "[\"127.0.0.1:53\"]",
+        Key::SeqPacket => "[\"/run/web.sock\"]",
         Key::Allow => "[\"unit:nginx.service\", \"user:deploy\"]",
         Key::Idle => "\"queue 30s\"",
         Key::Activate => "\"nginx.service\"",
@@ -284,6 +290,10 @@ fn example(key: Key) -> &'static str {
         Key::SocketMode => "\"0660\"",
         Key::SocketUser | Key::SocketGroup => "\"www-data\"",
         Key::DirectoryMode => "\"0755\"",
+        Key::Protocol => "\"mptcp\"",
+        Key::Symlinks => "[\"/run/other.sock\"]",
+        Key::RemoveOnStop => "true",
+        Key::Tune(tunable) => tunable.example(),
         Key::ReusePort => "4",
     }
 }

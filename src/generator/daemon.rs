@@ -2,7 +2,7 @@
 
 use super::delivery::{HEADER, paths};
 use super::words;
-use crate::config::Config;
+use crate::config::{Config, ListenerConfig};
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
@@ -13,7 +13,9 @@ use std::path::{Component, Path, PathBuf};
 /// top directory of each path is opened too: all of it, since what is below may not be there yet.
 #[must_use]
 pub(super) fn drop_in(config: &Config) -> Option<String> {
-    let sockets: Vec<PathBuf> = config.listeners.values().flat_map(|l| paths(&l.endpoints)).collect();
+    // Links to a socket are made where it says, like the socket.
+    let of = |l: &ListenerConfig| paths(&l.endpoints).chain(l.options.symlinks.clone()).collect::<Vec<_>>();
+    let sockets: Vec<PathBuf> = config.listeners.values().flat_map(of).collect();
     if sockets.is_empty() {
         return None;
     }
@@ -44,6 +46,26 @@ fn top(path: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SocketOptions;
+    use crate::model::{Endpoint, ListenerName, SocketKind, UnixAddress, UnixEndpoint};
+
+    #[test]
+    fn the_places_of_links_are_opened_too() {
+        let listener = ListenerConfig {
+            endpoints: vec![Endpoint::Unix(UnixEndpoint {
+                kind: SocketKind::Stream,
+                address: UnixAddress::Path("/run/x".into()),
+            })],
+            allow: Vec::new(),
+            idle: Default::default(),
+            activate: None,
+            options: SocketOptions { symlinks: vec!["/srv/deep/x".into()], ..SocketOptions::default() },
+            origin: Default::default(),
+        };
+        let name = ListenerName::try_from("x").unwrap();
+        let config = Config { listeners: [(name, listener)].into(), ..Config::default() };
+        assert!(drop_in(&config).unwrap().contains("ReadWritePaths=-/srv\n"));
+    }
 
     #[test]
     fn what_is_opened_is_the_top_directory() {

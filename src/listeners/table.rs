@@ -102,7 +102,7 @@ impl Slot {
             (false, _) => target,
             // A bound UDP socket is one of those that the kernel sends datagrams to, whatever it does with them.
             (true, SocketKind::Datagram) => return None,
-            (true, SocketKind::Stream) => Target::Refusing,
+            (true, SocketKind::Stream | SocketKind::SeqPacket) => Target::Refusing,
         };
         match self.state {
             None => Some(Action::Bind(self.id)),

@@ -11,6 +11,16 @@ pub enum SocketKind {
     Stream,
     /// `SOCK_DGRAM`
     Datagram,
+    /// `SOCK_SEQPACKET`, of unix sockets only.
+    SeqPacket,
+}
+
+impl SocketKind {
+    /// Whether clients connect to it and it listens; else it is sent datagrams.
+    #[must_use]
+    pub fn takes_connections(self) -> bool {
+        self != Self::Datagram
+    }
 }
 
 /// A network interface's name, as `BindToDevice=` takes it.
@@ -63,6 +73,9 @@ pub enum EndpointError {
     /// Port 0 is the kernel's choice, and nothing that one can hold.
     #[error("port 0 cannot be held: name the port")]
     PortZero,
+    /// IP has no protocol of that kind (SCTP's sockets can do more than a listener).
+    #[error("sequential packets are of unix sockets only: name a /path or an @name")]
+    SeqPacket,
     /// sun_path has 108 bytes, the last a NUL.
     #[error("a unix socket's address has at most 107 bytes, this one has {0}")]
     TooLong(usize),
@@ -133,6 +146,9 @@ impl InetEndpoint {
     ) -> Result<Self, EndpointError> {
         if address.port() == 0 {
             return Err(EndpointError::PortZero);
+        }
+        if kind == SocketKind::SeqPacket {
+            return Err(EndpointError::SeqPacket);
         }
         Ok(Self { kind, address, v6only: v6only && address.is_ipv6(), device })
     }
@@ -208,7 +224,7 @@ impl fmt::Display for UnixAddress {
     }
 }
 
-/// `tcp 127.0.0.1:3306`, `udp [::]:53%eth0`, `unix /run/x.sock`, `unix-datagram @x`.
+/// `tcp 127.0.0.1:3306`, `udp [::]:53%eth0`, `unix /run/x.sock`, `unix-datagram @x`, `unix-seqpacket @x`.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -216,6 +232,8 @@ impl fmt::Display for Endpoint {
                 let protocol = match inet.kind {
                     SocketKind::Stream => "tcp",
                     SocketKind::Datagram => "udp",
+                    // `InetEndpoint::new` makes none.
+                    SocketKind::SeqPacket => "sequential packets",
                 };
                 write!(f, "{protocol} {}", inet.address)?;
                 inet.device.as_ref().map_or(Ok(()), |device| write!(f, "%{}", device.as_str()))
@@ -224,6 +242,7 @@ impl fmt::Display for Endpoint {
                 let protocol = match unix.kind {
                     SocketKind::Stream => "unix",
                     SocketKind::Datagram => "unix-datagram",
+                    SocketKind::SeqPacket => "unix-seqpacket",
                 };
                 write!(f, "{protocol} {}", unix.address)
             }

@@ -97,6 +97,16 @@ pub fn gather_unit(root: &Path, path: &Path, name: UnitName) -> Sources {
     sources
 }
 
+/// Reads one unit by its name, with its drop-ins; no unit where there is none, or it is masked.
+#[must_use]
+pub fn gather_named(root: &Path, name: &UnitName) -> Sources {
+    let mut sources = Sources::default();
+    sources.accounts = accounts(root, &mut sources.faults);
+    let (unit, faults) = units::read_unit(root, name);
+    sources.add_units(root, unit.into_iter().collect(), faults);
+    sources
+}
+
 /// Of a template, an instance: the settings of the template itself have no meaning without one.
 ///
 /// `1` can stand for most of what %i stands for: a name, a number, a port.

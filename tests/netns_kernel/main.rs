@@ -10,7 +10,13 @@ mod adopt;
 #[cfg(test)]
 mod datagram;
 #[cfg(test)]
+mod links;
+#[cfg(test)]
 mod mend;
+#[cfg(test)]
+mod mptcp;
+#[cfg(test)]
+mod options;
 #[cfg(test)]
 mod owner;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use crate::failure::{self, Failure};
 use crate::output::Output;
 use crate::{
-    activate, cat_config, check, deposit, exec, learned, listeners, packaging, reload, renew, status,
+    activate, cat_config, check, deposit, exec, import, learned, listeners, packaging, reload, renew, status,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use portbroker::model::ListenerName;
@@ -75,6 +75,15 @@ enum Verb {
     /// Put the sockets of listeners into this unit's descriptor store (for ExecStartPre=)
     #[command(after_help = DEPOSIT_HELP)]
     Deposit(Deposit),
+    /// Print the section that replaces a socket unit
+    #[command(after_help = IMPORT_HELP)]
+    Import {
+        /// The socket unit, or a file that is one
+        #[arg(value_name = "UNIT.socket")]
+        unit: String,
+        #[command(flatten)]
+        root: Root,
+    },
     /// Start the services that the broker wants started (for portbroker-activate.service)
     #[command(hide = true)]
     Activate,
@@ -262,6 +271,15 @@ Examples:
   portbroker deposit mysql
   portbroker deposit --required web admin";
 
+const IMPORT_HELP: &str = "\
+What is printed is a drop-in for the service that the socket unit activates; comments in it say where it
+goes, what else to do, and which keys were left out and why. Drop-ins of the socket unit are read too.
+Keys that cannot be taken over are all said, and the exit status is 1; portbroker.toml(5) has a table.
+
+Examples:
+  portbroker import cups.socket
+  portbroker import ./web.socket";
+
 /// The broker's own check of names, before anything is asked: they also go into LISTEN_FDNAMES and FDNAME=.
 fn listener_name(text: &str) -> Result<String, portbroker::model::NameError> {
     ListenerName::try_from(text).map(|name| name.to_string())
@@ -287,6 +305,7 @@ impl Arguments {
             Verb::Renew { name } => renew::run(&broker, output, &name),
             Verb::Exec(arguments) => exec::run(&broker, &arguments),
             Verb::Deposit(arguments) => deposit::run(&broker, output, &arguments),
+            Verb::Import { unit, root } => import::run(output, root.root, &unit),
             Verb::Activate => activate::run(),
             Verb::Completions { shell } => packaging::completions(Self::command(), shell),
             Verb::Manual { directory } => packaging::manual(Self::command(), &directory),

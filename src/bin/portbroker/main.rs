@@ -10,6 +10,7 @@ mod check;
 mod deposit;
 mod exec;
 mod failure;
+mod import;
 mod learned;
 mod listeners;
 mod output;

@@ -9,6 +9,7 @@ use super::mend::make_joinable;
 use super::{ListenerSocket, SocketState, Spoilt, datagram, tcp, unix};
 use crate::config::SocketOptions;
 use crate::model::{Endpoint, InetEndpoint, SocketKind, UnixAddress};
+use nix::libc;
 use socket2::{SockFilter, Socket};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
@@ -116,7 +117,11 @@ impl ListenerSocket {
         match &self.endpoint {
             Endpoint::Inet(inet) if inet.kind == SocketKind::Stream => {
                 let program = NO_SYN.map(|(code, jt, jf, k)| SockFilter::new(code, jt, jf, k));
-                self.socket.attach_filter(&program)
+                match self.socket.attach_filter(&program) {
+                    // MPTCP takes no filters: whose handshake is just under way when it is closed is reset.
+                    Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
+                    result => result,
+                }
             }
             Endpoint::Inet(inet) => {
                 self.socket.connect(&reachable(inet).into())?;

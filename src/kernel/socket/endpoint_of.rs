@@ -14,6 +14,7 @@ pub fn endpoint_of(fd: BorrowedFd<'_>) -> io::Result<Endpoint> {
     let kind = match socket.r#type()? {
         Type::STREAM => SocketKind::Stream,
         Type::DGRAM => SocketKind::Datagram,
+        Type::SEQPACKET => SocketKind::SeqPacket,
         other => return Err(unfit(format!("sockets of type {other:?} cannot be listeners"))),
     };
     let domain = socket.domain()?;
@@ -47,7 +48,8 @@ fn unfit(message: String) -> io::Error {
 fn inet(socket: &SockRef<'_>, kind: SocketKind, address: SocketAddr) -> io::Result<InetEndpoint> {
     let protocol = get_int(socket.as_fd(), libc::SOL_SOCKET, libc::SO_PROTOCOL)?;
     let fits = match kind {
-        SocketKind::Stream => protocol == libc::IPPROTO_TCP,
+        SocketKind::Stream => matches!(protocol, libc::IPPROTO_TCP | libc::IPPROTO_MPTCP),
+        SocketKind::SeqPacket => false,
         SocketKind::Datagram => protocol == libc::IPPROTO_UDP,
     };
     if !fits {

@@ -5,6 +5,38 @@ use nix::libc;
 use std::io;
 use std::path::PathBuf;
 
+/// Why an option of a socket cannot be set.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionError {
+    /// It takes a privilege.
+    #[error(
+        "\"{key}\" ({option}) takes CAP_NET_ADMIN, which the daemon does not have: take it out, or run the daemon with it"
+    )]
+    Privilege {
+        /// Its key in the configuration.
+        key: &'static str,
+        /// Its name in the kernel.
+        option: &'static str,
+    },
+    /// The kernel does not take the value.
+    #[error("the kernel does not take the value of \"{key}\" ({option})")]
+    Kernel {
+        /// Its key in the configuration.
+        key: &'static str,
+        /// Its name in the kernel.
+        option: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// For the way through calls whose other errors are the kernel's.
+impl From<OptionError> for io::Error {
+    fn from(error: OptionError) -> Self {
+        Self::other(error)
+    }
+}
+
 /// Why an endpoint could not be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -34,6 +66,14 @@ pub enum BindError {
     NoDevice {
         /// What was to be bound.
         endpoint: Endpoint,
+    },
+    /// An option that is configured.
+    #[error("cannot set {endpoint} up")]
+    Option {
+        /// What was to be bound.
+        endpoint: Endpoint,
+        /// Which, and why not.
+        source: OptionError,
     },
     /// `SocketUser=` or `SocketGroup=` names nobody.
     #[error("cannot bind {endpoint}: the {kind} {name:?} does not exist")]
@@ -96,6 +136,10 @@ impl BindError {
     /// The error of bind(2) on an internet endpoint.
     pub(super) fn of_inet(inet: &InetEndpoint, source: io::Error) -> Self {
         let endpoint = Endpoint::Inet(inet.clone());
+        let source = match source.downcast::<OptionError>() {
+            Ok(source) => return Self::Option { endpoint, source },
+            Err(source) => source,
+        };
         match source.raw_os_error() {
             Some(libc::EADDRINUSE) => Self::InUse { endpoint },
             Some(libc::EACCES) => Self::NoPrivilege { endpoint },
@@ -148,6 +192,14 @@ pub enum SocketError {
         /// Why not.
         source: Box<BindError>,
     },
+    /// An option that is configured.
+    #[error("cannot change the options of {endpoint}")]
+    Option {
+        /// Which socket.
+        endpoint: Endpoint,
+        /// Which, and why not.
+        source: OptionError,
+    },
     /// An abstract name that listens cannot refuse without being given up.
     #[error("{endpoint} cannot refuse clients without giving its name up; use idle = \"queue\"")]
     CannotRefuse {
@@ -178,7 +230,7 @@ impl SocketError {
         match self {
             Self::Kernel { source, .. } => source.raw_os_error() == Some(libc::EADDRINUSE),
             Self::Replace { source, .. } => matches!(**source, BindError::InUse { .. }),
-            Self::CannotRefuse { .. } | Self::NotDatagrams { .. } => false,
+            Self::Option { .. } | Self::CannotRefuse { .. } | Self::NotDatagrams { .. } => false,
         }
     }
 }

@@ -86,7 +86,7 @@ pub(super) fn inspect(held: &ListenerSocket) -> Vec<Spoilt> {
         return vec![Spoilt::Unreadable];
     };
     note(nonblocking, Spoilt::NonBlocking);
-    let stream = held.endpoint.kind() == SocketKind::Stream;
+    let stream = held.endpoint.kind().takes_connections();
     match (held.expected, state, stream) {
         (SocketState::Listening, SocketState::Reserved, true) => note(true, Spoilt::Unlistened),
         (SocketState::Reserved, SocketState::Listening, true) => note(true, Spoilt::Listens),
@@ -105,6 +105,9 @@ pub(super) fn inspect(held: &ListenerSocket) -> Vec<Spoilt> {
     match &held.endpoint {
         Endpoint::Inet(_) => note_inet(held, stream, &mut note),
         Endpoint::Unix(_) => note_unix(held, &mut note),
+    }
+    if let Some(baseline) = &held.baseline {
+        baseline.differences(socket).for_each(|name| note(true, Spoilt::Option(name)));
     }
     if is_filtered(&held.endpoint) {
         let closed = held.expected == SocketState::Reserved && !stream;
@@ -125,7 +128,7 @@ fn is_tcp(endpoint: &Endpoint) -> bool {
 
 /// Whether a filter has an effect: connections to a unix stream socket pass none.
 fn is_filtered(endpoint: &Endpoint) -> bool {
-    !matches!(endpoint, Endpoint::Unix(unix) if unix.kind == SocketKind::Stream)
+    !matches!(endpoint, Endpoint::Unix(unix) if unix.kind.takes_connections())
 }
 
 fn note_address(held: &ListenerSocket, note: &mut impl FnMut(bool, Spoilt)) {
@@ -146,9 +149,6 @@ fn note_inet(held: &ListenerSocket, stream: bool, note: &mut impl FnMut(bool, Sp
     note(reuse_address != (stream && listening), Spoilt::ReuseAddress);
     let reuse_port = held.socket.reuse_port().unwrap_or(!held.shared);
     note(reuse_port != held.shared, Spoilt::ReusePort);
-    if let Some(baseline) = &held.baseline {
-        baseline.differences(&held.socket).for_each(|name| note(true, Spoilt::Option(name)));
-    }
 }
 
 fn note_unix(held: &ListenerSocket, note: &mut impl FnMut(bool, Spoilt)) {

@@ -96,11 +96,11 @@ fn set_back(held: &ListenerSocket, found: &[Spoilt]) -> io::Result<()> {
         if inet.kind == SocketKind::Datagram {
             socket.set_reuse_address(false)?;
         }
-        if let Some(baseline) = &held.baseline {
-            baseline.restore(socket)?;
-        }
     }
-    if has(Spoilt::Filter) && held.endpoint.kind() == SocketKind::Stream {
+    if let Some(baseline) = &held.baseline {
+        baseline.restore(socket)?;
+    }
+    if has(Spoilt::Filter) && held.endpoint.kind().takes_connections() {
         datagram::detach(socket)?;
     }
     if let (true, Some(hold)) = (has(Spoilt::PathMode), &held.path) {
@@ -177,7 +177,7 @@ fn replace_unix(
     want: SocketState,
 ) -> Result<(), SocketError> {
     let endpoint = held.endpoint.clone();
-    let new = unix::open(unix).map_err(failed(&endpoint))?;
+    let new = unix::open(unix, &held.options).map_err(failed(&endpoint))?;
     if let Some(hold) = &mut held.path {
         hold.remove().map_err(SocketError::kernel("remove the spoilt socket of", &endpoint))?;
     }

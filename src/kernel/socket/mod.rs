@@ -15,18 +15,22 @@ mod endpoint_of;
 mod error;
 mod inet;
 mod inspect;
+mod links;
 mod mend;
 mod options;
 mod path;
 mod queue;
 mod tcp;
+mod tune;
 mod unix;
+mod unmet;
 
 pub use endpoint_of::{endpoint_of, endpoint_of_stored};
-pub use error::{AdoptError, BindError, SocketError};
+pub use error::{AdoptError, BindError, OptionError, SocketError};
 pub use inspect::Spoilt;
 pub use mend::Mended;
 pub use queue::Queue;
+pub use unmet::Unmet;
 
 use crate::config::SocketOptions;
 use crate::model::{Endpoint, InetEndpoint, SocketKind, UnixAddress, UnixEndpoint};
@@ -64,7 +68,8 @@ pub struct ListenerSocket {
     closed: Closed,
     /// Whether `SO_REUSEPORT` is on: that of TCP always, that of UDP where the endpoint has, or had, several sockets.
     shared: bool,
-    /// Of the internet families, once somebody may have had it: see [`ListenerSocket::remember_options`].
+    /// The options that it had when it was made, once somebody may have had it: see
+    /// [`ListenerSocket::remember_options`].
     baseline: Option<Baseline>,
     /// Whether somebody else may have it.
     given: bool,
@@ -81,7 +86,9 @@ impl ListenerSocket {
             Endpoint::Inet(inet) => (Self::bind_inet(inet, options)?, None),
             Endpoint::Unix(unix) => unix::reserve(unix, options)?,
         };
-        Ok(Self::new(socket, endpoint, options, path))
+        let held = Self::new(socket, endpoint, options, path);
+        held.make_links();
+        Ok(held)
     }
 
     /// Whether a TCP socket may listen there already; one of our user's would let us in beside it.
@@ -93,7 +100,7 @@ impl ListenerSocket {
 
     fn bind_inet(inet: &InetEndpoint, options: &SocketOptions) -> Result<Socket, BindError> {
         let bound = match inet.kind {
-            SocketKind::Stream => tcp::reserve(inet, options),
+            SocketKind::Stream | SocketKind::SeqPacket => tcp::reserve(inet, options),
             SocketKind::Datagram => datagram::reserve(inet, options, false).and_then(|socket| {
                 if options.shards == 1 {
                     datagram::refuse_udp(&socket, inet)?;
@@ -123,12 +130,12 @@ impl ListenerSocket {
     /// Remembers the values of socket options as they are now, unless it has before: they are what [`Self::inspect`]
     /// compares with from now on.
     ///
-    /// To be called before anybody gets the socket. It takes twenty system calls, which a socket that nobody ever
+    /// To be called before anybody gets the socket. It takes some twenty system calls, which a socket that nobody ever
     /// gets can do without.
     pub fn remember_options(&mut self) {
         self.given = true;
-        if let (Endpoint::Inet(inet), None) = (&self.endpoint, &self.baseline) {
-            self.baseline = Some(Baseline::of(&self.socket, inet));
+        if self.baseline.is_none() {
+            self.baseline = Some(Baseline::of(&self.socket, options::Where::from(&self.endpoint)));
         }
     }
 
@@ -166,7 +173,7 @@ impl ListenerSocket {
         if let Endpoint::Unix(unix) = &self.endpoint
             && let UnixAddress::Path(path) = &unix.address
         {
-            self.path = Some(PathHold::restore(path, self.socket.is_listener()?)?);
+            self.path = Some(PathHold::restore(path, unix.kind, self.socket.is_listener()?)?);
         }
         self.expected = self.state()?;
         if let Endpoint::Inet(inet) = &self.endpoint {
@@ -174,6 +181,8 @@ impl ListenerSocket {
             self.socket.set_reuse_port(self.shared)?;
             self.socket.set_reuse_address(stream && self.expected == SocketState::Listening)?;
         }
+        self.tune_adopted();
+        self.make_links();
         Ok(())
     }
 
@@ -184,7 +193,7 @@ impl ListenerSocket {
             Endpoint::Inet(inet) if inet.kind == SocketKind::Stream => {
                 tcp::listen(&self.socket, inet, &self.options)
             }
-            Endpoint::Unix(unix) if unix.kind == SocketKind::Stream => {
+            Endpoint::Unix(unix) if unix.kind.takes_connections() => {
                 let backlog = i32::try_from(self.options.backlog).unwrap_or(i32::MAX);
                 match &mut self.path {
                     Some(hold) if hold.refuses() => {
@@ -210,7 +219,7 @@ impl ListenerSocket {
             Endpoint::Inet(inet) if inet.kind == SocketKind::Stream => tcp::refuse(&self.socket),
             Endpoint::Inet(_) if self.shared => datagram::drop_all(&self.socket),
             Endpoint::Inet(inet) => datagram::refuse_udp(&self.socket, inet),
-            Endpoint::Unix(unix) if unix.kind == SocketKind::Stream => return self.refuse_unix_stream(),
+            Endpoint::Unix(unix) if unix.kind.takes_connections() => return self.refuse_unix_stream(),
             Endpoint::Unix(_) => datagram::refuse_unix(&self.socket),
         }
         .map_err(failed)?;
@@ -237,7 +246,8 @@ impl ListenerSocket {
         Ok(())
     }
 
-    /// Takes other options, as far as a bound socket can: the backlog, and mode and owner of a path.
+    /// Takes other options, as far as a bound socket can: all but `protocol`, of which [`Self::unmet`] tells, and
+    /// those that matter at bind(2) only.
     pub fn adjust(&mut self, options: &SocketOptions) -> Result<(), SocketError> {
         if self.options == *options {
             return Ok(());
@@ -245,8 +255,8 @@ impl ListenerSocket {
         let failed = SocketError::kernel("change the options of", &self.endpoint);
         let queue = self.options.backlog != options.backlog
             && self.expected == SocketState::Listening
-            && self.endpoint.kind() == SocketKind::Stream;
-        self.options = options.clone();
+            && self.endpoint.kind().takes_connections();
+        let before = std::mem::replace(&mut self.options, options.clone());
         self.share().map_err(SocketError::kernel("share the port of", &self.endpoint))?;
         let dressed = match &self.endpoint {
             Endpoint::Unix(UnixEndpoint { address: UnixAddress::Path(path), .. }) => self
@@ -257,12 +267,15 @@ impl ListenerSocket {
         };
         // listen(2) on a socket that listens changes its backlog and nothing else.
         let backlog = i32::try_from(options.backlog).unwrap_or(i32::MAX);
-        dressed.and_then(|()| if queue { self.socket.listen(backlog) } else { Ok(()) }).map_err(failed)
+        let queued = dressed.and_then(|()| if queue { self.socket.listen(backlog) } else { Ok(()) });
+        // One that fails keeps none of the others back.
+        let tuned = self.retune(&before);
+        queued.map_err(failed).and(tuned)
     }
 
     /// Throws datagrams away without an answer to their senders.
     pub fn drop_datagrams(&mut self) -> Result<(), SocketError> {
-        if self.endpoint.kind() == SocketKind::Stream {
+        if self.endpoint.kind().takes_connections() {
             return Err(SocketError::NotDatagrams { endpoint: self.endpoint.clone() });
         }
         datagram::drop_all(&self.socket).map_err(SocketError::kernel("drop datagrams of", &self.endpoint))?;
@@ -311,8 +324,9 @@ impl ListenerSocket {
 
     /// Ends the hold: removes the path of a unix socket, where it is still this one's, and closes.
     pub fn release(mut self) -> io::Result<()> {
+        let links = self.remove_links(&self.options.symlinks);
         match &mut self.path {
-            Some(hold) => hold.remove(),
+            Some(hold) => links.and(hold.remove()),
             None => Ok(()),
         }
     }

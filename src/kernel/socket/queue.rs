@@ -41,7 +41,7 @@ impl ListenerSocket {
             }
             Endpoint::Unix(unix) => {
                 let (waiting, limit) = unix_diag::queue(self.inode()?)?;
-                let limit = (unix.kind == SocketKind::Stream).then_some(limit);
+                let limit = unix.kind.takes_connections().then_some(limit);
                 Ok(Queue { waiting, limit, overflows: None })
             }
         }

@@ -12,6 +12,7 @@
 
 use super::datagram;
 use super::error::BindError;
+use super::options::{self, Where};
 use super::path::{Dress, Found, Identity, look, make_parents, remove};
 use crate::config::SocketOptions;
 use crate::model::{Endpoint, SocketKind, UnixAddress, UnixEndpoint};
@@ -32,6 +33,8 @@ pub(super) struct PathHold {
     pub(super) identity: Option<Identity>,
     /// Where the path refuses: the socket that stands in for the listener's.
     placeholder: Option<Socket>,
+    /// What it has to be like, so that clients are refused and not told that they are of the wrong kind.
+    kind: SocketKind,
 }
 
 /// Binds a unix socket that refuses clients.
@@ -39,24 +42,31 @@ pub(super) fn reserve(
     unix: &UnixEndpoint,
     options: &SocketOptions,
 ) -> Result<(Socket, Option<PathHold>), BindError> {
-    let socket = open(unix)?;
+    let socket = open(unix, options)?;
     let hold = bind(&socket, unix, options)?;
     Ok((socket, hold))
 }
 
 /// An unbound socket, which refuses as soon as it is bound.
-pub(super) fn open(unix: &UnixEndpoint) -> Result<Socket, BindError> {
-    let kind = match unix.kind {
-        SocketKind::Stream => Type::STREAM,
-        SocketKind::Datagram => Type::DGRAM,
-    };
-    let opened = Socket::new(Domain::UNIX, kind, None).and_then(|socket| {
+pub(super) fn open(unix: &UnixEndpoint, options: &SocketOptions) -> Result<Socket, BindError> {
+    let opened = Socket::new(Domain::UNIX, type_of(unix.kind), None).and_then(|socket| {
         if unix.kind == SocketKind::Datagram {
             datagram::refuse_unix(&socket)?;
         }
         Ok(socket)
     });
-    opened.map_err(kernel(unix))
+    let socket = opened.map_err(kernel(unix))?;
+    options::apply(&socket, Where::Unix, options)
+        .map_err(|source| BindError::Option { endpoint: Endpoint::Unix(unix.clone()), source })?;
+    Ok(socket)
+}
+
+fn type_of(kind: SocketKind) -> Type {
+    match kind {
+        SocketKind::Stream => Type::STREAM,
+        SocketKind::Datagram => Type::DGRAM,
+        SocketKind::SeqPacket => Type::SEQPACKET,
+    }
 }
 
 fn kernel(unix: &UnixEndpoint) -> impl FnOnce(io::Error) -> BindError + use<> {
@@ -104,7 +114,7 @@ pub(super) fn bind(
         Some(nix::libc::EADDRINUSE) => BindError::InUse { endpoint },
         _ => failed(unix, "make the socket", path)(source),
     })?;
-    Ok(Some(PathHold { path: path.clone(), identity: Some(identity), placeholder: None }))
+    Ok(Some(PathHold { path: path.clone(), identity: Some(identity), placeholder: None, kind: unix.kind }))
 }
 
 /// Binds a socket to a file that nobody can use before it has its dress. `name` is what the kernel is told,
@@ -130,7 +140,7 @@ fn hidden_name(path: &Path) -> PathBuf {
 impl PathHold {
     /// The hold of a socket that comes from elsewhere. Where it waited under its hidden name, because the
     /// daemon ended while the path refused, it gets its path back.
-    pub(super) fn restore(path: &Path, listening: bool) -> io::Result<Self> {
+    pub(super) fn restore(path: &Path, kind: SocketKind, listening: bool) -> io::Result<Self> {
         let hidden = hidden_name(path);
         let waiting = matches!(look(&hidden)?, Found::Live(_));
         if waiting && listening && matches!(look(path)?, Found::Stale | Found::Nothing) {
@@ -140,7 +150,7 @@ impl PathHold {
             Found::Live(identity) => Some(identity),
             Found::Stale | Found::Nothing | Found::Other => None,
         };
-        Ok(Self { path: path.to_owned(), identity, placeholder: None })
+        Ok(Self { path: path.to_owned(), identity, placeholder: None, kind })
     }
 
     /// Whether the path refuses.
@@ -164,7 +174,7 @@ impl PathHold {
         }
         let hidden = hidden_name(&self.path);
         remove(&hidden)?;
-        let placeholder = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        let placeholder = Socket::new(Domain::UNIX, type_of(self.kind), None)?;
         let directory = std::fs::File::open(hidden.parent().unwrap_or(Path::new("/")))?;
         // Through the directory's descriptor, since the hidden name may be longer than sun_path. Its own name
         // is what nobody looks for.

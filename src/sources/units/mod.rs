@@ -46,8 +46,26 @@ pub fn read_services(root: &Path) -> (Vec<Unit>, Vec<Fault>) {
     Reader::new(root, Wanted::Services).units()
 }
 
+/// One unit with its drop-ins, whatever is in it; `None` where there is none, or it is masked.
+#[must_use]
+pub fn read_unit(root: &Path, name: &UnitName) -> (Option<Unit>, Vec<Fault>) {
+    let mut reader = Reader::new(root, Wanted::One);
+    let tree = std::mem::take(&mut reader.tree);
+    let unit = match tree.find(name.as_str()) {
+        Found::Fragment(own, path) => {
+            let aliases = if own == name.as_str() { Vec::new() } else { vec![name.to_string()] };
+            let candidate = Candidate { fragment: Some(path), aliases };
+            UnitName::try_from(own.as_str()).ok().and_then(|own| reader.unit(&tree, own, &candidate))
+        }
+        Found::Masked | Found::Nothing => None,
+    };
+    (unit, reader.files.faults)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
+    /// The one that is asked for.
+    One,
     ServicesAndSockets,
     Services,
 }
@@ -123,7 +141,7 @@ impl Reader {
         let service = is_service(name.as_str());
         let marked = content == Content::Marked
             || dropins.iter().any(|path| self.files.content(path) == Content::Marked);
-        if service && !marked {
+        if service && !marked && self.wanted != Wanted::One {
             return None;
         }
         let mut settings = Vec::new();
