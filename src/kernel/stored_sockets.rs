@@ -1,6 +1,6 @@
 //! The sockets that the next daemon finds again, whatever becomes of this one: in systemd's descriptor store.
 //!
-//! They rest in a [box](super::sockets_box), and the store has the box's two ends. What does not fit into it (the
+//! They rest in a box (`sockets_box`), and the store has the box's two ends. What does not fit into it (the
 //! limit of descriptors in flight, the length of its queue) is stored by itself, as it was before there were boxes.
 //!
 //! What always holds: whatever a kill interrupts, each socket that was stored and is to stay so is in a box or by
