@@ -6,7 +6,6 @@ use crate::bus::{
 };
 use crate::generator::STAMP;
 use crate::kernel::inotify::watch_generator_stamp;
-use crate::kernel::memory::keep_little_free;
 use crate::kernel::store;
 use crate::sources::Locations;
 use crate::sources::units::DELIVERY_FILE;
@@ -66,7 +65,6 @@ enum DaemonError {
 /// Runs the daemon until it is told to stop.
 #[must_use]
 pub fn main() -> ExitCode {
-    keep_little_free();
     let options = Options::parse();
     start_logging();
     // Before the runtime and its threads: this changes the environment.

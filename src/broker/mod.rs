@@ -34,7 +34,7 @@ pub use view::{ListenerView, QueueView, SocketView, View};
 
 use crate::config::Checked;
 use crate::kernel::hangups::HangupWatch;
-use crate::kernel::memory::give_back_freed;
+use crate::kernel::memory::{give_back_freed, keep_little_free};
 use crate::kernel::socket::ListenerSocket;
 use crate::kernel::timer::Every;
 use crate::listeners::{SocketId, Table};
@@ -204,6 +204,7 @@ impl Broker {
             self.write_holders();
             self.write_last_good(&checked);
             drop(checked);
+            keep_little_free();
             give_back_freed();
         }
     }

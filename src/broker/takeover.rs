@@ -80,6 +80,36 @@ struct Candidate {
     is_stored: bool,
 }
 
+/// A socket that was stored, and what the kernel says that it is bound to.
+struct Known {
+    socket: OwnedFd,
+    endpoint: std::io::Result<Endpoint>,
+}
+
+impl Known {
+    fn of(socket: OwnedFd) -> Self {
+        Self { endpoint: endpoint_of_stored(socket.as_fd()), socket }
+    }
+}
+
+/// Fewer sockets than this are identified sooner than a thread begins.
+const WORTH_A_THREAD: usize = 1000;
+
+/// Asks the kernel what the stored sockets are, and does something else besides: of ten thousand listeners, reading
+/// the configuration takes as long, and every client waits meanwhile.
+fn identify_beside<T>(stored: Vec<OwnedFd>, other: impl FnOnce() -> T) -> (Vec<Known>, T) {
+    let few = stored.len() < WORTH_A_THREAD;
+    let identify = || stored.into_iter().map(Known::of).collect();
+    if few {
+        return (identify(), other());
+    }
+    std::thread::scope(|scope| {
+        let known = scope.spawn(identify);
+        let other = other();
+        (known.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), other)
+    })
+}
+
 /// What came, by what the kernel says that it is bound to. An endpoint may have several: shards, and old sockets that
 /// are drained.
 type Found = HashMap<Endpoint, Vec<Candidate>>;
@@ -100,10 +130,12 @@ impl Broker {
     pub fn start(start: Start) -> Result<(Self, Handle), StartError> {
         let mut found = Found::new();
         let (store, stored) = StoredSockets::from_env(start.inheritance.stored);
+        let is_takeover = !stored.is_empty();
         let inherited = endpoints_of(start.inheritance.named, &mut found);
         let loader = Loader { locations: start.locations, inherited };
         let records = Records::new(&start.runtime_directory);
-        let (checked, configuration_faults) = choose(&loader, &records, !stored.is_empty())?;
+        let (stored, chosen) = identify_beside(stored, || choose(&loader, &records, is_takeover));
+        let (checked, configuration_faults) = chosen?;
         let (send, commands) = mpsc::channel(COMMANDS);
         let (notices, _) = broadcast::channel(NOTICES);
         let handle = Handle { commands: send, notices: notices.downgrade() };
@@ -119,7 +151,7 @@ impl Broker {
             draining_written: records.read_draining(),
             deposits: records.read_deposits(),
             // What was stored listens, and is our user's.
-            alone: stored.is_empty() && !socket_owner::our_user_listens(),
+            alone: !is_takeover && !socket_owner::our_user_listens(),
             assert: Every::new(ASSERT_RESERVED_PORTS)?,
             stored: Stored::new(store),
             records,
@@ -145,9 +177,10 @@ impl Broker {
     }
 
     /// Matches the sockets that came with the configuration, by what the kernel says that they are.
-    fn take_over(&mut self, stored: Vec<OwnedFd>, mut found: Found, checked: &Checked) {
-        for socket in stored {
-            match endpoint_of_stored(socket.as_fd()) {
+    fn take_over(&mut self, stored: Vec<Known>, mut found: Found, checked: &Checked) {
+        found.reserve(stored.len());
+        for Known { socket, endpoint } in stored {
+            match endpoint {
                 Ok(endpoint) => {
                     let of_endpoint = found.entry(endpoint).or_default();
                     // Stored is what the last daemon had: where that is not what the socket unit gives once more,

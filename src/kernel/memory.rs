@@ -23,11 +23,12 @@ pub fn give_back_freed() {}
 const KEPT: libc::c_int = 512 * 1024;
 
 /// Keeps malloc(3) from taking its habits from its largest user: once a list of ten thousand listeners has been
-/// asked for, it would keep the room for another one for ever. To be called before there is another thread.
+/// asked for, it would keep the room for another one for ever. To be called after the start, whose growth it would
+/// slow down.
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "mallopt(3), which no crate here has as a safe call")]
 pub fn keep_little_free() {
-    // SAFETY: it takes two numbers; there is no other thread, and where it refuses (0) nothing has changed.
+    // SAFETY: it takes two numbers, locks what it works on, and where it refuses (0) nothing has changed.
     unsafe {
         libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
         libc::mallopt(libc::M_MMAP_THRESHOLD, KEPT);

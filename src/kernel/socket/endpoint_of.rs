@@ -3,7 +3,7 @@
 use crate::kernel::sockopt::{disconnect, get_int};
 use crate::model::{DeviceName, Endpoint, InetEndpoint, SocketKind, UnixAddress, UnixEndpoint};
 use nix::libc;
-use socket2::{Domain, SockAddr, SockRef, Type};
+use socket2::{SockAddr, SockRef, Type};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,18 +11,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// Where a socket is bound, of whatever origin. Only what a listener can be: bound TCP, UDP and unix sockets.
 pub fn endpoint_of(fd: BorrowedFd<'_>) -> io::Result<Endpoint> {
     let socket = SockRef::from(&fd);
-    let kind = match socket.r#type()? {
-        Type::STREAM => SocketKind::Stream,
-        Type::DGRAM => SocketKind::Datagram,
-        Type::SEQPACKET => SocketKind::SeqPacket,
-        other => return Err(unfit(format!("sockets of type {other:?} cannot be listeners"))),
-    };
-    let domain = socket.domain()?;
     let address = socket.local_addr()?;
-    match (domain, address.as_socket()) {
-        (Domain::IPV4 | Domain::IPV6, Some(address)) => inet(&socket, kind, address).map(Endpoint::Inet),
-        (Domain::UNIX, _) => Ok(Endpoint::Unix(UnixEndpoint { kind, address: unix_address(&address)? })),
-        _ => Err(unfit(format!("sockets of domain {domain:?} cannot be listeners"))),
+    match address.as_socket() {
+        Some(address) => inet(&socket, address).map(Endpoint::Inet),
+        None if address.is_unix() => unix(&socket, &address).map(Endpoint::Unix),
+        None => Err(unfit(format!("sockets of domain {} cannot be listeners", address.family()))),
     }
 }
 
@@ -31,10 +24,11 @@ pub fn endpoint_of(fd: BorrowedFd<'_>) -> io::Result<Endpoint> {
 /// not be known again. It is disconnected first.
 pub fn endpoint_of_stored(fd: BorrowedFd<'_>) -> io::Result<Endpoint> {
     let socket = SockRef::from(&fd);
-    if matches!(socket.domain()?, Domain::IPV4 | Domain::IPV6)
-        && let Ok(peer) = socket.peer_addr()
+    // What listens is not connected. This is asked ten thousand times at a start.
+    if !socket.is_listener()?
+        && let Some(peer) = socket.peer_addr().ok().and_then(|peer| peer.as_socket())
         // A UDP socket that refuses is connected to itself, and stays so.
-        && peer.as_socket() != socket.local_addr()?.as_socket()
+        && Some(peer) != socket.local_addr()?.as_socket()
     {
         disconnect(fd)?;
     }
@@ -45,16 +39,12 @@ fn unfit(message: String) -> io::Error {
     io::Error::new(ErrorKind::InvalidInput, message)
 }
 
-fn inet(socket: &SockRef<'_>, kind: SocketKind, address: SocketAddr) -> io::Result<InetEndpoint> {
-    let protocol = get_int(socket.as_fd(), libc::SOL_SOCKET, libc::SO_PROTOCOL)?;
-    let fits = match kind {
-        SocketKind::Stream => matches!(protocol, libc::IPPROTO_TCP | libc::IPPROTO_MPTCP),
-        SocketKind::SeqPacket => false,
-        SocketKind::Datagram => protocol == libc::IPPROTO_UDP,
+fn inet(socket: &SockRef<'_>, address: SocketAddr) -> io::Result<InetEndpoint> {
+    let kind = match get_int(socket.as_fd(), libc::SOL_SOCKET, libc::SO_PROTOCOL)? {
+        libc::IPPROTO_TCP | libc::IPPROTO_MPTCP => SocketKind::Stream,
+        libc::IPPROTO_UDP => SocketKind::Datagram,
+        protocol => return Err(unfit(format!("sockets of IP protocol {protocol} cannot be listeners"))),
     };
-    if !fits {
-        return Err(unfit(format!("sockets of IP protocol {protocol} cannot be listeners")));
-    }
     let v6only = address.is_ipv6() && socket.only_v6()?;
     let device = socket.device()?.map(|name| device_name(&name)).transpose()?;
     InetEndpoint::new(kind, address, v6only, device).map_err(|error| unfit(error.to_string()))
@@ -63,6 +53,16 @@ fn inet(socket: &SockRef<'_>, kind: SocketKind, address: SocketAddr) -> io::Resu
 fn device_name(bytes: &[u8]) -> io::Result<DeviceName> {
     let text = String::from_utf8_lossy(bytes);
     DeviceName::try_from(text.trim_end_matches('\0')).map_err(|error| unfit(error.to_string()))
+}
+
+fn unix(socket: &SockRef<'_>, address: &SockAddr) -> io::Result<UnixEndpoint> {
+    let kind = match socket.r#type()? {
+        Type::STREAM => SocketKind::Stream,
+        Type::DGRAM => SocketKind::Datagram,
+        Type::SEQPACKET => SocketKind::SeqPacket,
+        other => return Err(unfit(format!("sockets of type {other:?} cannot be listeners"))),
+    };
+    Ok(UnixEndpoint { kind, address: unix_address(address)? })
 }
 
 fn unix_address(address: &SockAddr) -> io::Result<UnixAddress> {

@@ -167,7 +167,6 @@ impl ListenerSocket {
 
     /// Brings what an adopted socket has of our own making into order.
     fn settle(&mut self) -> io::Result<()> {
-        self.socket.set_cloexec(true)?;
         // Not O_NONBLOCK: it is shared with a holder that may be living, and whose accept() would wait for
         // ever without it (MariaDB's does). What a holder left behind is mended when it is gone.
         if let Endpoint::Unix(unix) = &self.endpoint
