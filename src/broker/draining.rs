@@ -45,11 +45,13 @@ impl Migration {
         if !(needed || self.ours) || self.said || needed == self.is_on() {
             return;
         }
-        // Written down first: what we change and then forget would stay so for ever.
-        records.write_migrates(needed);
+        // That it is ours is written down before it is, and taken back after: what we change and then forget would stay
+        // so for ever.
+        records.write_migrates(true);
         match self.kernel.set(needed) {
             Ok(()) => {
                 self.ours = needed;
+                records.write_migrates(needed);
                 let value = u8::from(needed);
                 tracing::info!(event = "tcp-migrate-req", value, "set net.ipv4.tcp_migrate_req to {value}");
             }
