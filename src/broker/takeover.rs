@@ -246,6 +246,7 @@ impl Broker {
                 _ => None,
             };
             for name in held.listeners.iter().filter_map(|name| ListenerName::try_from(name.as_str()).ok()) {
+                self.expect_as_made(&name);
                 match holder {
                     Some(id) => self.table.hold(&name, id, Instant::now()),
                     None => gone.push(name),
