@@ -172,6 +172,24 @@ impl Broker {
         }
     }
 
+    /// A unit has taken the listener, which gets no old sockets: nobody is left who would take what waits in those that
+    /// nobody has. Its senders are told, and come again to the others, where they would wait for ever.
+    pub(super) fn give_up_waiting(&mut self, name: &ListenerName) {
+        let waiting = self.to_hand_on(name);
+        let unheld: Vec<SocketId> =
+            self.table.draining().unheld().filter(|id| waiting.contains(id)).collect();
+        for id in &unheld {
+            let queue = self.sockets.get(id).and_then(|socket| socket.queue().ok());
+            let waiting = queue.map_or(0, |queue| queue.waiting);
+            tracing::warn!(event = "reset", listener = %name, waiting, "{waiting} that waited in an old socket of {name} are reset: a unit gets the new ones only");
+            self.table.end_drain(*id);
+            self.close_drained(*id);
+        }
+        if !unheld.is_empty() {
+            self.write_draining();
+        }
+    }
+
     /// Writes down which of the stored sockets are drained, for the next daemon.
     pub(super) fn write_draining(&mut self) {
         let sockets = self.table.draining().iter().filter_map(|(id, _)| self.sockets.get(&id));
