@@ -16,6 +16,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -23,6 +24,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Exit status of a daemon whose configuration has faults (sysexits.h, EX_CONFIG).
 const EXIT_CONFIGURATION: u8 = 78;
+/// How long a start takes that cannot succeed and must not be the last.
+const STUCK: Duration = Duration::from_secs(1);
 
 /// Holds listening ports from boot on and hands their sockets to services.
 ///
@@ -75,6 +78,11 @@ pub fn main() -> ExitCode {
             tracing::error!("{error}");
             match error {
                 DaemonError::Start(StartError::Configuration(_)) => ExitCode::from(EXIT_CONFIGURATION),
+                DaemonError::Start(StartError::Stuck(_)) => {
+                    // It is started again at once, with the sockets, for as long as nobody puts it right.
+                    std::thread::sleep(STUCK);
+                    ExitCode::FAILURE
+                }
                 _ => ExitCode::FAILURE,
             }
         }

@@ -45,11 +45,13 @@ impl Migration {
         if !(needed || self.ours) || self.said || needed == self.is_on() {
             return;
         }
-        // Written down first: what we change and then forget would stay so for ever.
-        records.write_migrates(needed);
+        // That it is ours is written down before it is, and taken back after: what we change and then forget would stay
+        // so for ever.
+        records.write_migrates(true);
         match self.kernel.set(needed) {
             Ok(()) => {
                 self.ours = needed;
+                records.write_migrates(needed);
                 let value = u8::from(needed);
                 tracing::info!(event = "tcp-migrate-req", value, "set net.ipv4.tcp_migrate_req to {value}");
             }
@@ -137,6 +139,10 @@ impl Broker {
     /// The old sockets of a listener in which something waits that nobody else will take: they go to whoever is
     /// handed the listener. Not where what waits goes over to the others anyway.
     pub(super) fn to_hand_on(&self, name: &ListenerName) -> Vec<SocketId> {
+        // With every hand-over: to ask the kernel takes longer than all the rest of it.
+        if self.table.draining().iter().next().is_none() {
+            return Vec::new();
+        }
         if self.migration.is_on() {
             // Of UDP and unix sockets nothing goes over.
             return self.waiting_drains(
@@ -167,6 +173,24 @@ impl Broker {
                 tracing::debug!(%error, "cannot open an old socket again");
             }
             self.table.hand_on(*id, holder);
+        }
+    }
+
+    /// A unit has taken the listener, which gets no old sockets: nobody is left who would take what waits in those that
+    /// nobody has. Its senders are told, and come again to the others, where they would wait for ever.
+    pub(super) fn give_up_waiting(&mut self, name: &ListenerName) {
+        let waiting = self.to_hand_on(name);
+        let unheld: Vec<SocketId> =
+            self.table.draining().unheld().filter(|id| waiting.contains(id)).collect();
+        for id in &unheld {
+            let queue = self.sockets.get(id).and_then(|socket| socket.queue().ok());
+            let waiting = queue.map_or(0, |queue| queue.waiting);
+            tracing::warn!(event = "reset", listener = %name, waiting, "{waiting} that waited in an old socket of {name} are reset: a unit gets the new ones only");
+            self.table.end_drain(*id);
+            self.close_drained(*id);
+        }
+        if !unheld.is_empty() {
+            self.write_draining();
         }
     }
 

@@ -240,6 +240,7 @@ impl Broker {
         faults.extend(self.protection.fault().map(str::to_owned));
         faults.extend(self.activations.faults());
         faults.extend(self.learning.faults());
+        faults.extend(self.stored.fault().map(str::to_owned));
         let mut of_listeners: Vec<_> = self
             .faulty
             .iter()

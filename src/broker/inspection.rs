@@ -3,6 +3,9 @@
 //! To look at a socket takes some fifty system calls. So at the start it is done for those whose holder went
 //! meanwhile; others, which nobody held when the last daemon wrote that down, are looked at when they are asked for,
 //! or else a few at a time when the daemon serves.
+//!
+//! What a socket is to be like is forgotten with the daemon that made it. Of one that nobody held it is what it is
+//! like now; of one that somebody held it is what a new one would be like, since its holder may have changed it.
 
 use super::Broker;
 use crate::listeners::SocketId;
@@ -32,6 +35,20 @@ impl Broker {
         ids.into_iter().for_each(|id| self.prepare_to_give(id));
         if !is_held {
             self.mend(name);
+        }
+    }
+
+    /// Somebody held this listener, and may still. What a socket unit has set on its own sockets is intended.
+    pub(super) fn expect_as_made(&mut self, name: &ListenerName) {
+        let Ok((_, listener)) = self.table.get(name.as_str()) else { return };
+        let inherited = |endpoint| self.loader.inherited.iter().any(|(_, theirs)| theirs.contains(endpoint));
+        let ours = listener.slots.iter().filter(|slot| !inherited(&slot.endpoint));
+        let ours: Vec<_> = ours.filter_map(|slot| Some((slot.id, slot.state?))).collect();
+        for (id, state) in ours {
+            if let Some(socket) = self.sockets.get_mut(&id) {
+                socket.remember_options_as_made();
+                self.watch_hangups(id, state);
+            }
         }
     }
 

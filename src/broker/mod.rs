@@ -135,7 +135,7 @@ impl Broker {
         self.finish_start();
         loop {
             let due = self.table.next_due().into_iter().chain(self.activations.next_due());
-            let due = due.chain(self.trim_at).min();
+            let due = due.chain(self.trim_at).chain(self.stored.next_due()).min();
             let event = tokio::select! {
                 biased;
                 told = &mut stop => {

@@ -2,7 +2,8 @@
 //! goes by one new box without it.
 //!
 //! What an event adds is stored before anybody is handed it, or has the answer to a reload: see the callers of
-//! [`Broker::keep_stored`].
+//! [`Broker::keep_stored`]. What cannot be stored just then is stored as soon as it can be, and the daemon is degraded
+//! until then.
 
 use super::Broker;
 use super::effects::inode_of;
@@ -10,6 +11,10 @@ use crate::kernel::socket::ListenerSocket;
 use crate::kernel::stored_sockets::{Kept, StoredSockets};
 use crate::listeners::SocketId;
 use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+/// How long to wait after the store could not be told everything.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// The store, and what has yet to be told to it.
 #[derive(Debug)]
@@ -17,11 +22,13 @@ pub(super) struct Stored {
     store: StoredSockets,
     added: Vec<SocketId>,
     given_up: bool,
+    /// Not all is stored; it is tried again then.
+    retry_at: Option<Instant>,
 }
 
 impl Stored {
     pub(super) fn new(store: StoredSockets) -> Self {
-        Self { store, added: Vec::new(), given_up: false }
+        Self { store, added: Vec::new(), given_up: false, retry_at: None }
     }
 
     /// This socket is new.
@@ -33,6 +40,16 @@ impl Stored {
     pub(super) fn given_up(&mut self) {
         self.given_up = true;
     }
+
+    /// When [`Broker::keep_stored`] has something to do that it could not do before.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// Why not all is stored, if so.
+    pub(super) fn fault(&self) -> Option<&str> {
+        self.store.failure()
+    }
 }
 
 fn kept(socket: &ListenerSocket) -> Kept<'_> {
@@ -42,13 +59,27 @@ fn kept(socket: &ListenerSocket) -> Kept<'_> {
 impl Broker {
     /// Tells the store what has changed since the last call.
     pub(super) fn keep_stored(&mut self) {
-        let Stored { store, added, given_up } = &mut self.stored;
-        if std::mem::take(given_up) || store.is_outdated(self.sockets.len()) {
-            store.rewrite(&self.sockets.values().map(kept).collect::<Vec<_>>());
+        let now = Instant::now();
+        let Stored { store, added, given_up, retry_at } = &mut self.stored;
+        let had_fault = store.failure().is_some();
+        // A box for all of ten thousand sockets is not made in vain with every event.
+        let rests = retry_at.is_some_and(|at| at > now);
+        added.retain(|id| self.sockets.contains_key(id));
+        let to_rewrite = *given_up || store.is_outdated(self.sockets.len());
+        if to_rewrite && !rests && store.rewrite(&self.sockets.values().map(kept).collect::<Vec<_>>()) {
+            *given_up = false;
+            added.clear();
         } else if !added.is_empty() {
-            let sockets = added.iter().filter_map(|id| self.sockets.get(id));
-            store.add(&sockets.map(kept).collect::<Vec<_>>());
+            let sockets: Vec<_> = added.iter().filter_map(|id| self.sockets.get(id)).map(kept).collect();
+            let stored = store.add(&sockets);
+            added.drain(..stored.min(added.len()));
         }
-        added.clear();
+        if !(*given_up || store.is_outdated(self.sockets.len())) && added.is_empty() {
+            *retry_at = None;
+            store.has_caught_up();
+        } else if !rests {
+            *retry_at = now.checked_add(RETRY);
+        }
+        self.touched |= had_fault != store.failure().is_some();
     }
 }

@@ -120,6 +120,12 @@ pub enum StartError {
     /// The configuration has errors, and nothing was inherited that would have to be kept.
     #[error("the configuration has faults:\n{0}")]
     Configuration(String),
+    /// The same, with sockets that would be lost if the daemon gave up.
+    #[error(
+        "the configuration has faults, and there is no last good one to go on with; the sockets stay in the descriptor \
+         store, and connections wait in them, until it is put right:\n{0}"
+    )]
+    Stuck(String),
     /// The kernel refused what the broker cannot do without.
     #[error("cannot watch sockets and holders: {0}")]
     Kernel(#[from] std::io::Error),
@@ -279,6 +285,7 @@ impl Broker {
                 _ => None,
             };
             for name in held.listeners.iter().filter_map(|name| ListenerName::try_from(name.as_str()).ok()) {
+                self.expect_as_made(&name);
                 match holder {
                     Some(id) => self.table.hold(&name, id, Instant::now()),
                     None => gone.push(name),
@@ -327,6 +334,7 @@ fn choose(loader: &Loader, records: &Records, inherited: bool) -> Result<(Checke
             tracing::error!("the configuration has faults; the last good one goes on");
             return Ok((last_good, errors));
         }
+        return Err(StartError::Stuck(errors.join("\n")));
     }
     Err(StartError::Configuration(errors.join("\n")))
 }

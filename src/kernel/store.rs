@@ -1,6 +1,7 @@
 //! systemd's side of the daemon: sockets at the start, READY, and messages to the descriptor store.
 
 use sd_notify::NotifyState;
+use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd as _, OwnedFd};
 
 /// The sockets that came with LISTEN_FDS, by name, close-on-exec. The variables are taken out of the
@@ -57,12 +58,10 @@ pub(super) fn notify(state: &[NotifyState<'_>]) {
 }
 
 /// Puts descriptors into systemd's store, all under one name. systemd must not poll them: a socket that is bound and
-/// does not listen reports EPOLLHUP at once, and would be dropped.
-pub(super) fn put(name: &str, descriptors: &[BorrowedFd<'_>]) {
+/// does not listen reports EPOLLHUP at once, and would be dropped. An error: they are not there.
+pub(super) fn put(name: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let state = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
-    if let Err(error) = sd_notify::notify_with_fds(&state, descriptors) {
-        tracing::error!(%error, name, "cannot store a socket with systemd: a crash would lose it: {error}");
-    }
+    sd_notify::notify_with_fds(&state, descriptors)
 }
 
 /// Takes all descriptors of a name out of it.

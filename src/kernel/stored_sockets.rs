@@ -5,13 +5,15 @@
 //!
 //! What always holds: whatever a kill interrupts, each socket that was stored and is to stay so is in a box or by
 //! itself, in the store or in a message that systemd has and handles before it looks at the death of its sender. So
-//! an old box is emptied only when its successor has been filled and sent.
+//! an old box is emptied only when its successor has been filled and sent. What cannot be sent (no descriptor is left,
+//! too many are in flight) leaves the store as it is, and the caller is told what has yet to be stored.
 //!
 //! Nothing is waited for here, and nothing is stored where nobody has a store: without NOTIFY_SOCKET.
 
 use super::sockets_box::{SocketsBox, inode_of};
 use super::store::{put, remove};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// What the names in the store begin with; no listener's name does.
@@ -40,6 +42,8 @@ pub struct StoredSockets {
     old: Vec<SocketsBox>,
     /// Said once.
     complained: bool,
+    /// Why not all that is to be stored is stored.
+    failure: Option<String>,
 }
 
 impl StoredSockets {
@@ -53,7 +57,14 @@ impl StoredSockets {
             outdated: Vec::new(),
             old: Vec::new(),
             complained: false,
+            failure: None,
         }
+    }
+
+    /// Why not all is stored that was to be, if so.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
     }
 
     /// The store of the service that this process is, with what an earlier daemon has put in, by its names; and
@@ -109,50 +120,62 @@ impl StoredSockets {
         sockets
     }
 
+    /// There is nothing left that could not be stored before.
+    pub fn has_caught_up(&mut self) {
+        self.note(Ok(()));
+    }
+
     /// Whether the store has anything that [`Self::rewrite`] would take out, or that makes the next start slow.
     #[must_use]
     pub fn is_outdated(&self, sockets: usize) -> bool {
         let messages = self.current.as_ref().map_or(0, SocketsBox::messages);
-        !self.outdated.is_empty()
-            || !self.old.is_empty()
-            || messages > (sockets / FULL).saturating_add(SPARE_MESSAGES)
+        self.active
+            && (!self.outdated.is_empty()
+                || !self.old.is_empty()
+                || messages > (sockets / FULL).saturating_add(SPARE_MESSAGES))
     }
 
-    /// Stores more sockets.
-    pub fn add(&mut self, sockets: &[Kept<'_>]) {
+    /// Stores more sockets, and returns how many of them are stored now, from the first on: where that is not all,
+    /// the others are to be stored later.
+    pub fn add(&mut self, sockets: &[Kept<'_>]) -> usize {
         if !self.active || sockets.is_empty() {
-            return;
+            return sockets.len();
         }
         let new = self.current.is_none();
-        if new {
-            self.current = self.new_box();
+        let result = if new { self.make_box() } else { Ok(()) };
+        let mut done = if result.is_ok() { self.fill(sockets) } else { 0 };
+        let result = if new { result.and_then(|()| self.announce()) } else { result };
+        if new && result.is_err() {
+            // Nobody has its ends but us.
+            self.current = None;
+            done = 0;
         }
-        let done = self.fill(sockets);
-        if new {
-            self.announce();
+        let singles = sockets.get(done..).unwrap_or_default();
+        let (stored, result) = put_singly(singles, &BTreeSet::new());
+        self.singles.extend(singles.iter().take(stored).map(|(inode, _)| inode));
+        if result.is_err() {
+            self.note(result);
         }
-        for &(inode, socket) in sockets.get(done..).unwrap_or_default() {
-            put(&single(inode), &[socket]);
-            self.singles.insert(inode);
-        }
+        done + stored
     }
 
-    /// Stores exactly these: what else there is goes.
-    pub fn rewrite(&mut self, sockets: &[Kept<'_>]) {
+    /// Stores exactly these: what else there is goes. Where it returns false nothing has changed.
+    #[must_use]
+    pub fn rewrite(&mut self, sockets: &[Kept<'_>]) -> bool {
         if !self.active {
-            return;
+            return true;
         }
-        let Some(new) = self.new_box() else { return };
-        let before = self.current.replace(new);
-        let done = self.fill(sockets);
-        self.announce();
-        let mut singles = BTreeSet::new();
-        for &(inode, socket) in sockets.get(done..).unwrap_or_default() {
-            if !self.singles.contains(&inode) {
-                put(&single(inode), &[socket]);
+        let before = self.current.take();
+        let result = self.make_box().and_then(|()| self.store_all(sockets));
+        let singles = match result {
+            Ok(singles) => singles,
+            Err(error) => {
+                self.current = before;
+                self.note(Err(error));
+                return false;
             }
-            singles.insert(inode);
-        }
+        };
+        self.note(Ok(()));
         // From here on systemd has, or has been sent, all that is to stay.
         for gone in self.singles.difference(&singles) {
             remove(&single(*gone));
@@ -166,12 +189,45 @@ impl StoredSockets {
             remove(&box_name(&old));
             old.clear();
         }
+        true
     }
 
-    fn new_box(&mut self) -> Option<SocketsBox> {
-        SocketsBox::new()
-            .inspect_err(|error| tracing::error!(%error, "cannot make a box to store sockets in: {error}"))
-            .ok()
+    /// Fills the current box, which is new, and sends it last, when all else is there. Returns which are stored by
+    /// themselves. An error: none is that was not before.
+    fn store_all(&mut self, sockets: &[Kept<'_>]) -> io::Result<BTreeSet<u64>> {
+        let done = self.fill(sockets);
+        let singles = sockets.get(done..).unwrap_or_default();
+        let (stored, result) = put_singly(singles, &self.singles);
+        if let Err(error) = result.and_then(|()| self.announce()) {
+            for (inode, _) in singles.iter().take(stored).filter(|(inode, _)| !self.singles.contains(inode)) {
+                remove(&single(*inode));
+            }
+            return Err(error);
+        }
+        Ok(singles.iter().map(|(inode, _)| *inode).collect())
+    }
+
+    fn make_box(&mut self) -> io::Result<()> {
+        self.current = Some(SocketsBox::new()?);
+        Ok(())
+    }
+
+    /// Remembers whether all is stored, and says it when that changes.
+    fn note(&mut self, result: io::Result<()>) {
+        let failure = result.err().map(|error| {
+            format!(
+                "cannot tell systemd what its descriptor store is to keep, so that a crash of the daemon could lose \
+                 sockets that are new, or bring back such as were given up ({error}): it is tried again"
+            )
+        });
+        match &failure {
+            Some(text) if failure != self.failure => tracing::error!(event = "store", "{text}"),
+            None if self.failure.is_some() => {
+                tracing::info!(event = "store", "all sockets are stored as they should be again")
+            }
+            _ => {}
+        }
+        self.failure = failure;
     }
 
     /// Puts sockets into the current box, and returns how many there was room for.
@@ -193,11 +249,24 @@ impl StoredSockets {
     }
 
     /// Sends the current box to systemd.
-    fn announce(&self) {
-        if let Some(current) = &self.current {
-            put(&box_name(current), &current.ends());
+    fn announce(&self) -> io::Result<()> {
+        match &self.current {
+            Some(current) => put(&box_name(current), &current.ends()),
+            None => Ok(()),
         }
     }
+}
+
+/// Stores sockets by themselves that are not among `known`, and returns how many are stored, from the first on.
+fn put_singly(sockets: &[Kept<'_>], known: &BTreeSet<u64>) -> (usize, io::Result<()>) {
+    for (n, (inode, socket)) in sockets.iter().enumerate() {
+        if !known.contains(inode)
+            && let Err(error) = put(&single(*inode), &[*socket])
+        {
+            return (n, Err(error));
+        }
+    }
+    (sockets.len(), Ok(()))
 }
 
 fn single(inode: u64) -> String {

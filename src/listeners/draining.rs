@@ -6,7 +6,7 @@
 //!   once;
 //! - else when nothing waits. So that nothing comes in between the look and the close, it is made *quiet* first: new
 //!   clients are passed over (they try again a second later, and find the others), those who are about to be accepted
-//!   still are. What waits is handed on to the next holder;
+//!   still are. What waits is handed on to the next holder, or given up where that takes no old sockets;
 //! - at once where the endpoint refuses clients anyway: then what waits is to be reset.
 
 use super::table::{HolderId, SocketId};
@@ -83,6 +83,10 @@ impl Draining {
         self.0.values_mut().for_each(|drain| {
             drain.holders.remove(&holder);
         });
+    }
+
+    pub(super) fn end(&mut self, id: SocketId) {
+        self.0.remove(&id);
     }
 
     pub(super) fn hold(&mut self, id: SocketId, holder: HolderId) {

@@ -1,10 +1,13 @@
 //! Sockets that come from elsewhere: the descriptor store, a socket unit, another starter.
 
 use crate::netns::{Holder, in_netns};
-use crate::support::{Client, SERVICE, bind, connect, is_refused, is_reserved, tcp, udp};
-use portbroker::config::SocketOptions;
-use portbroker::kernel::socket::{AdoptError, ListenerSocket, SocketState, endpoint_of, endpoint_of_stored};
-use portbroker::model::Endpoint;
+use crate::support::{Client, SERVICE, bind, connect, is_refused, is_reserved, tcp, udp, unix};
+use portbroker::config::{SocketOptions, Tunable};
+use portbroker::kernel::socket::{
+    AdoptError, ListenerSocket, Mended, SocketState, endpoint_of, endpoint_of_stored,
+};
+use portbroker::model::{Endpoint, SocketKind};
+use socket2::SockRef;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
@@ -60,6 +63,48 @@ fn a_socket_comes_back_from_the_store_in_the_state_it_was_in() {
 }
 
 #[test]
+fn what_a_holder_set_while_no_daemon_was_there_is_found_afterwards() {
+    in_netns(|| {
+        let endpoints = [
+            tcp("127.0.0.1:80", false),
+            tcp("[::1]:80", true),
+            tcp("[::]:81", false),
+            udp("127.0.0.1:53", false),
+            udp("[::]:54", false),
+            unix(SocketKind::Stream, "@stream"),
+            unix(SocketKind::Datagram, "@datagram"),
+        ];
+        let mut options = SocketOptions::default();
+        for (key, text) in [("ip-tos", "8"), ("keep-alive", "yes"), ("receive-buffer", "100K")] {
+            let tunable = Tunable::all().find(|tunable| tunable.toml() == key).unwrap();
+            options.tuning.insert(tunable, tunable.read(text).unwrap());
+        }
+        for (endpoint, options) in
+            endpoints.iter().flat_map(|e| [(e, SocketOptions::default()), (e, options.clone())])
+        {
+            let mut socket = ListenerSocket::bind(endpoint, &options).unwrap();
+            socket.listen().unwrap();
+            let stored = || socket.as_fd().try_clone_to_owned().unwrap();
+            let mut untouched = ListenerSocket::adopt(stored(), endpoint, &options).unwrap();
+            untouched.remember_options_as_made();
+            assert_eq!(untouched.inspect(), [], "{endpoint}");
+
+            let shared = SockRef::from(&socket);
+            shared.set_send_buffer_size(9000).unwrap();
+            if matches!(endpoint, Endpoint::Inet(inet) if inet.address.is_ipv4()) {
+                shared.set_ttl_v4(1).unwrap();
+            }
+            let mut adopted = ListenerSocket::adopt(stored(), endpoint, &options).unwrap();
+            adopted.remember_options_as_made();
+            assert_ne!(adopted.inspect(), [], "{endpoint}");
+            let mended = adopted.mend(SocketState::Listening).unwrap();
+            assert!(matches!(mended, Mended::InPlace(_)), "{endpoint}: {mended:?}");
+            assert_eq!((adopted.inspect(), untouched.inspect()), (vec![], vec![]), "{endpoint}");
+        }
+    });
+}
+
+#[test]
 fn a_listening_socket_of_a_socket_unit_is_held_like_our_own() {
     in_netns(|| {
         // std sets SO_REUSEADDR and not SO_REUSEPORT, as systemd does.
@@ -82,10 +127,10 @@ fn a_listening_socket_of_a_socket_unit_is_held_like_our_own() {
 fn an_open_udp_socket_of_a_socket_unit_is_held_like_our_own() {
     in_netns(|| {
         let theirs = UdpSocket::bind("127.0.0.1:53").unwrap();
-        socket2::SockRef::from(&theirs).set_reuse_address(true).unwrap();
+        SockRef::from(&theirs).set_reuse_address(true).unwrap();
         let mut socket = adopt(OwnedFd::from(theirs), &udp("127.0.0.1:53", false));
         assert!(!is_reserved(&socket));
-        assert!(!socket2::SockRef::from(&socket).reuse_address().unwrap(), "any user could share it");
+        assert!(!SockRef::from(&socket).reuse_address().unwrap(), "any user could share it");
         socket.refuse().unwrap();
         assert!(is_refused("127.0.0.1:53"));
     });

@@ -232,6 +232,8 @@ fn what_a_holder_changes_of_them_is_put_back() {
     in_netns(|| {
         let mut socket = bound(&tcp("127.0.0.1:80", false), &ON_TCP);
         socket.listen().unwrap();
+        // As whoever hands it to a holder does.
+        socket.remember_options();
         let program = "s.setsockopt(S, socket.SO_KEEPALIVE, 0); s.setsockopt(6, 4, 99); s.setsockopt(6, 23, 5)\n\
                        s.setsockopt(0, socket.IP_TOS, 8); s.setsockopt(6, 9, 0); s.setsockopt(S, 29, 1)\n\
                        s.setsockopt(6, 13, b'cubic'); s.setsockopt(S, socket.SO_RCVBUF, 5000)";

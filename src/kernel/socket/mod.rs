@@ -139,6 +139,16 @@ impl ListenerSocket {
         }
     }
 
+    /// The same for a socket of ours that came back from the descriptor store and that somebody has had meanwhile: what
+    /// that one set is not what it is to be.
+    pub fn remember_options_as_made(&mut self) {
+        self.given = true;
+        if self.baseline.is_none() {
+            let place = options::Where::from(&self.endpoint);
+            self.baseline = Some(Baseline::as_made(&self.socket, place, &self.options));
+        }
+    }
+
     /// Takes a socket from the descriptor store, or one that was inherited, after asking the kernel whether it
     /// is bound to `endpoint`. It stays in the state that it is in.
     ///

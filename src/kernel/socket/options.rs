@@ -381,6 +381,13 @@ impl Baseline {
         }
     }
 
+    /// The values that it would have if it were made now, whatever somebody has made of it since; where that cannot be
+    /// found out, those that it has.
+    pub(super) fn as_made(socket: &Socket, place: Where<'_>, options: &SocketOptions) -> Self {
+        let made = like(socket).ok().filter(|made| apply(made, place, options).is_ok());
+        Self::of(made.as_ref().unwrap_or(socket), place)
+    }
+
     /// Takes the values that the socket has now for what was configured anew; the others stay.
     pub(super) fn retune(&mut self, socket: &Socket, before: &Tuning, now: &Tuning) {
         let set = |tunable: &Tunable| before.contains_key(tunable) || now.contains_key(tunable);

@@ -1,0 +1,51 @@
+//! What waits in an old socket of a service: nothing waits for ever, on a booted system.
+
+#![cfg(test)]
+
+use portbroker_lab::prepare;
+use std::path::Path;
+
+const UNIT: &str = "\
+[Service]
+ExecStart=/usr/bin/python3 /opt/serve.py
+[X-PortBroker]
+ListenStream=/run/app.sock
+FileDescriptorName=app
+";
+
+/// Connects, says so, and tells what it gets.
+const CLIENT: &str = "
+import socket
+s = socket.socket(socket.AF_UNIX)
+s.connect('/run/app.sock')
+print('connected', flush=True)
+s.settimeout(20)
+try:
+    got = s.recv(100)
+    print('greeted' if got else 'closed', flush=True)
+except ConnectionResetError:
+    print('reset', flush=True)
+except TimeoutError:
+    print('hangs', flush=True)
+";
+
+#[test]
+fn who_waits_in_an_old_socket_that_a_service_will_never_get_is_told_so() {
+    let lab = prepare("renew-units")
+        .install(Path::new(env!("CARGO_MANIFEST_DIR")), Path::new(env!("CARGO_BIN_EXE_portbroker")))
+        .file("/opt/client.py", CLIENT)
+        .unit("app.service", UNIT)
+        .boot();
+    lab.ok("systemctl start app");
+    lab.ok("systemctl kill -s STOP app");
+    lab.ok("systemd-run --unit=client python3 /opt/client.py");
+    let said = |word: &str| format!("journalctl -u client -o cat | grep -qx {word}");
+    lab.wait_for(&said("connected"), 10);
+    lab.ok("portbroker renew app");
+    lab.ok("systemctl kill -s KILL app; systemctl restart app");
+    lab.wait_for(&said("reset"), 10);
+    lab.wait_for("! portbroker show listener app | grep -q draining", 10);
+    assert_eq!(lab.ask("/run/app.sock"), "given app");
+    assert_eq!(lab.show("app", "NFileDescriptorStore"), "1");
+    lab.ok("portbroker status");
+}
