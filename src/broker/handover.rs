@@ -57,14 +57,20 @@ impl Broker {
         // Before it is anybody's: a crash must not take it from its holder.
         self.keep_stored();
         match &handed {
-            Ok(_) => self.note_deposit(request),
+            Ok(_) => {
+                self.note_deposit(request);
+                if hold.is_unit() {
+                    names.iter().for_each(|name| self.end_drains(name));
+                }
+            }
             Err(_) => self.unhold(&hold),
         }
         handed
     }
 
     /// Old sockets in which something waits for this holder, as many as there is room for. A unit's descriptor store has
-    /// room for as many as are configured, and drops what is too many without a word: a unit gets none.
+    /// room for as many as are configured, and drops what is too many without a word: a unit gets none, and
+    /// [`Broker::end_drains`] ends them.
     fn hand_on(&mut self, name: &ListenerName, hold: &Hold, room: usize) -> Vec<NamedSocket> {
         if hold.is_unit() {
             return Vec::new();

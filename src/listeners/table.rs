@@ -425,6 +425,11 @@ impl Table {
         self.draining.step(id, facts, now)
     }
 
+    /// A socket that is drained is closed, whatever waits in it.
+    pub fn end_drain(&mut self, id: SocketId) {
+        self.draining.remove(id);
+    }
+
     /// Somebody was handed a socket that is drained.
     pub fn hand_on(&mut self, id: SocketId, holder: HolderId) {
         self.draining.hold(id, holder);
