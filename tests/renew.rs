@@ -17,7 +17,7 @@ use netns::in_netns;
 use served::{Served, Storm, eventually, listener, states};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -123,6 +123,29 @@ fn a_service_that_is_well_goes_on_with_the_old_socket_until_it_is_restarted() {
         }
         assert!(storm.stop() > 200);
         service.end();
+    });
+}
+
+#[test]
+fn who_waits_in_an_old_socket_still_has_the_service_started() {
+    in_netns(|| {
+        let daemon = Daemon::start(
+            "[[listener]]\nname = \"late\"\ndatagram = \"127.0.0.1:7854\"\nactivate = \"late.service\"\n",
+        );
+        let starter = UnixDatagram::bind(daemon.folder().join("run/portbroker/activate")).unwrap();
+        starter.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let asked = || {
+            let mut buffer = [0; 100];
+            let length = starter.recv(&mut buffer).expect("the service is asked for");
+            String::from_utf8(buffer[..length].to_vec()).unwrap()
+        };
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(b"old", "127.0.0.1:7854").unwrap();
+        assert_eq!(asked(), "start late.service");
+        assert_eq!(renew(&daemon, "late"), (0, String::new()));
+        assert_eq!(states(&daemon, "late"), ["listening", "draining"]);
+        // Twice: the first of them may have been on its way.
+        assert_eq!([asked(), asked()], ["again late.service", "again late.service"]);
     });
 }
 

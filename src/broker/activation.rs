@@ -122,7 +122,7 @@ impl Broker {
         if self.activations.by_name.get(name).is_some_and(|activated| activated.unit != unit) {
             self.activations.forget(name);
         }
-        let queued = !held && self.is_queued(listener);
+        let queued = !held && self.is_queued(name, listener);
         let fresh =
             || Activated { unit, machine: Activation::default(), due: None, failure: None, error: None };
         let activated = self.activations.by_name.entry(name.clone()).or_insert_with(fresh);
@@ -147,7 +147,7 @@ impl Broker {
     /// A connection or datagram came to a socket that is watched.
     pub(super) fn arrived(&mut self, number: u64) {
         let Some((name, listener)) = self.table.owner(SocketId::from_number(number)) else { return };
-        let (name, queued) = (name.clone(), self.is_queued(listener));
+        let (name, queued) = (name.clone(), self.is_queued(name, listener));
         let now = Instant::now();
         let Some(activated) = self.activations.by_name.get_mut(&name) else { return };
         let outcome = activated.machine.woken(queued, now);
@@ -158,7 +158,7 @@ impl Broker {
     pub(super) fn retry_activations(&mut self, now: Instant) {
         let due = self.activations.due.iter().take_while(|(at, _)| *at <= now);
         for name in due.map(|(_, name)| name.clone()).collect::<Vec<_>>() {
-            let queued = self.table.get(name.as_str()).is_ok_and(|(_, listener)| self.is_queued(listener));
+            let queued = self.waits(&name);
             let Some(activated) = self.activations.by_name.get_mut(&name) else { continue };
             let outcome = activated.machine.due(queued, now);
             self.carry_out(&name, outcome, now);
@@ -169,14 +169,20 @@ impl Broker {
     pub(super) fn glance_at_activations(&mut self) {
         let names: Vec<ListenerName> = self.activations.by_name.keys().cloned().collect();
         for name in names {
-            let queued = self.table.get(name.as_str()).is_ok_and(|(_, listener)| self.is_queued(listener));
+            let queued = self.waits(&name);
             let Some(activated) = self.activations.by_name.get_mut(&name) else { continue };
             let step = activated.machine.glance(queued);
             self.carry_out(&name, step.into(), Instant::now());
         }
     }
 
-    fn carry_out(&mut self, name: &ListenerName, outcome: Outcome, now: Instant) {
+    fn carry_out(&mut self, name: &ListenerName, mut outcome: Outcome, now: Instant) {
+        if outcome.step == Step::Watch && !self.waiting_drains(name, |_| true).is_empty() {
+            // Nothing more comes to a socket that is drained, so what waits there is all that there is to see.
+            if let Some(activated) = self.activations.by_name.get_mut(name) {
+                outcome.step = activated.machine.woken(true, now).step;
+            }
+        }
         let refused = match outcome.step {
             Step::Rest => None,
             Step::Watch => {
@@ -221,10 +227,17 @@ impl Broker {
         triggers::send(&self.activations.runtime_directory, unit, attempt == Attempt::Again)
     }
 
-    /// Whether anything waits in a listener's queues.
-    fn is_queued(&self, listener: &Listener) -> bool {
-        let sockets = listener.slots.iter().filter_map(|slot| self.sockets.get(&slot.id));
-        sockets.into_iter().any(|socket| is_queued(socket.as_fd()).unwrap_or(false))
+    /// Whether anything waits in the queues of a listener of that name.
+    fn waits(&self, name: &ListenerName) -> bool {
+        self.table.get(name.as_str()).is_ok_and(|(_, listener)| self.is_queued(name, listener))
+    }
+
+    /// Whether anything waits in a listener's queues, or in those of its old sockets, which the next holder is
+    /// handed with it.
+    fn is_queued(&self, name: &ListenerName, listener: &Listener) -> bool {
+        let mut sockets = listener.slots.iter().filter_map(|slot| self.sockets.get(&slot.id));
+        sockets.any(|socket| is_queued(socket.as_fd()).unwrap_or(false))
+            || !self.waiting_drains(name, |_| true).is_empty()
     }
 
     /// Does something with each of a listener's sockets that listen. Others would hang up at once.

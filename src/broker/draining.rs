@@ -11,6 +11,7 @@ use crate::kernel::migrate_requests::MigrateRequests;
 use crate::kernel::socket::ListenerSocket;
 use crate::listeners::{DrainStep, Facts, HolderId, Listener, SocketId, Target};
 use crate::model::{Endpoint, ListenerName, SocketKind};
+use std::collections::BTreeSet;
 use std::os::fd::AsFd as _;
 use std::time::Instant;
 
@@ -125,10 +126,16 @@ impl Broker {
     }
 
     fn close_drained(&mut self, id: SocketId) {
+        if let Some(socket) = self.sockets.get(&id) {
+            let (endpoint, inode) = (socket.endpoint(), inode_of(socket));
+            tracing::info!(event = "drained", %endpoint, inode, "an old socket of {endpoint} has nothing more to do and is closed");
+        }
+        self.close_old(id);
+    }
+
+    fn close_old(&mut self, id: SocketId) {
         let Some(socket) = self.sockets.remove(&id) else { return };
         let endpoint = socket.endpoint().clone();
-        let inode = inode_of(&socket);
-        tracing::info!(event = "drained", %endpoint, inode, "an old socket of {endpoint} has nothing more to do and is closed");
         let _ = self.hangups.remove(socket.as_fd());
         self.stored.given_up();
         socket.retire();
@@ -153,7 +160,15 @@ impl Broker {
         self.waiting_drains(name, |_| true)
     }
 
-    fn waiting_drains(&self, name: &ListenerName, which: impl Fn(&Endpoint) -> bool) -> Vec<SocketId> {
+    /// The old sockets of a listener in which something waits.
+    pub(super) fn waiting_drains(
+        &self,
+        name: &ListenerName,
+        which: impl Fn(&Endpoint) -> bool,
+    ) -> Vec<SocketId> {
+        if self.table.draining().is_empty() {
+            return Vec::new();
+        }
         let Ok((_, listener)) = self.table.get(name.as_str()) else { return Vec::new() };
         let mut found = Vec::new();
         for endpoint in listener.config.endpoints.iter().filter(|endpoint| which(endpoint)) {
@@ -166,6 +181,22 @@ impl Broker {
         found
     }
 
+    /// Ends the old sockets in which something waits, now that a listener went to somebody who cannot take them too.
+    /// Nobody would ever serve who waits there, and at an open TCP socket ever more would come to wait. Who is cut
+    /// off can connect again, to the sockets that are served.
+    pub(super) fn end_drains(&mut self, name: &ListenerName) {
+        let unheld: BTreeSet<SocketId> = self.table.draining().unheld().collect();
+        for id in self.to_hand_on(name).into_iter().filter(|id| unheld.contains(id)) {
+            if let Some(socket) = self.sockets.get(&id) {
+                let (endpoint, inode) = (socket.endpoint(), inode_of(socket));
+                tracing::warn!(event = "drained", listener = %name, %endpoint, inode, "an old socket of {endpoint} is closed, and who waited in it cut off: {name} went to a unit, which takes no old sockets");
+            }
+            self.table.end_drain(id);
+            self.close_old(id);
+        }
+        self.write_draining();
+    }
+
     /// Notes that they were handed on.
     pub(super) fn handed_on(&mut self, drains: &[SocketId], holder: HolderId) {
         for id in drains {
@@ -173,24 +204,6 @@ impl Broker {
                 tracing::debug!(%error, "cannot open an old socket again");
             }
             self.table.hand_on(*id, holder);
-        }
-    }
-
-    /// A unit has taken the listener, which gets no old sockets: nobody is left who would take what waits in those that
-    /// nobody has. Its senders are told, and come again to the others, where they would wait for ever.
-    pub(super) fn give_up_waiting(&mut self, name: &ListenerName) {
-        let waiting = self.to_hand_on(name);
-        let unheld: Vec<SocketId> =
-            self.table.draining().unheld().filter(|id| waiting.contains(id)).collect();
-        for id in &unheld {
-            let queue = self.sockets.get(id).and_then(|socket| socket.queue().ok());
-            let waiting = queue.map_or(0, |queue| queue.waiting);
-            tracing::warn!(event = "reset", listener = %name, waiting, "{waiting} that waited in an old socket of {name} are reset: a unit gets the new ones only");
-            self.table.end_drain(*id);
-            self.close_drained(*id);
-        }
-        if !unheld.is_empty() {
-            self.write_draining();
         }
     }
 

@@ -252,6 +252,8 @@ impl Broker {
             })
             .collect();
         of_listeners.sort();
+        // Shards of one address mostly fail for one reason.
+        of_listeners.dedup_by(|(.., next), (.., fault)| next == fault);
         faults.extend(of_listeners.into_iter().map(|(_, _, fault)| fault));
         faults
     }

@@ -60,7 +60,7 @@ impl Broker {
             Ok(_) => {
                 self.note_deposit(request);
                 if hold.is_unit() {
-                    names.iter().for_each(|name| self.give_up_waiting(name));
+                    names.iter().for_each(|name| self.end_drains(name));
                 }
             }
             Err(_) => self.unhold(&hold),
@@ -69,8 +69,8 @@ impl Broker {
     }
 
     /// Old sockets in which something waits for this holder, as many as there is room for. A unit's descriptor store has
-    /// room for as many as are configured, and drops what is too many without a word: a unit gets none, and what waits there
-    /// is told so by [`Self::give_up_waiting`].
+    /// room for as many as are configured, and drops what is too many without a word: a unit gets none, and
+    /// [`Broker::end_drains`] ends them.
     fn hand_on(&mut self, name: &ListenerName, hold: &Hold, room: usize) -> Vec<NamedSocket> {
         if hold.is_unit() {
             return Vec::new();

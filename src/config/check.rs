@@ -206,7 +206,13 @@ pub(super) fn socket_units(
                 ))
                 .related(origin.clone(), format!("{endpoint} of {unit}"));
             let written = ["/etc", "/run"].iter().any(|folder| origin.file.starts_with(folder));
-            faults.push(if socket.enabled || written {
+            faults.push(if origin.file == Path::new("/etc/systemd/system").join(unit.as_str()) {
+                // systemd does not mask what is written there.
+                let file = origin.file.display();
+                fault.help(format!(
+                    "run \"systemctl disable --now {unit} && mv {file} {file}.replaced\", or take the listener out"
+                ))
+            } else if socket.enabled || written {
                 fault.help(format!("run \"systemctl mask --now {unit}\", or take the listener out"))
             } else {
                 let help = format!("it is not enabled: leave it so, or run \"systemctl mask {unit}\"");

@@ -11,7 +11,9 @@ use super::socket_keys::{Fate, fate};
 use super::units::{SECTION, Setting, Unit};
 use super::{Origin, definition::boolean};
 use crate::model::UnitName;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 /// Keys of systemd.resource-control(5) and systemd.exec(5) that limit whom a socket reaches: leaving one of these
 /// out would open the service to others.
@@ -62,6 +64,9 @@ pub fn import(socket: &Unit, service: Option<&Unit>, accounts: &Accounts) -> Res
     if import.settings.iter().any(|setting| setting.key.starts_with("Listen")) {
         import.check(&name, accounts);
     }
+    if let Some(service) = service {
+        import.beside(service);
+    }
     if import.faults.is_empty() { Ok(import.text(&name, service)) } else { Err(import.faults) }
 }
 
@@ -75,12 +80,27 @@ struct Import<'a> {
 
 impl Import<'_> {
     fn read(&mut self) {
+        for setting in self.socket.settings.iter().filter(|setting| setting.section == "Unit") {
+            self.dependency(setting);
+        }
         let settings = self.socket.settings.iter().filter(|setting| setting.section == "Socket");
         for setting in settings {
             self.setting(setting);
         }
         if self.settings.iter().any(|setting| setting.key.starts_with("Listen")) {
             self.name();
+        }
+    }
+
+    /// What the socket unit waits for or depends on, its service may not.
+    fn dependency(&mut self, setting: &Setting) {
+        let Setting { key, value, .. } = setting;
+        let told = ["Description", "Documentation", "DefaultDependencies", "Before"];
+        if !value.is_empty() && !told.contains(&key.as_str()) {
+            let value: String = value.chars().take(80).collect();
+            self.comments.push(format!(
+                "{key}={value} is not taken over: write it in [Unit] of the service, where that needs it."
+            ));
         }
     }
 
@@ -174,12 +194,53 @@ impl Import<'_> {
         self.faults.extend(faults.into_iter().filter(Fault::is_error));
     }
 
+    /// All keys hold for a section as a whole: where the service has one already, of another socket unit perhaps, a
+    /// value of ours must not become that of its sockets, nor one of its ours. A socket for root alone would be open
+    /// to all.
+    fn beside(&mut self, service: &Unit) {
+        let (_, own) = self.destination(&service.name);
+        let theirs: Vec<&Setting> = service
+            .settings
+            .iter()
+            .filter(|setting| setting.section == SECTION && setting.origin.file != own)
+            .collect();
+        let Some(listen) = theirs.iter().rfind(|setting| setting.key.starts_with("Listen")) else { return };
+        let ours = shared_values(self.settings.iter());
+        let theirs_shared = shared_values(theirs.iter().copied());
+        let keys: BTreeSet<&str> = ours.keys().chain(theirs_shared.keys()).copied().collect();
+        for key in keys.into_iter().filter(|key| ours.get(key) != theirs_shared.get(key)) {
+            let shown = |values: Option<&Vec<&str>>| match values {
+                Some(values) => format!("{key}={}", values.join(" ")),
+                None => format!("no {key}="),
+            };
+            let message = format!(
+                "{} has {}, and {} has a section already, with {}: a section has one value for all of its sockets",
+                self.socket.name,
+                shown(ours.get(key)),
+                service.name,
+                shown(theirs_shared.get(key)),
+            );
+            let fault = Fault::error(listen.origin.clone(), message);
+            self.faults.push(fault.help("make the two the same, or keep this socket unit"));
+        }
+    }
+
+    /// The folder of the service's drop-ins, and the file that is to be written.
+    fn destination(&self, service: &UnitName) -> (String, PathBuf) {
+        let folder = format!("/etc/systemd/system/{service}.d");
+        let file = format!("{folder}/{}-socket.conf", self.socket.name.stem().replace('/', "-"));
+        (folder, file.into())
+    }
+
     fn text(&self, name: &UnitName, service: Option<&Unit>) -> String {
         let socket = &self.socket.name;
-        let folder = format!("/etc/systemd/system/{name}.d");
-        let file = format!("{folder}/{}-socket.conf", socket.stem().replace('/', "-"));
+        let (folder, file) = self.destination(name);
+        let file = file.display();
         let mut text = format!("# In place of {socket}, which activated {name}. As root:\n");
         // Writing into a String cannot fail.
+        if service.is_none() {
+            let _ = writeln!(text, "# There is no {name}, or it is masked.");
+        }
         let _ = writeln!(text, "#   mkdir -p {folder}\n#   portbroker import {socket} > {file}");
         if let Some(origin) = service.and_then(|service| needs(service, socket)) {
             let _ = writeln!(
@@ -200,7 +261,8 @@ impl Import<'_> {
         let _ =
             writeln!(text, "#   systemctl daemon-reload && systemctl restart {name} && portbroker status");
         for comment in &self.comments {
-            let _ = writeln!(text, "# {}", comment.escape_debug());
+            // A value may have been continued on the next line, which must not become one of the section's.
+            let _ = writeln!(text, "# {}", comment.replace(char::is_control, " "));
         }
         let _ = writeln!(text, "[{SECTION}]");
         for setting in &self.settings {
@@ -213,6 +275,21 @@ impl Import<'_> {
         let own = std::path::Path::new("/etc/systemd/system").join(self.socket.name.as_str());
         self.socket.settings.iter().any(|setting| setting.origin.file == own)
     }
+}
+
+/// The values that hold for a section as a whole, by key; Activate= is in all that come from here.
+fn shared_values<'a>(settings: impl Iterator<Item = &'a Setting>) -> BTreeMap<&'a str, Vec<&'a str>> {
+    let mut values: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let own = |key: &str| key.starts_with("Listen") || ["FileDescriptorName", "Activate"].contains(&key);
+    for Setting { key, value, .. } in settings.filter(|setting| !own(&setting.key)) {
+        let known = values.entry(key).or_default();
+        if value.is_empty() || Key::of_unit(key) != Some(Key::Symlinks) {
+            known.clear();
+        }
+        known.extend(Some(value.as_str()).filter(|value| !value.is_empty()));
+    }
+    values.retain(|_, values| !values.is_empty());
+    values
 }
 
 /// Where a service says that it does not start without the socket unit.

@@ -26,9 +26,9 @@ fn a_socket_unit_becomes_a_section_of_its_service() {
     let socket = unit(
         "web.socket",
         "/lib/systemd/system",
-        "[Unit]\nDescription=x\n[Socket]\nListenStream=80\nFileDescriptorName=http\nListenStream=%t/%p/100%%.sock\n\
+        "[Unit]\nDescription=x\nConditionPathExists=!/etc/no\n[Socket]\nListenStream=80\nFileDescriptorName=http\nListenStream=%t/%p/100%%.sock\n\
          Backlog=5\nBacklog=7\nSymlinks=/run/a\nSymlinks=/run/b\nListenSequentialPacket=@x\nAccept=no\nTimeoutSec=5\nUser=nobody\n\
-         Service=httpd.service\nMark=\nIPTOS=low-delay\nFlushPending=no\n[Install]\nWantedBy=sockets.target\n",
+         Service=httpd.service\nMark=\nIPTOS=low-delay\nReusePort=yes\nFlushPending=no\n[Install]\nWantedBy=sockets.target\n",
     );
     let service = unit("httpd.service", "/lib/systemd/system", "[Unit]\nRequires=a.target web.socket\n");
     let text = imported(&socket, Some(&service)).unwrap();
@@ -53,6 +53,8 @@ fn a_socket_unit_becomes_a_section_of_its_service() {
         "#   systemctl mask --now web.socket",
         "#   systemctl daemon-reload && systemctl restart httpd.service && portbroker status",
         "# httpd.service requires web.socket (/lib/systemd/system/httpd.service:2:1), and would not start without it: take that line out with",
+        "# ConditionPathExists=!/etc/no is not taken over: write it in [Unit] of the service, where that needs it.",
+        "# ReusePort=yes is not needed: SO_REUSEPORT is always on, for the broker's own user; ReusePort=N makes N sockets of each, one for each worker.",
         "# Accept=no is not needed: the broker hands listening sockets over and starts no process for each connection.",
         "# TimeoutSec=5 is not needed: it is for commands of the socket unit.",
         "# Service=httpd.service is not needed: the section is in the service itself.",
@@ -68,7 +70,7 @@ fn sockets_without_a_name_are_called_after_their_unit_and_those_in_etc_cannot_be
     let text = imported(&socket, None).unwrap();
     assert_eq!(section_of(&text), ["[X-PortBroker]", "ListenStream=/run/a", "FileDescriptorName=a.socket"]);
     assert!(text.contains("#   systemctl disable --now a.socket && mv /etc/systemd/system/a.socket "));
-    assert!(!text.contains("mask"));
+    assert!(!text.contains("systemctl mask"));
 }
 
 #[test]
@@ -96,6 +98,30 @@ fn all_that_cannot_be_taken_over_is_said_at_once() {
     );
     assert!(faults[1].contains("Accept= cannot be taken over: the broker hands listening sockets over"));
     assert!(faults[2].contains("limit it in the firewall"));
+}
+
+#[test]
+fn two_socket_units_of_one_service_do_not_get_the_options_of_each_other() {
+    let admin = "[Socket]\nListenStream=/run/admin\nSocketMode=0600\nService=v.service\n";
+    let admin = unit("v-admin.socket", "/u", admin);
+    let service = |folder: &str, section: &str| {
+        unit("v.service", folder, &format!("[Service]\nUser=v\n[X-PortBroker]\n{section}"))
+    };
+    let beside = |section: &str| imported(&admin, Some(&service("/u", section)));
+    let faults = beside("ListenStream=/run/v\nSocketMode=0666\nKeepAlive=yes\nActivate=yes\n").unwrap_err();
+    assert_eq!(faults.len(), 2, "{faults:?}");
+    assert!(
+        faults[0].contains("v-admin.socket has no KeepAlive=, and v.service has a section already, with")
+    );
+    assert!(faults[1].contains("has SocketMode=0600") && faults[1].contains("with SocketMode=0666"));
+    assert_eq!(beside("ListenStream=/run/v\n").unwrap_err().len(), 1);
+    // The same values, none at all, and what an earlier import has left.
+    assert!(beside("ListenStream=/run/v\nFileDescriptorName=v\nMark=1\nMark=\nSocketMode=0600\n").is_ok());
+    assert!(beside("SocketMode=0666\n").is_ok());
+    let mut again = service("/u", "ListenStream=/run/admin\nSocketMode=0644\n");
+    let file = Path::new("/etc/systemd/system/v.service.d/v-admin-socket.conf");
+    again.settings.iter_mut().for_each(|setting| setting.origin.file = file.to_path_buf());
+    assert!(imported(&admin, Some(&again)).is_ok());
 }
 
 #[test]

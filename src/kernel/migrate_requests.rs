@@ -15,8 +15,8 @@ pub struct MigrateRequests(PathBuf);
 /// Why it could not be changed.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot write {path}; connections that wait in a socket which is not needed any more wait for the next holder of \
-     its listener: set it to 1 yourself, or let the daemon write it (CAP_NET_ADMIN, ReadWritePaths={path})"
+    "cannot write {path}; connections that wait in a socket which is not needed any more wait for the next \
+     process that takes its listener, and are cut off where a unit takes it: set it to 1 yourself, or let the daemon write it (CAP_NET_ADMIN, ReadWritePaths={path})"
 )]
 pub struct MigrateRequestsError {
     path: PathBuf,

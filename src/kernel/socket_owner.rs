@@ -83,10 +83,13 @@ impl fmt::Display for Owner {
 /// A sentence for a log: who is in the way of binding an endpoint. `None` where nobody can be found.
 #[must_use]
 pub fn explain(endpoint: &Endpoint) -> Option<String> {
-    let owners = owners_of(endpoint).ok()?;
-    let mut parts: Vec<String> = owners.iter().take(MOST_TOLD).map(Owner::to_string).collect();
-    if owners.len() > MOST_TOLD {
-        parts.push(format!("and {} more", owners.len() - MOST_TOLD));
+    let mut parts: Vec<String> = owners_of(endpoint).ok()?.iter().map(Owner::to_string).collect();
+    // The shards of one service, for one.
+    parts.dedup();
+    let more = parts.len().saturating_sub(MOST_TOLD);
+    if more > 0 {
+        parts.truncate(MOST_TOLD);
+        parts.push(format!("and {more} more"));
     }
     (!parts.is_empty()).then(|| parts.join("; "))
 }

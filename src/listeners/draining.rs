@@ -6,7 +6,8 @@
 //!   once;
 //! - else when nothing waits. So that nothing comes in between the look and the close, it is made *quiet* first: new
 //!   clients are passed over (they try again a second later, and find the others), those who are about to be accepted
-//!   still are. What waits is handed on to the next holder, or given up where that takes no old sockets;
+//!   still are. What waits is handed on to the next holder;
+//! - whatever waits, when the next holder is one that cannot take it: nobody else ever would;
 //! - at once where the endpoint refuses clients anyway: then what waits is to be reset.
 
 use super::table::{HolderId, SocketId};
@@ -85,10 +86,6 @@ impl Draining {
         });
     }
 
-    pub(super) fn end(&mut self, id: SocketId) {
-        self.0.remove(&id);
-    }
-
     pub(super) fn hold(&mut self, id: SocketId, holder: HolderId) {
         if let Some(drain) = self.0.get_mut(&id) {
             drain.holders.insert(holder);
@@ -100,6 +97,12 @@ impl Draining {
         self.0.iter().map(|(id, drain)| (*id, drain))
     }
 
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Those of one endpoint.
     pub fn at<'a>(&'a self, endpoint: &'a Endpoint) -> impl Iterator<Item = SocketId> + 'a {
         self.iter().filter(move |(_, drain)| drain.endpoint == *endpoint).map(|(id, _)| id)
@@ -108,6 +111,10 @@ impl Draining {
     /// Those that nobody has.
     pub fn unheld(&self) -> impl Iterator<Item = SocketId> {
         self.iter().filter(|(_, drain)| drain.holders.is_empty()).map(|(id, _)| id)
+    }
+
+    pub(super) fn remove(&mut self, id: SocketId) {
+        self.0.remove(&id);
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {

@@ -427,7 +427,7 @@ impl Table {
 
     /// A socket that is drained is closed, whatever waits in it.
     pub fn end_drain(&mut self, id: SocketId) {
-        self.draining.end(id);
+        self.draining.remove(id);
     }
 
     /// Somebody was handed a socket that is drained.

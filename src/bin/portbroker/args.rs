@@ -240,7 +240,9 @@ const RENEW_HELP: &str = "\
 For a socket with which something is wrong that cannot be undone, such as a locked filter. The new
 sockets are bound beside the old ones, so that the addresses are never given up, and are what
 COMMAND or the service gets from now on: restart it. The old ones are `draining`: closed when those
-who were handed them are gone and nothing waits in them any more.
+who were handed them are gone and nothing waits in them any more. A process of \"portbroker exec\"
+is handed them too while something waits; a unit is not, and who still waits in them when it takes the
+new ones is cut off, but on TCP, where the kernel moves who waits (net.ipv4.tcp_migrate_req).
 JSON: {\"renewed\": the name}
 
 Examples:
