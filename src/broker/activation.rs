@@ -6,6 +6,7 @@
 
 use super::Broker;
 use crate::kernel::arrivals::{ArrivalWatch, is_queued};
+use crate::kernel::socket::ListenerSocket;
 use crate::kernel::triggers;
 use crate::listeners::{Activation, Attempt, Failure, Listener, Outcome, SocketId, Step, Target};
 use crate::model::{ListenerName, UnitName};
@@ -142,6 +143,18 @@ impl Broker {
             (false, false) | (true, true) => Step::Rest.into(),
         };
         self.carry_out(name, outcome, now);
+        self.start_for_old(name, now);
+    }
+
+    /// Nobody watches old sockets, to which nobody comes any more: what waits in them was there before.
+    fn start_for_old(&mut self, name: &ListenerName, now: Instant) {
+        let waits =
+            self.table.get(name.as_str()).is_ok_and(|(_, listener)| self.old_sockets(listener).any(waits));
+        let Some(activated) = self.activations.by_name.get_mut(name) else { return };
+        if waits && activated.machine.is_waiting() {
+            let outcome = activated.machine.woken(true, now);
+            self.carry_out(name, outcome, now);
+        }
     }
 
     /// A connection or datagram came to a socket that is watched.
@@ -224,7 +237,15 @@ impl Broker {
     /// Whether anything waits in a listener's queues.
     fn is_queued(&self, listener: &Listener) -> bool {
         let sockets = listener.slots.iter().filter_map(|slot| self.sockets.get(&slot.id));
-        sockets.into_iter().any(|socket| is_queued(socket.as_fd()).unwrap_or(false))
+        sockets.chain(self.old_sockets(listener)).any(waits)
+    }
+
+    /// Sockets of a listener that are drained and that nobody has.
+    fn old_sockets(&self, listener: &Listener) -> impl Iterator<Item = &ListenerSocket> {
+        let drains = self.table.draining().iter().filter(|(_, drain)| drain.holders.is_empty());
+        let endpoints = &listener.config.endpoints;
+        let ids = drains.filter(|(_, drain)| endpoints.contains(&drain.endpoint)).map(|(id, _)| id);
+        ids.filter_map(|id| self.sockets.get(&id))
     }
 
     /// Does something with each of a listener's sockets that listen. Others would hang up at once.
@@ -242,6 +263,10 @@ impl Broker {
             }
         }
     }
+}
+
+fn waits(socket: &ListenerSocket) -> bool {
+    is_queued(socket.as_fd()).unwrap_or(false)
 }
 
 /// When it is tried again, as a time of day: the text stands for as long as nothing new happens.
