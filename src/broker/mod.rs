@@ -134,8 +134,6 @@ impl Broker {
     pub async fn run(mut self, mut stop: oneshot::Receiver<Stop>) {
         self.finish_start();
         loop {
-            let due = self.table.next_due().into_iter().chain(self.activations.next_due());
-            let due = due.chain(self.trim_at).chain(self.stored.next_due()).min();
             let event = tokio::select! {
                 biased;
                 told = &mut stop => {
@@ -146,47 +144,12 @@ impl Broker {
                     }
                     return;
                 }
-                id = self.holders.gone() => Event::HolderGone(id),
-                // Each of these in its turn: a holder can make its sockets hang up without end, and callers can call
-                // without end, and neither may keep the others waiting.
-                event = async {
-                    tokio::select! {
-                        id = self.hangups.next() => Event::HungUp(id),
-                        id = self.activations.arrived() => Event::Arrived(id),
-                        command = self.commands.recv() => Event::Command(command),
-                        () = until(due) => Event::Due,
-                        () = tokio::task::yield_now(), if !self.unseen.is_empty() => Event::Inspect,
-                        () = self.assert.next() => Event::AssertReservedPorts,
-                        () = self.learning.due() => Event::Look,
-                    }
-                } => event,
+                event = self.next_event() => event,
             };
-            match event {
-                Event::Command(None) => return,
-                Event::Command(Some(command)) => self.obey(command),
-                Event::HolderGone(id) => self.holder_gone(id),
-                Event::HungUp(id) => self.hung_up(id),
-                Event::Arrived(id) => self.arrived(id),
-                Event::Due => {
-                    let now = Instant::now();
-                    for name in self.table.take_due(now) {
-                        self.act_on(&name, false);
-                    }
-                    self.retry_activations(now);
-                    if self.trim_at.is_some_and(|at| at <= now) {
-                        self.trim_at = None;
-                        give_back_freed();
-                    }
-                    self.settle_drains();
-                }
-                Event::Inspect => self.look_at_some(),
-                Event::AssertReservedPorts => {
-                    self.assert_reserved_ports();
-                    self.glance_at_activations();
-                    self.look();
-                }
-                Event::Look => self.look(),
+            if matches!(event, Event::Command(None)) {
+                return;
             }
+            self.handle(event);
             self.follow_changed();
             self.keep_stored();
             self.told.sum_up();
@@ -196,6 +159,58 @@ impl Broker {
             }
             self.announce();
         }
+    }
+
+    async fn next_event(&mut self) -> Event {
+        let due = self.table.next_due().into_iter().chain(self.activations.next_due());
+        let due = due.chain(self.trim_at).chain(self.stored.next_due()).min();
+        tokio::select! {
+            biased;
+            id = self.holders.gone() => Event::HolderGone(id),
+            // Each of these in its turn: a holder can make its sockets hang up without end, and callers can call
+            // without end, and neither may keep the others waiting.
+            event = async {
+                tokio::select! {
+                    id = self.hangups.next() => Event::HungUp(id),
+                    id = self.activations.arrived() => Event::Arrived(id),
+                    command = self.commands.recv() => Event::Command(command),
+                    () = until(due) => Event::Due,
+                    () = tokio::task::yield_now(), if !self.unseen.is_empty() => Event::Inspect,
+                    () = self.assert.next() => Event::AssertReservedPorts,
+                    () = self.learning.due() => Event::Look,
+                }
+            } => event,
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Command(None) => {}
+            Event::Command(Some(command)) => self.obey(command),
+            Event::HolderGone(id) => self.holder_gone(id),
+            Event::HungUp(id) => self.hung_up(id),
+            Event::Arrived(id) => self.arrived(id),
+            Event::Due => self.do_what_is_due(Instant::now()),
+            Event::Inspect => self.look_at_some(),
+            Event::AssertReservedPorts => {
+                self.assert_reserved_ports();
+                self.glance_at_activations();
+                self.look();
+            }
+            Event::Look => self.look(),
+        }
+    }
+
+    fn do_what_is_due(&mut self, now: Instant) {
+        for name in self.table.take_due(now) {
+            self.act_on(&name, false);
+        }
+        self.retry_activations(now);
+        if self.trim_at.is_some_and(|at| at <= now) {
+            self.trim_at = None;
+            give_back_freed();
+        }
+        self.settle_drains();
     }
 
     /// What nobody has to wait for.

@@ -10,7 +10,7 @@
 //! - whatever waits, when the next holder is one that cannot take it: nobody else ever would;
 //! - at once where the endpoint refuses clients anyway: then what waits is to be reset.
 
-use super::table::{HolderId, SocketId};
+use super::{HolderId, SocketId};
 use crate::model::{Endpoint, SocketKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

@@ -7,13 +7,15 @@
 
 mod activation;
 mod draining;
+mod listener;
 mod protection;
 mod table;
 
 pub use activation::{Activation, Attempt, Failure, Outcome, Step};
 pub use draining::{Drain, DrainStep, Draining, Facts};
+pub use listener::{Action, HolderId, Listener, Slot, SocketId};
 pub use protection::{Plan, plan};
-pub use table::{Action, Change, HolderId, Listener, Slot, SocketId, Table, UnknownListener};
+pub use table::{Change, Table, UnknownListener};
 
 use crate::config::Idle;
 use std::time::{Duration, Instant};

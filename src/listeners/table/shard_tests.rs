@@ -3,7 +3,7 @@
 use super::tests::{name, obey, tcp};
 use super::*;
 use crate::config::{Idle, Origin, SocketOptions};
-use crate::model::InetEndpoint;
+use crate::model::{InetEndpoint, SocketKind};
 use proptest::prelude::*;
 
 fn udp() -> Endpoint {
