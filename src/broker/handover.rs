@@ -47,13 +47,14 @@ impl Broker {
             self.ready(name)?;
         }
         let hold = self.hold(names, request)?;
-        let handed = names.iter().try_fold(Vec::new(), |mut all, name| {
-            self.act_on(name, true);
-            all.extend(self.hand_over(name)?);
-            let room = request.limit.saturating_sub(all.len());
-            all.extend(self.hand_on(name, &hold, room));
-            Ok(all)
-        });
+        let current: Result<Vec<Vec<NamedSocket>>, Refusal> = names
+            .iter()
+            .map(|name| {
+                self.act_on(name, true);
+                self.hand_over(name)
+            })
+            .collect();
+        let handed = current.map(|current| self.with_old(names, current, &hold, request.limit));
         // Before it is anybody's: a crash must not take it from its holder.
         self.keep_stored();
         match &handed {
@@ -66,6 +67,26 @@ impl Broker {
             Err(_) => self.unhold(&hold),
         }
         handed
+    }
+
+    /// What is handed over, and with each listener as many of its old sockets as the message has room for: all that
+    /// was asked for goes before.
+    fn with_old(
+        &mut self,
+        names: &[ListenerName],
+        current: Vec<Vec<NamedSocket>>,
+        hold: &Hold,
+        limit: usize,
+    ) -> Vec<NamedSocket> {
+        let mut room = limit.saturating_sub(current.iter().map(Vec::len).sum());
+        let mut all = Vec::new();
+        for (name, current) in names.iter().zip(current) {
+            let old = self.hand_on(name, hold, room);
+            room = room.saturating_sub(old.len());
+            all.extend(current);
+            all.extend(old);
+        }
+        all
     }
 
     /// Old sockets in which something waits for this holder, as many as there is room for. A unit's descriptor store has

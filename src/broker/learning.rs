@@ -3,6 +3,7 @@
 //! A look is one question to the kernel, and one to systemd's files for each service that listens. It is taken once
 //! a minute with the reserved ports, and soon after services have started; never more often than [`Schedule`] says.
 
+use super::authority::administrator;
 use super::command::Refusal;
 use super::learned_file::LearnedFile;
 use super::lookout::Lookout;
@@ -11,7 +12,7 @@ use crate::config::Config;
 use crate::kernel::unit_starts::UnitStarts;
 use crate::learn::{Learned, MOST_PORTS, Memory, Moment, Named, Outcome, Rules, SHARE, Schedule};
 use crate::model::PortSet;
-use crate::policy::{Caller, Decision, may_administer};
+use crate::policy::Caller;
 use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -207,18 +208,7 @@ impl Broker {
 
     /// Forgets a learned port, until it is seen in two new lives of its unit.
     pub(super) fn forget(&mut self, caller: &Caller, port: u16) -> Result<(), Refusal> {
-        if let Decision::Denied(reason) = may_administer(caller) {
-            let Caller { uid, pid, .. } = caller;
-            tracing::warn!(
-                event = "refusal",
-                reason,
-                uid,
-                pid,
-                "refused pid {pid} of user {uid} to forget port {port}: {reason}"
-            );
-            let action = "forget learned ports: only root may".to_owned();
-            return Err(Refusal::NotAllowed { action, reason });
-        }
+        administrator(caller, "forget learned ports", &format!("forget port {port}"))?;
         if !self.learning.rules.learn || self.learning.memory.forget(port) == 0 {
             let text = format!("port {port} is not learned: see \"portbroker list learned\"");
             return Err(Refusal::BadArgument(text));

@@ -5,6 +5,7 @@
 //! replaced by another that holds the same port already.
 
 mod activation;
+mod authority;
 mod command;
 mod deposits;
 mod draining;

@@ -16,6 +16,9 @@ pub(super) fn say_unmet(name: &ListenerName, socket: &ListenerSocket) {
 
 /// Options that a bound socket can still change follow the configuration.
 pub(super) fn adjust(name: &ListenerName, socket: &mut ListenerSocket, options: &SocketOptions) {
+    if socket.options() == options {
+        return;
+    }
     let known = socket.unmet();
     if let Err(error) = socket.adjust(options) {
         let (endpoint, error) = (socket.endpoint(), with_causes(&error));

@@ -1,6 +1,7 @@
 //! Taking a configuration: at the start, and anew while everything goes on.
 
 use super::Broker;
+use super::authority::administrator;
 use super::command::{Notice, Refusal};
 use super::options::adjust;
 use crate::config::{Checked, build, show};
@@ -8,7 +9,7 @@ use crate::kernel::memory::give_back_freed;
 use crate::kernel::socket::ListenerSocket;
 use crate::listeners::{Change, SocketId};
 use crate::model::{Endpoint, ListenerName, SocketKind};
-use crate::policy::{Caller, Decision, may_administer};
+use crate::policy::Caller;
 use crate::sources::{Locations, gather};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -49,19 +50,8 @@ pub(super) fn errors_of(checked: &Checked) -> Option<Vec<String>> {
 impl Broker {
     /// Takes the configuration as it is now on disk, or leaves everything as it is and says why.
     pub(super) fn reload(&mut self, caller: Option<Caller>) -> Result<(), Refusal> {
-        if let Some(caller) = &caller
-            && let Decision::Denied(reason) = may_administer(caller)
-        {
-            let Caller { uid, pid, .. } = caller;
-            tracing::warn!(
-                event = "refusal",
-                reason,
-                uid,
-                pid,
-                "refused pid {pid} of user {uid} to reload the configuration: {reason}"
-            );
-            let action = "reload the configuration: only root may".to_owned();
-            return Err(Refusal::NotAllowed { action, reason });
+        if let Some(caller) = &caller {
+            administrator(caller, "reload the configuration", "reload the configuration")?;
         }
         let checked = self.loader.load();
         self.touched = true;

@@ -1,12 +1,13 @@
 //! A new socket in place of one that a holder has spoilt, beside the old one until that is drained.
 
+use super::authority::administrator;
 use super::command::Refusal;
 use super::draining::MOST_OF_ONE_ENDPOINT;
 use super::effects::{inode_of, with_causes};
 use super::{Broker, handover};
 use crate::listeners::SocketId;
 use crate::model::{Endpoint, ListenerName, SocketKind};
-use crate::policy::{Caller, Decision, may_administer};
+use crate::policy::Caller;
 use std::time::Instant;
 
 /// Clients still come to the old socket of a TCP address, and must, where its holder serves them well.
@@ -17,18 +18,8 @@ fn is_tcp(endpoint: &Endpoint) -> bool {
 impl Broker {
     /// Gives every socket of a listener a successor.
     pub(super) fn renew(&mut self, caller: &Caller, name: &str) -> Result<(), Refusal> {
-        if let Decision::Denied(reason) = may_administer(caller) {
-            let Caller { uid, pid, .. } = caller;
-            let shown = handover::shown(&[name.to_owned()]);
-            tracing::warn!(
-                event = "refusal",
-                reason,
-                uid,
-                pid,
-                "refused pid {pid} of user {uid} to renew {shown}: {reason}"
-            );
-            return Err(Refusal::NotAllowed { action: "renew listeners: only root may".to_owned(), reason });
-        }
+        let shown = handover::shown(&[name.to_owned()]);
+        administrator(caller, "renew listeners", &format!("renew {shown}"))?;
         let (name, listener) = self.table.get(name)?;
         let name = name.clone();
         let bound: Vec<SocketId> =

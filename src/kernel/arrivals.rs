@@ -3,10 +3,9 @@
 //! An epoll set of its own. A socket that is watched is told of once, whatever waits or comes later, until it is
 //! watched again: a flood wakes nobody more than once.
 
-use super::async_fd::{EpollSet, Registered};
-use nix::errno::Errno;
+use super::socket_set::SocketSet;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::EpollFlags;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -19,41 +18,27 @@ pub fn is_queued(socket: BorrowedFd<'_>) -> io::Result<bool> {
 }
 
 /// The set.
-pub struct ArrivalWatch(Registered<EpollSet>);
+pub struct ArrivalWatch(SocketSet);
 
 impl ArrivalWatch {
     /// An empty set. Must be called within a tokio runtime.
     pub fn new() -> io::Result<Self> {
-        let set = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        Ok(Self(Registered::new(EpollSet(set))?))
+        Ok(Self(SocketSet::new()?))
     }
 
     /// Watches a socket until something comes, or is there already; `id` comes back then, once.
     pub fn add(&self, id: u64, socket: BorrowedFd<'_>) -> io::Result<()> {
-        let set = &self.0.get().0;
-        let mut event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, id);
-        match set.add(socket, event) {
-            Err(Errno::EEXIST) => Ok(set.modify(socket, &mut event)?),
-            result => Ok(result?),
-        }
+        self.0.add(id, socket, EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT)
     }
 
     /// Watches it no more.
     pub fn remove(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
-        match self.0.get().0.delete(socket) {
-            Err(Errno::ENOENT) => Ok(()),
-            result => Ok(result?),
-        }
+        self.0.remove(socket)
     }
 
     /// The id of the next socket that something came to, or that has an error or hung up.
     pub async fn next(&self) -> u64 {
-        let found = self.0.wait(|set| {
-            let mut events = [EpollEvent::empty()];
-            let count = set.0.wait(&mut events, EpollTimeout::ZERO)?;
-            Ok(events.first().filter(|_| count > 0).map(EpollEvent::data))
-        });
-        match found.await {
+        match self.0.next().await {
             Ok(id) => id,
             Err(error) => {
                 tracing::error!(%error, "cannot watch for connections any more: no service is started by them");

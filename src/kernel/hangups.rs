@@ -6,50 +6,34 @@
 //!
 //! An epoll set of its own, edge-triggered and without EPOLLIN, so that incoming connections wake nobody here.
 
-use super::async_fd::{EpollSet, Registered};
-use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use super::socket_set::SocketSet;
+use nix::sys::epoll::EpollFlags;
 use std::io;
 use std::os::fd::BorrowedFd;
 
 /// The set.
-pub struct HangupWatch(Registered<EpollSet>);
+pub struct HangupWatch(SocketSet);
 
 impl HangupWatch {
     /// An empty set. Must be called within a tokio runtime.
     pub fn new() -> io::Result<Self> {
-        let set = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        Ok(Self(Registered::new(EpollSet(set))?))
+        Ok(Self(SocketSet::new()?))
     }
 
     /// Watches a socket from now on; `id` comes back when it hangs up.
     pub fn add(&self, id: u64, socket: BorrowedFd<'_>) -> io::Result<()> {
-        let set = &self.0.get().0;
         // EPOLLHUP is always reported, and need not be asked for.
-        let mut event = EpollEvent::new(EpollFlags::EPOLLET | EpollFlags::EPOLLRDHUP, id);
-        match set.add(socket, event) {
-            // There already: armed again.
-            Err(Errno::EEXIST) => Ok(set.modify(socket, &mut event)?),
-            result => Ok(result?),
-        }
+        self.0.add(id, socket, EpollFlags::EPOLLET | EpollFlags::EPOLLRDHUP)
     }
 
     /// Watches it no more.
     pub fn remove(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
-        match self.0.get().0.delete(socket) {
-            Err(Errno::ENOENT) => Ok(()),
-            result => Ok(result?),
-        }
+        self.0.remove(socket)
     }
 
     /// The id of the next socket that hung up.
     pub async fn next(&self) -> u64 {
-        let found = self.0.wait(|set| {
-            let mut events = [EpollEvent::empty()];
-            let count = set.0.wait(&mut events, EpollTimeout::ZERO)?;
-            Ok(events.first().filter(|_| count > 0).map(EpollEvent::data))
-        });
-        match found.await {
+        match self.0.next().await {
             Ok(id) => id,
             Err(error) => {
                 tracing::error!(%error, "cannot watch listening sockets any more");

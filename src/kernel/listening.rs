@@ -6,8 +6,10 @@
 //! unasked, from Linux 5.8 on; it is the inode number of the cgroup's directory in the unified hierarchy.
 
 use crate::model::Protocol;
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR};
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, TCP_LISTEN};
 use netlink_sys::{Socket, SocketAddr as NetlinkAddress, protocols::NETLINK_SOCK_DIAG};
+use nix::libc;
 use std::io;
 
 /// The kernel fills at most 32 KiB of it at a time.
@@ -17,11 +19,8 @@ const HEADER: usize = 16;
 /// `struct inet_diag_req_v2` and `struct inet_diag_msg`, linux/inet_diag.h.
 const REQUEST: usize = 56;
 const MESSAGE: usize = 72;
-/// `SOCK_DIAG_BY_FAMILY`, `NLMSG_ERROR`, `NLMSG_DONE`; `NLM_F_REQUEST | NLM_F_DUMP`.
+/// `SOCK_DIAG_BY_FAMILY`.
 const BY_FAMILY: u16 = 20;
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
-const DUMP: u16 = 0x301;
 /// `INET_DIAG_CGROUP_ID`.
 const CGROUP_ID: u16 = 21;
 /// `INET_DIAG_REQ_BYTECODE`, and of its operations `INET_DIAG_BC_JMP` and, from Linux 5.9 on,
@@ -33,7 +32,6 @@ const BC_CGROUP: u8 = 13;
 const CONDITION: usize = 12;
 /// No more cgroups are left out.
 pub const MOST_LEFT_OUT: usize = 8;
-const EINVAL: i32 = 22;
 /// The state of a UDP socket that is not connected: TCP_CLOSE.
 const UNCONNECTED: u8 = 7;
 /// More sockets are not looked at.
@@ -55,7 +53,7 @@ pub struct Listening {
 /// What is left out costs a quarter of what is told. Kernels before 5.9 leave nothing out.
 pub fn listening(but: &[u64]) -> io::Result<Vec<Listening>> {
     match listening_by(&without(but)) {
-        Err(error) if error.raw_os_error() == Some(EINVAL) && !but.is_empty() => listening_by(&[]),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) && !but.is_empty() => listening_by(&[]),
         result => result,
     }
 }
@@ -118,7 +116,7 @@ fn request(family: u8, protocol: Protocol, filter: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(length);
     bytes.extend(u32::try_from(length).unwrap_or_default().to_ne_bytes());
     bytes.extend(BY_FAMILY.to_ne_bytes());
-    bytes.extend(DUMP.to_ne_bytes());
+    bytes.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
     // Sequence number and port id; then the request: family, protocol, extensions, padding, states, socket id.
     bytes.extend([0; 8]);
     bytes.extend([family, number, 0, 0]);
@@ -141,8 +139,8 @@ fn read_part(mut bytes: &[u8], protocol: Protocol, found: &mut Vec<Listening>) -
             return Err(invalid("a message that is shorter than it says"));
         };
         match kind {
-            DONE => return Ok(true),
-            ERROR => return Err(refusal(message)),
+            NLMSG_DONE => return Ok(true),
+            NLMSG_ERROR => return Err(refusal(message)),
             BY_FAMILY => {
                 if found.len() >= MOST {
                     return Err(invalid("more sockets than are looked at"));

@@ -20,6 +20,7 @@ pub mod reserved_ports;
 mod sock_diag;
 pub mod socket;
 pub mod socket_owner;
+mod socket_set;
 mod sockets_box;
 mod sockopt;
 pub mod store;

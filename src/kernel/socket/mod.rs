@@ -357,6 +357,12 @@ impl ListenerSocket {
         self.inode.ok_or_else(|| io::Error::other("the kernel does not tell its inode"))
     }
 
+    /// What is configured for it.
+    #[must_use]
+    pub fn options(&self) -> &SocketOptions {
+        &self.options
+    }
+
     /// Where it is bound.
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
