@@ -11,18 +11,31 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may import of ours. A room that is not here is a fault: it has to be given its place first.
-const ROOMS: [(&str, &[&str]); 12] = [
+const ROOMS: [(&str, &[&str]); 14] = [
     ("model", &[]),
     ("config", &["model"]),
     ("policy", &["config", "model"]),
     ("listeners", &["config", "model"]),
     ("learn", &["model"]),
+    ("pools", &["config", "model"]),
+    ("leases", &["config", "model", "pools"]),
     ("generator", &["config", "model", "sources"]),
     ("kernel", &["config", "model"]),
     ("sources", &["config", "model"]),
     (
         "broker",
-        &["config", "kernel", "learn", "listeners", "model", "policy", "sources", "portbroker_client::wire"],
+        &[
+            "config",
+            "kernel",
+            "learn",
+            "leases",
+            "listeners",
+            "model",
+            "policy",
+            "pools",
+            "sources",
+            "portbroker_client::wire",
+        ],
     ),
     ("bus", &["broker", "kernel", "model", "policy", "portbroker_client::wire"]),
     ("daemon", &["broker", "bus", "config", "generator", "kernel", "model", "sources"]),
@@ -37,12 +50,14 @@ const PROGRAMS: [(&str, &[&str]); 3] = [
 ];
 
 /// Rooms that take text, time and events as arguments and give values and effects back.
-const PURE: [&str; 8] = [
+const PURE: [&str; 10] = [
     "model",
     "config",
     "policy",
     "listeners",
     "learn",
+    "pools",
+    "leases",
     "generator/daemon.rs",
     "generator/delivery.rs",
     "generator/tool.rs",

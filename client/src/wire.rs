@@ -4,7 +4,7 @@
 //! name, the unix socket [`SOCKET_PATH`]. Methods, errors and policy are the same.
 
 use std::collections::HashMap;
-use zbus::wire::{OwnedFd, OwnedVariant, Variant};
+use zbus::wire::{ObjectPath, OwnedFd, OwnedObjectPath, OwnedVariant, Variant};
 
 /// The well-known name on the system bus.
 pub const BUS_NAME: &str = "org.portbroker.PortBroker1";
@@ -18,6 +18,12 @@ pub const MANAGER_INTERFACE: &str = "org.portbroker.PortBroker1.Manager";
 pub const LISTENER_INTERFACE: &str = "org.portbroker.PortBroker1.Listener";
 /// What the path of every listener begins with; see [`listener_path`].
 pub const LISTENER_PREFIX: &str = "/org/portbroker/PortBroker1/listener/";
+/// The interface of each object below [`POOL_PREFIX`].
+pub const POOL_INTERFACE: &str = "org.portbroker.PortBroker1.Pool";
+/// What the path of every pool begins with; see [`pool_path`].
+pub const POOL_PREFIX: &str = "/org/portbroker/PortBroker1/pool/";
+/// What the path of every session begins with: its number follows. A session has no interface of its own.
+pub const SESSION_PREFIX: &str = "/org/portbroker/PortBroker1/session/";
 /// What the name of every error of ours begins with.
 pub const ERROR_PREFIX: &str = "org.portbroker.PortBroker1.Error.";
 
@@ -29,6 +35,16 @@ pub const MAX_SOCKETS_PEER_TO_PEER: usize = 253;
 /// Option of AcquireListeners, `s`: who holds the listener from now on.
 /// `"process"` (the default), or `"unit"`: the caller's systemd unit, as `portbroker deposit` asks for.
 pub const OPTION_HOLDER: &str = "holder";
+
+/// Option of LeaseBlocks, `u`: be content with so many ports where there are not as many as asked for (default: all
+/// or nothing).
+pub const OPTION_MINIMUM: &str = "minimum";
+/// Option of DrainAddress, `b`: take the address back into use.
+pub const OPTION_UNDO: &str = "undo";
+/// Ports that one lease has at most.
+pub const MAX_PORTS_OF_A_LEASE: u32 = 65_536;
+/// Rows that ListLeases answers with at most.
+pub const MAX_LEASE_ROWS: u32 = 10_000;
 
 /// The errors of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +106,29 @@ impl ErrorName {
 /// digit at the beginning, as systemd does it (`bus_label_escape()`).
 #[must_use]
 pub fn listener_path(name: &str) -> String {
-    let mut path = String::from(LISTENER_PREFIX);
+    path(LISTENER_PREFIX, name)
+}
+
+/// The name of the listener at an object path; `None` where the path is not one of [`listener_path`]'s.
+#[must_use]
+pub fn listener_name(path: &str) -> Option<String> {
+    name(LISTENER_PREFIX, path)
+}
+
+/// The object path of a pool, made as that of a listener is.
+#[must_use]
+pub fn pool_path(name: &str) -> String {
+    path(POOL_PREFIX, name)
+}
+
+/// The name of the pool at an object path; `None` where the path is not one of [`pool_path`]'s.
+#[must_use]
+pub fn pool_name(path: &str) -> Option<String> {
+    name(POOL_PREFIX, path)
+}
+
+fn path(prefix: &str, name: &str) -> String {
+    let mut path = String::from(prefix);
     for (n, byte) in name.bytes().enumerate() {
         if byte.is_ascii_alphabetic() || (n > 0 && byte.is_ascii_digit()) {
             path.push(char::from(byte));
@@ -101,10 +139,8 @@ pub fn listener_path(name: &str) -> String {
     path
 }
 
-/// The name of the listener at an object path; `None` where the path is not one of [`listener_path`]'s.
-#[must_use]
-pub fn listener_name(path: &str) -> Option<String> {
-    let label = path.strip_prefix(LISTENER_PREFIX)?;
+fn name(prefix: &str, full: &str) -> Option<String> {
+    let label = full.strip_prefix(prefix)?;
     let mut name = String::new();
     let mut rest = label;
     while let Some(c) = rest.chars().next() {
@@ -116,7 +152,7 @@ pub fn listener_name(path: &str) -> Option<String> {
         name.push(decoded);
         rest = rest.get(taken..)?;
     }
-    (listener_path(&name) == path).then_some(name)
+    (path(prefix, &name) == full).then_some(name)
 }
 
 /// The manager.
@@ -150,6 +186,64 @@ pub trait Manager {
     /// Errors: BadArgument where it is not learned, NotAllowed.
     fn forget_port(&self, port: u16) -> zbus::Result<()>;
 
+    /// A session, and the lifeline that its leases hang on: they end when its last copy is closed. The reading side is
+    /// the broker's, so nothing need ever be written. No options yet.
+    /// Errors: NotAllowed where the caller has too many.
+    fn open_session(&self, options: HashMap<&str, Variant<'_>>) -> zbus::Result<(OwnedObjectPath, OwnedFd)>;
+
+    /// Single source addresses and ports, for a program that binds them itself (`SO_REUSEADDR` on for TCP, off for
+    /// UDP), one by one: the number of the lease, and the pairs.
+    ///
+    /// `protocol` is `tcp` or `udp`, `destination` is `ADDR:PORT`, or empty for any. Nobody else is leased the same
+    /// source for the same destination; nobody else at all where the lease is for any destination, or for UDP.
+    /// All or nothing. Errors: NoSuchPool, NotAllowed, BadArgument, QuotaExceeded, Exhausted ([`ExhaustedRow`]).
+    fn lease_pairs(
+        &self,
+        session: &ObjectPath<'_>,
+        pool: &str,
+        protocol: &str,
+        destination: &str,
+        count: u32,
+        options: HashMap<&str, Variant<'_>>,
+    ) -> zbus::Result<(u64, Vec<(String, u16)>)>;
+
+    /// As LeasePairs, in ranges: `(address, first, last)`. Options: [`OPTION_MINIMUM`].
+    fn lease_blocks(
+        &self,
+        session: &ObjectPath<'_>,
+        pool: &str,
+        protocol: &str,
+        destination: &str,
+        ports: u32,
+        options: HashMap<&str, Variant<'_>>,
+    ) -> zbus::Result<(u64, Vec<(String, u16, u16)>)>;
+
+    /// As LeasePairs, as sockets, at most 16 over a bus and 253 peer to peer: TCP sockets are bound and not yet
+    /// connected, UDP sockets are connected where a destination was given. They are of the broker's network namespace:
+    /// a caller in another one needs a grant with `sockets`.
+    /// Errors: TooManySockets besides.
+    fn lease_sockets(
+        &self,
+        session: &ObjectPath<'_>,
+        pool: &str,
+        protocol: &str,
+        destination: &str,
+        count: u32,
+        options: HashMap<&str, Variant<'_>>,
+    ) -> zbus::Result<(u64, Vec<(String, u16, OwnedFd)>)>;
+
+    /// Ends a lease of the caller's (the same unit, or user where it has none); root may end any.
+    /// Errors: BadArgument where there is no such lease, NotAllowed.
+    fn release(&self, lease: u64) -> zbus::Result<()>;
+
+    /// The leases with a number above `after`, at most `most` of them (and at most [`MAX_LEASE_ROWS`]), by number:
+    /// the caller's own, and all of them for root.
+    fn list_leases(&self, after: u64, most: u32) -> zbus::Result<Vec<LeaseRow>>;
+
+    /// Gives out nothing more of a source address, in no pool; what is leased lives on. Options: [`OPTION_UNDO`].
+    /// For root. Errors: BadArgument where no pool has the address, NotAllowed.
+    fn drain_address(&self, address: &str, options: HashMap<&str, Variant<'_>>) -> zbus::Result<()>;
+
     /// Reads the configuration again. All or nothing: on any fault the old one goes on, and the error
     /// (InvalidConfiguration) has all faults in its message.
     fn reload(&self) -> zbus::Result<()>;
@@ -181,6 +275,72 @@ pub trait Manager {
 /// A learned port, as ListLearned has it: port, protocol (`tcp`, `udp`), unit, first and last seen, in seconds since
 /// the epoch.
 pub type LearnedRow = (u16, String, String, u64, u64);
+
+/// A lease, as ListLeases has it: number, session's number, pool, protocol, destination (empty: any), kind (`pairs`,
+/// `blocks`, `sockets`), ports, state (`held`, or `cooling` after its end), owner (`crawler.service`, `uid 1000`),
+/// ranges as `(address, first, last)`, and of a cooling one how many ports cool still.
+pub type LeaseRow =
+    (u64, u64, String, String, String, String, u32, String, String, Vec<(String, u16, u16)>, u32);
+
+/// What the error Exhausted has beside its text (the body is `sa{sv}`): `capacity`, `used`, `cooling` and `free` ports
+/// for that destination (`u`), and `next` (`t`, left out where nobody knows): in how many milliseconds the next one is
+/// expected.
+pub type ExhaustedRow = HashMap<String, OwnedVariant>;
+
+/// An address of a pool, as the property `Addresses` has it: address, state (`in-use`, `absent`, `draining`,
+/// `drained`), leased ports, cooling ports (both protocols together).
+pub type PoolAddressRow = (String, String, u32, u32);
+
+/// What was left out of a pool's zone, as the property `LeftOut` has it: ports as `80,8000-8010`, and why.
+pub type LeftOutRow = (String, String);
+
+/// A pool.
+#[zbus::proxy(interface = "org.portbroker.PortBroker1.Pool", default_service = "org.portbroker.PortBroker1")]
+pub trait Pool {
+    /// Its name.
+    #[zbus(property)]
+    fn name(&self) -> zbus::Result<String>;
+
+    /// `ready`; `degraded` where some of its addresses are absent; `failed` where nothing can be leased.
+    #[zbus(property)]
+    fn state(&self) -> zbus::Result<String>;
+
+    /// Its addresses. It changes with every lease, so it is not announced.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn addresses(&self) -> zbus::Result<Vec<PoolAddressRow>>;
+
+    /// The ports of each address that can be leased, as `1024-32767`.
+    #[zbus(property)]
+    fn zone(&self) -> zbus::Result<String>;
+
+    /// What was left out of the zone, and why.
+    #[zbus(property)]
+    fn left_out(&self) -> zbus::Result<Vec<LeftOutRow>>;
+
+    /// Addresses in use times ports of the zone: the connections to one destination and protocol.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn capacity(&self) -> zbus::Result<u64>;
+
+    /// `least-used`, `round-robin` or `sticky`.
+    #[zbus(property)]
+    fn spread(&self) -> zbus::Result<String>;
+
+    /// As in the configuration: empty, `20000 ports`, `a quarter`.
+    #[zbus(property)]
+    fn quota(&self) -> zbus::Result<String>;
+
+    /// The grants, as in the configuration.
+    #[zbus(property)]
+    fn allow(&self) -> zbus::Result<Vec<String>>;
+
+    /// Where it is configured: `FILE:LINE`, or `built in`.
+    #[zbus(property)]
+    fn origin(&self) -> zbus::Result<String>;
+
+    /// What is not as it was configured, a sentence each.
+    #[zbus(property)]
+    fn faults(&self) -> zbus::Result<Vec<String>>;
+}
 
 /// One socket of a listener, as the property `Sockets` has it: `(endpoint, state, inode, error)`.
 ///
@@ -241,8 +401,7 @@ pub trait Listener {
 }
 
 /// The reply of `org.freedesktop.DBus.ObjectManager.GetManagedObjects`: properties by interface by path.
-pub type ManagedObjects =
-    HashMap<zbus::wire::OwnedObjectPath, HashMap<String, HashMap<String, OwnedVariant>>>;
+pub type ManagedObjects = HashMap<OwnedObjectPath, HashMap<String, HashMap<String, OwnedVariant>>>;
 
 /// `org.freedesktop.DBus.ObjectManager` on the manager's path.
 #[zbus::proxy(
@@ -251,7 +410,7 @@ pub type ManagedObjects =
     default_path = "/org/portbroker/PortBroker1"
 )]
 pub trait ObjectManager {
-    /// All listeners with all their properties.
+    /// All listeners and pools with all their properties.
     fn get_managed_objects(&self) -> zbus::Result<ManagedObjects>;
 }
 
@@ -269,6 +428,8 @@ mod tests {
         assert_eq!(listener_name("/org/portbroker/PortBroker1/listener/_zz"), None);
         assert_eq!(listener_name("/org/portbroker/PortBroker1/listener/_61"), None);
         assert_eq!(listener_name("/org/portbroker/PortBroker1"), None);
+        assert_eq!(pool_name(&pool_path("a b")).as_deref(), Some("a b"));
+        assert_eq!(pool_name(&listener_path("a")), None);
     }
 
     #[test]

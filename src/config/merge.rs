@@ -93,6 +93,7 @@ pub fn build(sources: &Sources) -> Checked {
         .for_each(|definition| activate::check(definition, sources.services.as_ref(), &mut faults));
     definitions.iter().for_each(|definition| shards::check(definition, &mut faults));
     let config = Config {
+        pools: BTreeMap::new(),
         listeners: by_name(&definitions),
         protect: protect.settings(),
         socket_units: sockets.iter().flat_map(SocketUnit::ports).collect(),

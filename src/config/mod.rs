@@ -12,6 +12,7 @@ mod key;
 mod listen;
 mod merge;
 mod plain;
+mod pool;
 mod render;
 pub mod section;
 mod shards;
@@ -28,11 +29,12 @@ pub use allow::Accounts;
 pub use definition::Definition;
 pub use fault::{Fault, Severity};
 pub use merge::{Checked, Sources, build};
+pub use pool::{AddressSpec, PoolConfig, PoolGrant, PortsSpec, Quota, Spread};
 pub use render::{Colour, render};
 pub use toml::TomlFile;
 pub use tuning::{Tunable, Tuning, TuningError, TuningValue};
 
-use crate::model::{Endpoint, ListenerName, PortSet, Protocol, UnitName};
+use crate::model::{Endpoint, ListenerName, PoolName, PortSet, Protocol, UnitName};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,6 +44,8 @@ use std::time::Duration;
 pub struct Config {
     /// By name.
     pub listeners: BTreeMap<ListenerName, ListenerConfig>,
+    /// By name. None at all: there is a pool `default`.
+    pub pools: BTreeMap<PoolName, PoolConfig>,
     /// `[protect]`
     pub protect: Protect,
     /// Ports that enabled socket units name, which systemd holds and not we.

@@ -1,9 +1,10 @@
-//! The words of the system as types: listener names, endpoints, port sets, units.
+//! The words of the system as types: names, endpoints, port sets, units, leases.
 //!
 //! Every value is checked when it is made, so whoever holds one need not check again.
 //! This room imports nothing of ours and does no I/O.
 
 mod endpoint;
+mod lease;
 mod name;
 mod ports;
 mod protocol;
@@ -12,7 +13,8 @@ mod unit;
 pub use endpoint::{
     DeviceName, Endpoint, EndpointError, InetEndpoint, SocketKind, UnixAddress, UnixEndpoint,
 };
-pub use name::{ListenerName, NameError};
+pub use lease::{LeaseId, Owner, SessionId, SourceRange, Tuple};
+pub use name::{ListenerName, NameError, PoolName, PoolNameError};
 pub use ports::{PortRange, PortSet, PortSetError};
 pub use protocol::{Protocol, ProtocolError};
 pub use unit::{UnitName, UnitNameError};

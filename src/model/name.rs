@@ -1,4 +1,4 @@
-//! Names of listeners: what systemd accepts as a file descriptor name.
+//! Names of listeners and pools: what systemd accepts as a file descriptor name.
 
 use std::fmt;
 
@@ -69,6 +69,51 @@ impl fmt::Debug for ListenerName {
     }
 }
 
+/// The name of a pool: as that of a listener, in a name space of its own.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PoolName(String);
+
+/// Why a text is no name of a pool.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no name of a pool: 1 to 255 printable ASCII characters without ':'")]
+pub struct PoolNameError(String);
+
+impl PoolName {
+    /// The pool that there is without any configuration.
+    pub const DEFAULT: &'static str = "default";
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<&str> for PoolName {
+    type Error = PoolNameError;
+
+    fn try_from(text: &str) -> Result<Self, PoolNameError> {
+        let fits = (1..=ListenerName::MAX).contains(&text.len());
+        if fits && text.chars().all(|c| (' '..='~').contains(&c) && c != ':') {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(PoolNameError(text.chars().take(40).collect()))
+        }
+    }
+}
+
+impl fmt::Display for PoolName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for PoolName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,5 +128,13 @@ mod tests {
         assert_eq!(ListenerName::try_from("ü"), Err(NameError::Character('ü')));
         assert_eq!(ListenerName::try_from("x".repeat(256).as_str()), Err(NameError::TooLong(256)));
         assert_eq!(ListenerName::try_from("portbroker.1"), Err(NameError::Reserved));
+    }
+
+    #[test]
+    fn pools_are_named_as_listeners_are() {
+        assert_eq!(PoolName::try_from("egress").unwrap().as_str(), "egress");
+        for no in ["", "a:b", "a\n", "ü", "x".repeat(256).as_str()] {
+            assert!(PoolName::try_from(no).is_err(), "{no:?}");
+        }
     }
 }

@@ -1,0 +1,82 @@
+//! Pools: what `[[pool]]` says, as values.
+
+use super::{Grant, Origin};
+use crate::model::PortSet;
+use std::net::IpAddr;
+
+/// One pool.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolConfig {
+    /// `addresses`, in the order of the configuration.
+    pub addresses: Vec<AddressSpec>,
+    /// `ports`
+    pub ports: PortsSpec,
+    /// `spread`
+    pub spread: Spread,
+    /// Who may lease from it, besides root.
+    pub allow: Vec<PoolGrant>,
+    /// `quota`
+    pub quota: Quota,
+    /// Where it is written.
+    pub origin: Origin,
+}
+
+/// Source addresses as they are written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AddressSpec {
+    /// `192.0.2.10-192.0.2.13`, or one address alone; both ends are of one family and included.
+    Range(IpAddr, IpAddr),
+    /// `2001:db8:1::/64`: base address with the bits after the prefix zero, and its length.
+    Prefix(IpAddr, u8),
+    /// `dev:eth0`: the global addresses of an interface, whatever they are at a time.
+    Device(String),
+    /// Every global address of the host, or loopback where it has none: the default pool's.
+    Host,
+}
+
+/// The ports of a pool as they are written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PortsSpec {
+    /// `auto`: from 1024 up, outside of the kernel's own range.
+    Auto,
+    /// Ranges.
+    Ports(PortSet),
+}
+
+/// How a pool chooses among its addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Spread {
+    /// The address with the fewest ports in use for the destination.
+    #[default]
+    LeastUsed,
+    /// One after the other.
+    RoundRobin,
+    /// The same caller and destination keep their address, as long as it has room.
+    Sticky,
+}
+
+/// A rule of a pool's `allow`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PoolGrant {
+    /// Everybody, in the host's network namespace: the default pool's.
+    Everybody,
+    /// Who matches; with `+sockets` also from another network namespace.
+    Of {
+        /// Who.
+        grant: Grant,
+        /// `+sockets`: sockets may be handed to a caller in another network namespace.
+        sockets: bool,
+    },
+}
+
+/// How much of a pool may be leased at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Quota {
+    /// No limit.
+    #[default]
+    None,
+    /// `{ ports = N }`: so many ports for each caller's unit, or user where it has none.
+    PortsPerCaller(u32),
+    /// A quarter of the pool for each caller and three quarters for all: the default pool's.
+    Quarter,
+}

@@ -1,0 +1,64 @@
+//! What leases are made of: who has them, and of which ports.
+
+use super::{PortRange, Protocol, UnitName};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+/// The number of a lease. None is used twice as long as the kernel runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseId(pub u64);
+
+/// The number of a session: whatever one lifeline keeps alive. None is used twice as long as the kernel runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Whose quota a lease counts against: the caller's system unit, or, where it has none, its user.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Owner {
+    /// A system unit.
+    Unit(UnitName),
+    /// A uid.
+    User(u32),
+}
+
+impl fmt::Display for Owner {
+    /// `crawler.service`, `uid 1000`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unit(unit) => unit.fmt(f),
+            Self::User(uid) => write!(f, "uid {uid}"),
+        }
+    }
+}
+
+/// Ports of one source address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceRange {
+    /// The source address.
+    pub address: IpAddr,
+    /// Its ports.
+    pub ports: PortRange,
+}
+
+/// A source and where it may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tuple {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Source address and port.
+    pub source: SocketAddr,
+    /// Whom it goes to; `None`: anybody.
+    pub destination: Option<SocketAddr>,
+}
