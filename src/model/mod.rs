@@ -7,6 +7,7 @@ mod endpoint;
 mod lease;
 mod name;
 mod ports;
+mod present;
 mod protocol;
 mod unit;
 
@@ -16,5 +17,6 @@ pub use endpoint::{
 pub use lease::{LeaseId, Owner, SessionId, SourceRange, Tuple};
 pub use name::{ListenerName, NameError, PoolName, PoolNameError};
 pub use ports::{PortRange, PortSet, PortSetError};
+pub use present::{InterfaceAddress, Present};
 pub use protocol::{Protocol, ProtocolError};
 pub use unit::{UnitName, UnitNameError};
