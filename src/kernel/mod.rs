@@ -4,6 +4,7 @@
 //! [`crate::model`] and the plain types of [`crate::config`], and decides nothing: who may have a socket, and
 //! when it refuses, is said by the rooms that call it.
 
+pub mod addresses;
 pub mod arrivals;
 mod async_fd;
 pub mod cgroups;

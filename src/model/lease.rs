@@ -3,6 +3,7 @@
 use super::{PortRange, Protocol, UnitName};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 /// The number of a lease. None is used twice as long as the kernel runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,4 +62,22 @@ pub struct Tuple {
     pub source: SocketAddr,
     /// Whom it goes to; `None`: anybody.
     pub destination: Option<SocketAddr>,
+}
+
+/// What the kernel has of a [`Tuple`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// Nothing: it can be used.
+    Free,
+    /// A closed connection that is remembered for so long.
+    TimeWait(Duration),
+    /// A socket, in whatever other state: FIN_WAIT2 too.
+    Open {
+        /// The kernel's own number of the socket; no two sockets have the same one.
+        cookie: u64,
+        /// Whose it is.
+        uid: u32,
+        /// The inode of the cgroup that made it; 0: not known.
+        cgroup: u64,
+    },
 }
