@@ -64,20 +64,20 @@ pub struct Tuple {
     pub destination: Option<SocketAddr>,
 }
 
-/// What the kernel has of a [`Tuple`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the kernel has of a tuple.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Seen {
-    /// Nothing: it can be used.
+    /// Nothing.
     Free,
-    /// A closed connection that is remembered for so long.
+    /// A connection that is over, for which the kernel keeps the tuple so much longer.
     TimeWait(Duration),
-    /// A socket, in whatever other state: FIN_WAIT2 too.
+    /// A socket: bound, connected, on the way there or back. In FIN_WAIT2 the other side still has its half.
     Open {
-        /// The kernel's own number of the socket; no two sockets have the same one.
+        /// The number that the kernel gives each socket once (`SO_COOKIE`).
         cookie: u64,
-        /// Whose it is.
+        /// Whose it is; 0 also where no process has it any more.
         uid: u32,
-        /// The inode of the cgroup that made it; 0: not known.
+        /// Where its maker was: the inode number of a cgroup's directory; 0: not known.
         cgroup: u64,
     },
 }

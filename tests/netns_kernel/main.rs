@@ -18,6 +18,10 @@ mod mptcp;
 #[cfg(test)]
 mod options;
 #[cfg(test)]
+mod outbound_lookup;
+#[cfg(test)]
+mod outbound_support;
+#[cfg(test)]
 mod owner;
 #[cfg(test)]
 mod peer;
