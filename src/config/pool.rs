@@ -5,6 +5,11 @@ use crate::model::PortSet;
 use std::fmt;
 use std::net::IpAddr;
 
+/// A pool has no more addresses than this.
+pub const MOST_ADDRESSES: usize = 4096;
+/// Of a prefix no more addresses than this are used, the lowest ones.
+pub const MOST_OF_A_PREFIX: usize = 1024;
+
 /// One pool.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PoolConfig {

@@ -1,14 +1,9 @@
 //! The source addresses of a pool: what is written, as single addresses, and which of them the host has now.
 
-use crate::config::AddressSpec;
+use crate::config::{AddressSpec, MOST_ADDRESSES, MOST_OF_A_PREFIX};
 use crate::model::Present;
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-/// Of a prefix no more addresses than this are used, the lowest ones.
-pub const MOST_OF_A_PREFIX: usize = 1024;
-/// A pool has no more addresses than this.
-pub const MOST_ADDRESSES: usize = 4096;
 
 /// An address of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,21 +28,6 @@ pub fn addresses(specs: &[AddressSpec], present: &Present) -> Vec<PoolAddress> {
         freebind: present.takes_freebind(address),
     })
     .collect()
-}
-
-/// How many addresses are written; those of interfaces are not known before they are there.
-#[must_use]
-pub fn count(spec: &AddressSpec) -> u128 {
-    match spec {
-        AddressSpec::Range(first, last) => {
-            range(*first, *last).map_or(0, |(first, last)| (last - first).saturating_add(1))
-        }
-        AddressSpec::Prefix(base, length) => {
-            let (first, last) = usable(*base, *length);
-            last - first + 1
-        }
-        AddressSpec::Device(_) | AddressSpec::Host => 0,
-    }
 }
 
 /// The addresses that one of the texts means, no more than a pool has.

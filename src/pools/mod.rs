@@ -5,7 +5,7 @@
 mod addresses;
 mod zone;
 
-pub use addresses::{MOST_ADDRESSES, MOST_OF_A_PREFIX, PoolAddress, addresses, count};
+pub use addresses::{PoolAddress, addresses};
 pub use zone::{ENOUGH, Host, Zone, limit_reserved, zone};
 
 /// The connections to one destination and protocol that so many addresses have room for.
