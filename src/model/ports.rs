@@ -143,6 +143,12 @@ impl PortSet {
         (0u16..).zip(self.0.iter().copied()).filter(|(_, word)| *word != 0)
     }
 
+    /// One word of [`words`](Self::words): ports `64 * number` and up.
+    #[must_use]
+    pub fn word_at(&self, number: u16) -> u64 {
+        self.0.get(usize::from(number)).copied().unwrap_or_default()
+    }
+
     /// What is in either.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
