@@ -307,12 +307,16 @@ fn read(path: &Path) -> Result<Vec<u8>, Unreadable> {
     let failed = |error: io::Error| Unreadable::Io(error.to_string());
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
         return Err(Unreadable::NoJournal);
     }
-    let mut bytes_read = Vec::new();
-    file.take(MOST + 1).read_to_end(&mut bytes_read).map_err(failed)?;
-    if bytes(bytes_read.len()) > MOST { Err(Unreadable::TooLarge) } else { Ok(bytes_read) }
+    if metadata.len() > MOST {
+        return Err(Unreadable::TooLarge);
+    }
+    let mut bytes = Vec::new();
+    file.take(MOST).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(bytes)
 }
 
 /// The records, and how far the file is whole.
@@ -346,3 +350,6 @@ fn first_record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 fn bytes(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,13 +2,13 @@
 
 use crate::netns::{in_netns, undisturbed};
 use crate::outbound_support::{
-    D1, D2, S1, S2, connect, cookie, leased, open, pair, reset, tcp, tuple, until,
+    D1, D2, S1, S2, connect, cookie, leased, open, pair, reset, run, tcp, tuple, until,
 };
 use crate::support::address;
 use portbroker::kernel::tuples::Lookup;
 use portbroker::model::{PortRange, Protocol, Seen, SourceRange};
 use socket2::{Domain, SockAddr, Socket, Type};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,8 @@ fn a_syn_that_is_not_answered_holds_the_tuple() {
         let client = leased(S1).unwrap();
         client.set_nonblocking(true).unwrap();
         let _ = connect(&client, D1);
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(client.peer_addr().is_err(), "still in SYN_SENT");
         assert_eq!(open(lookup.look(&tcp(S1, D1)).unwrap()), Some(cookie(&client)));
         undisturbed(|| drop(client));
         until("the tuple is free", || lookup.look(&tcp(S1, D1)).unwrap() == Seen::Free);
@@ -82,6 +84,26 @@ fn each_state_of_a_connection_that_ends_is_told() {
         undisturbed(|| drop(client));
         assert_eq!(lookup.look(&tcp(S2, D1)).unwrap(), Seen::Free);
         drop(accepted);
+    });
+}
+
+#[test]
+fn what_waits_for_the_other_side_holds_the_tuple_at_both_ends() {
+    in_netns(|| {
+        let mut lookup = Lookup::new().unwrap();
+        let listener = TcpListener::bind(D1).unwrap();
+        let (first, first_accepted) = pair(S1, &listener);
+        let (second, second_accepted) = pair(S2, &listener);
+        second.shutdown(Shutdown::Write).unwrap();
+        until("CLOSE_WAIT", || matches!((&second_accepted).read(&mut [0]), Ok(0)));
+        // From now on no packet arrives.
+        run("ip", &["link", "set", "lo", "down"]);
+        let cookies = (cookie(&first), cookie(&second_accepted));
+        undisturbed(|| drop(first));
+        assert_eq!(open(lookup.look(&tcp(S1, D1)).unwrap()), Some(cookies.0), "FIN_WAIT1");
+        undisturbed(|| drop(second_accepted));
+        assert_eq!(open(lookup.look(&tcp(D1, S2)).unwrap()), Some(cookies.1), "LAST_ACK");
+        drop(first_accepted);
     });
 }
 
@@ -168,9 +190,24 @@ fn many_ranges_of_both_families_are_asked_for_at_once() {
             .map(|row| open(row.2).unwrap())
             .collect();
         found.sort_unstable();
-        let mut expected = held.each_ref().map(|socket| cookie(socket));
+        let mut expected = held.each_ref().map(cookie);
         expected.sort_unstable();
         assert_eq!(found, expected);
+    });
+}
+
+#[test]
+fn a_socket_that_is_bound_to_a_device_is_seen_by_a_range_only() {
+    in_netns(|| {
+        let mut lookup = Lookup::new().unwrap();
+        let listener = TcpListener::bind(D1).unwrap();
+        let client = leased(S1).unwrap();
+        client.bind_device(Some(b"lo")).unwrap();
+        connect(&client, D1).unwrap();
+        let _accepted = listener.accept().unwrap();
+        let found = lookup.range(Protocol::Tcp, &ports("127.0.0.1", 46000, 46000)).unwrap();
+        assert_eq!(open(found[0].2), Some(cookie(&client)));
+        assert_eq!(lookup.look(&tcp(S1, D1)).unwrap(), Seen::Free);
     });
 }
 
@@ -181,7 +218,7 @@ fn ipv6_tuples_and_udp_are_seen() {
         let listener = TcpListener::bind("[::1]:8081").unwrap();
         let client = leased("[::1]:46000").unwrap();
         connect(&client, "[::1]:8081").unwrap();
-        drop(listener);
+        let _accepted = listener.accept().unwrap();
         assert_eq!(open(lookup.look(&tcp("[::1]:46000", "[::1]:8081")).unwrap()), Some(cookie(&client)));
         assert_eq!(lookup.look(&tcp("[::1]:46001", "[::1]:8081")).unwrap(), Seen::Free);
         for source in ["127.0.0.1:46000", "[::1]:46000"] {

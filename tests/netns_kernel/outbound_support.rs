@@ -1,10 +1,12 @@
 //! Short names for what the tests of outbound sockets do.
 
+use crate::netns::spawn;
 use crate::support::address;
 use portbroker::model::{Protocol, Seen, Tuple};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Two sources and two destinations.
@@ -71,4 +73,21 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < end, "{what}: not within 5 s");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// The number of an error; `None`: there was none.
+pub(crate) fn errno<T>(result: io::Result<T>) -> Option<i32> {
+    result.err().map(|error| error.raw_os_error().expect("an error of the kernel"))
+}
+
+/// Runs a program to its end.
+pub(crate) fn run(program: &str, arguments: &[&str]) {
+    let status = spawn(Command::new(program).args(arguments)).wait().expect("it ends");
+    assert!(status.success(), "{program} {arguments:?}: {status}");
+}
+
+/// Sets a sysctl of the test's own network namespace.
+pub(crate) fn sysctl(name: &str, value: &str) {
+    let path = format!("/proc/sys/net/ipv4/{name}");
+    std::fs::write(&path, value).unwrap_or_else(|error| panic!("cannot write {path}: {error}"));
 }
