@@ -1,6 +1,6 @@
 //! Which addresses are this host's own now, as the kernel says.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An address of an interface.
@@ -17,35 +17,41 @@ pub struct InterfaceAddress {
     pub ready: bool,
 }
 
-/// The addresses of the interfaces, and what is local beside them by routes of the type `local`.
+/// The addresses of the interfaces, and what is local by routes of the type `local`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Present {
     interfaces: Vec<InterfaceAddress>,
     /// Whether an address of an interface is ready on any of them.
     ready: HashMap<IpAddr, bool>,
-    /// Base and length.
-    routes: Vec<(IpAddr, u8)>,
+    /// Routes for one address. The kernel makes one for each address of an interface.
+    single: HashSet<IpAddr>,
+    /// Routes for more, base and length.
+    wide: Vec<(IpAddr, u8)>,
 }
 
 impl Present {
     /// What the kernel said: addresses of interfaces, and prefixes of local routes.
     #[must_use]
     pub fn new(interfaces: Vec<InterfaceAddress>, routes: Vec<(IpAddr, u8)>) -> Self {
-        let mut ready = HashMap::new();
-        for InterfaceAddress { address, ready: is_ready, .. } in &interfaces {
-            *ready.entry(*address).or_insert(false) |= is_ready;
+        let mut present = Self::default();
+        for (base, length) in routes {
+            if length >= if base.is_ipv4() { 32 } else { 128 } {
+                present.single.insert(base);
+            } else {
+                present.wide.push((base, length));
+            }
         }
-        let mut routes = routes;
-        // The kernel has a route for each address too: of use only for IPv4, where an interface that is down keeps
-        // its addresses without it.
-        routes.retain(|(base, length)| base.is_ipv4() || *length < 128 || !ready.contains_key(base));
-        for (address, is_ready) in &mut ready {
-            *is_ready &= address.is_ipv6() || routes.iter().any(|route| is_within(*address, *route));
+        for InterfaceAddress { address, ready, .. } in &interfaces {
+            // For IPv4 the kernel goes by the routes alone, for IPv6 by the addresses first.
+            let ready = *ready && (address.is_ipv6() || present.is_routed(*address));
+            *present.ready.entry(*address).or_insert(false) |= ready;
         }
-        let whole =
-            |(base, length): &(IpAddr, u8)| base.is_ipv4() && *length == 32 && ready.contains_key(base);
-        routes.retain(|route| !whole(route));
-        Self { interfaces, ready, routes }
+        present.interfaces = interfaces;
+        present
+    }
+
+    fn is_routed(&self, address: IpAddr) -> bool {
+        self.single.contains(&address) || self.wide.iter().any(|route| is_within(address, *route))
     }
 
     /// The addresses of the interfaces, ready or not.
@@ -59,7 +65,7 @@ impl Present {
     pub fn has(&self, address: IpAddr) -> bool {
         match self.ready.get(&address) {
             Some(ready) => *ready,
-            None => self.routes.iter().any(|route| is_within(address, *route)),
+            None => self.is_routed(address),
         }
     }
 
@@ -121,7 +127,7 @@ mod tests {
         {
             assert!(present.has(ip(local)), "{local}");
         }
-        // The second has no route: its interface is down. Of the last but one another host has been found.
+        // The second has no route, since somebody deleted it. Of the last but one another host has been found.
         for other in ["192.0.2.2", "192.0.2.3", "128.0.0.1", "2001:db8::2", "2001:db8:1::7", "2001:db8:2::6"]
         {
             assert!(!present.has(ip(other)), "{other}");

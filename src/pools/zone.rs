@@ -60,13 +60,13 @@ impl Zone {
 }
 
 fn set(first: u16, last: u16) -> PortSet {
-    (first..=last).collect()
+    PortRange::new(first, last).map(PortSet::from).unwrap_or_default()
 }
 
 /// The zone of a pool on this host, as if it were the only pool: see [`limit_reserved`].
 #[must_use]
 pub fn zone(spec: &PortsSpec, host: &Host) -> Zone {
-    let ephemeral: PortSet = host.ephemeral.iter().collect();
+    let ephemeral = PortSet::from(host.ephemeral);
     let mut zone = match spec {
         PortsSpec::Ports(ports) => Zone::of(ports.clone()),
         PortsSpec::Auto => {
@@ -97,7 +97,7 @@ fn lower_half(range: PortRange) -> PortSet {
 fn leave_out_what_is_taken(zone: &mut Zone, host: &Host) {
     let mut by_listener: BTreeMap<&str, PortSet> = BTreeMap::new();
     for (range, listener) in &host.brokered {
-        by_listener.entry(listener).or_default().extend(range.iter());
+        by_listener.entry(listener).or_default().insert_range(*range);
     }
     for (listener, ports) in by_listener {
         zone.leave_out(&ports, &format!("held by listener {listener}"));
@@ -118,11 +118,11 @@ fn leave_out_what_is_taken(zone: &mut Zone, host: &Host) {
 /// listeners and services count too. A pool that would go beyond is left without those ports of the range that no pool
 /// before it has; what is returned says so, a sentence for each.
 pub fn limit_reserved(zones: &mut [(PoolName, Zone)], host: &Host) -> Vec<String> {
-    let ephemeral: PortSet = host.ephemeral.iter().collect();
+    let ephemeral = PortSet::from(host.ephemeral);
     let most = ephemeral.len() - ephemeral.len().div_ceil(4);
     let mut reserved = host.protected.clone();
     reserved.extend(host.learned.iter().map(|(port, _)| *port));
-    reserved.extend(host.brokered.iter().flat_map(|(range, _)| range.iter()));
+    host.brokered.iter().for_each(|(range, _)| reserved.insert_range(*range));
     let mut reserved = reserved.intersection(&ephemeral);
     let mut faults = Vec::new();
     for (name, zone) in zones {

@@ -6,6 +6,8 @@
 mod netns;
 
 #[cfg(test)]
+mod addresses;
+#[cfg(test)]
 mod adopt;
 #[cfg(test)]
 mod datagram;
