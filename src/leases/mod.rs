@@ -29,6 +29,7 @@ mod rows;
 mod schedule;
 mod slots;
 mod spread;
+mod sums;
 mod table;
 mod take;
 #[cfg(test)]
