@@ -53,6 +53,8 @@ pub(super) struct Outbound {
     ledger: Ledger,
     /// Addresses that are drained: the ledger's, for the pools.
     draining: BTreeSet<IpAddr>,
+    /// Those of them of which nothing is leased, and that was said.
+    drained: BTreeSet<IpAddr>,
     store: Store,
     lifelines: Lifelines,
     looks: Looks,
@@ -93,6 +95,7 @@ impl Outbound {
             present: Present::default(),
             addresses: addresses.ok(),
             draining: ledger.draining().collect(),
+            drained: BTreeSet::new(),
             ledger,
             store,
             lifelines,
@@ -128,6 +131,17 @@ impl Outbound {
         self.store.keep(&mut self.ledger, now);
         for used in self.ledger.used_after_end() {
             warn_of_use(&used);
+        }
+        self.tell_drained();
+    }
+
+    fn tell_drained(&mut self) {
+        for &address in &self.draining {
+            if self.ledger.usage(address).leased > 0 {
+                self.drained.remove(&address);
+            } else if self.drained.insert(address) {
+                tracing::info!(event = "drained", %address, "{address} is drained: nothing of it is leased");
+            }
         }
     }
 
@@ -191,16 +205,17 @@ impl Outbound {
             Drain::Begin => self.ledger.drain(address),
             Drain::Undo => self.ledger.undrain(address),
         };
-        self.keep(now);
         self.draining = self.ledger.draining().collect();
+        self.drained.retain(|address| self.draining.contains(address));
         self.pools.refresh_addresses(&self.present, &self.draining);
         let leased = self.ledger.usage(address).leased;
         match drain {
             Drain::Begin => {
-                tracing::info!(event = "draining", %address, leased, "drains {address}, of which {leased} ports are leased")
+                tracing::info!(event = "draining", %address, leased, "drains {address}, of which {leased} ports are leased");
             }
             Drain::Undo => tracing::info!(event = "undrained", %address, "{address} is in use again"),
         }
+        self.keep(now);
         Ok(())
     }
 }
