@@ -149,6 +149,17 @@ impl PortSet {
         Self(self.0.iter().zip(other.0.iter()).map(|(&a, &b)| with(a, b)).collect())
     }
 
+    /// The set as words of 64 ports, the lowest port in the lowest bit; those with no port are left out.
+    pub fn words(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
+        (0u16..).zip(self.0.iter().copied()).filter(|(_, word)| *word != 0)
+    }
+
+    /// One word of [`words`](Self::words): ports `64 * number` and up.
+    #[must_use]
+    pub fn word_at(&self, number: u16) -> u64 {
+        self.0.get(usize::from(number)).copied().unwrap_or_default()
+    }
+
     /// What is in either.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {

@@ -20,6 +20,24 @@ mod mptcp;
 #[cfg(test)]
 mod options;
 #[cfg(test)]
+mod outbound_end;
+#[cfg(test)]
+mod outbound_events;
+#[cfg(test)]
+mod outbound_journal;
+#[cfg(test)]
+mod outbound_lifeline;
+#[cfg(test)]
+mod outbound_lookup;
+#[cfg(test)]
+mod outbound_passing;
+#[cfg(test)]
+mod outbound_sharing;
+#[cfg(test)]
+mod outbound_support;
+#[cfg(test)]
+mod outbound_udp;
+#[cfg(test)]
 mod owner;
 #[cfg(test)]
 mod peer;
