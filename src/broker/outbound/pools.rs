@@ -92,14 +92,12 @@ impl Pools {
             .iter()
             .map(|(name, pool)| (name.clone(), zone(&pool.config.ports, around.host)))
             .collect();
-        let mut limits = limit_reserved(&mut zones, around.host);
+        let limits = limit_reserved(&mut zones, around.host);
         self.reserve = PortSet::default();
         for (name, zone) in zones {
             self.reserve = self.reserve.union(&zone.reserve);
-            // Each of these sentences begins with the pool that it is about.
-            let about = format!("the pool {name} ");
-            let (of_this, others) = limits.into_iter().partition(|fault: &String| fault.starts_with(&about));
-            limits = others;
+            let of_this =
+                limits.iter().filter(|(pool, _)| *pool == name).map(|(_, fault)| fault.clone()).collect();
             let Some(pool) = self.pools.get_mut(&name) else { continue };
             if pool.take(&name, zone, around, of_this) {
                 self.tell(name, News::Changed);
