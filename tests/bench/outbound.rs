@@ -6,15 +6,23 @@
 
 #![cfg(test)]
 
+#[path = "../support/daemon.rs"]
+#[expect(dead_code, reason = "tests use the rest")]
+mod daemon;
+mod lease_calls;
 mod ledger;
+#[expect(dead_code, reason = "other benches use the rest")]
 mod measure;
+#[path = "../support/netns.rs"]
+#[expect(dead_code, reason = "tests use the rest")]
+mod netns;
 
 use measure::Table;
 
 /// What can be measured: the name that the command line has for it, and how.
 type Figure = (&'static str, fn() -> Vec<Table>);
 
-const FIGURES: [Figure; 1] = [("ledger", ledger::measure)];
+const FIGURES: [Figure; 2] = [("ledger", ledger::measure), ("calls", lease_calls::measure)];
 
 fn main() {
     // "--bench" is cargo's.
