@@ -117,7 +117,9 @@ pub(crate) fn measure() -> Vec<Table> {
             others: vec![row(format!("with {FEW} leases"), few)],
         })
         .collect();
-    tables.push(memory("a million ports of one destination, 16 addresses", 10.0, |world| world.fill(destination(0))));
+    tables.push(memory("a million ports of one destination, 16 addresses", 10.0, |world| {
+        world.fill(destination(0))
+    }));
     tables.push(memory("100,000 destinations with a block each", 60.0, |world| world.blocks(MANY)));
     tables
 }
