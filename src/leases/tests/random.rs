@@ -397,7 +397,7 @@ fn tuple((protocol, ip, port, destination): Key) -> Tuple {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn the_ledger_is_what_plain_sets_of_tuples_are(
