@@ -61,7 +61,7 @@ impl Broker {
         }
         match ListenerSocket::bind(&endpoint, &listener.config.options) {
             Ok(socket) => {
-                self.told.bound(name, &endpoint, inode_of(&socket));
+                self.told.bound(name, &socket);
                 say_unmet(name, &socket);
                 self.sockets.insert(id, socket);
                 self.stored.added(id);
@@ -105,7 +105,7 @@ impl Broker {
             self.table.lost(id, Instant::now());
             return;
         };
-        let before = inode_of(socket);
+        let before = socket.replacements();
         let done = match target {
             Target::Listening => socket.listen(),
             Target::Refusing => socket.refuse(),
@@ -139,9 +139,9 @@ impl Broker {
     }
 
     /// Keeps the descriptor store in step where a socket was replaced by a new one.
-    fn replaced(&mut self, id: SocketId, before: u64) {
+    fn replaced(&mut self, id: SocketId, before: u32) {
         let Some(socket) = self.sockets.get(&id) else { return };
-        if inode_of(socket) != before {
+        if socket.replacements() != before {
             self.stored.given_up();
         }
     }
@@ -168,7 +168,7 @@ impl Broker {
         how: impl FnOnce(&mut ListenerSocket) -> Result<Mended, SocketError>,
     ) {
         let Some(socket) = self.sockets.get_mut(&id) else { return };
-        let before = inode_of(socket);
+        let before = socket.replacements();
         let endpoint = socket.endpoint().clone();
         let mended = how(socket);
         self.replaced(id, before);

@@ -3,7 +3,6 @@
 use super::activation::Activations;
 use super::command::Handle;
 use super::draining::Migration;
-use super::effects::inode_of;
 use super::holders::Holders;
 use super::learning::Learning;
 use super::options::say_unmet;
@@ -231,7 +230,7 @@ impl Broker {
                     SocketState::Listening => Target::Listening,
                     SocketState::Reserved => Target::Refusing,
                 };
-                self.told.taken_over(listener, &slot.endpoint, inode_of(&socket));
+                self.told.taken_over(listener, &socket);
                 say_unmet(listener, &socket);
                 self.sockets.insert(slot.id, socket);
                 self.table.succeeded(slot.id, state, Instant::now());

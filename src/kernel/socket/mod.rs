@@ -39,6 +39,7 @@ use path::Dress;
 use socket2::Socket;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use unix::PathHold;
 
 /// What a socket does with clients.
@@ -73,10 +74,14 @@ pub struct ListenerSocket {
     baseline: Option<Baseline>,
     /// Whether somebody else may have it.
     given: bool,
+    /// Whether it was made here, and nobody else has ever had it: then it is as it was made.
+    untouched: bool,
+    /// How often another socket was put in its place.
+    replacements: u32,
     /// Of unix sockets with a path.
     path: Option<PathHold>,
-    /// `None` where the kernel does not tell, which it does for every socket.
-    inode: Option<u64>,
+    /// Asked for when somebody wants to know it: ten thousand sockets are bound, and few are ever looked at.
+    inode: OnceLock<Option<u64>>,
 }
 
 impl ListenerSocket {
@@ -86,7 +91,8 @@ impl ListenerSocket {
             Endpoint::Inet(inet) => (Self::bind_inet(inet, options)?, None),
             Endpoint::Unix(unix) => unix::reserve(unix, options)?,
         };
-        let held = Self::new(socket, endpoint, options, path);
+        let mut held = Self::new(socket, endpoint, options, path);
+        held.untouched = true;
         held.make_links();
         Ok(held)
     }
@@ -112,7 +118,6 @@ impl ListenerSocket {
     }
 
     fn new(socket: Socket, endpoint: &Endpoint, options: &SocketOptions, path: Option<PathHold>) -> Self {
-        let inode = inode(&socket);
         Self {
             socket,
             endpoint: endpoint.clone(),
@@ -122,8 +127,10 @@ impl ListenerSocket {
             shared: is_shared(endpoint, options),
             baseline: None,
             given: false,
+            untouched: false,
+            replacements: 0,
             path,
-            inode,
+            inode: OnceLock::new(),
         }
     }
 
@@ -134,6 +141,7 @@ impl ListenerSocket {
     /// gets can do without.
     pub fn remember_options(&mut self) {
         self.given = true;
+        self.untouched = false;
         if self.baseline.is_none() {
             self.baseline = Some(Baseline::of(&self.socket, options::Where::from(&self.endpoint)));
         }
@@ -143,6 +151,7 @@ impl ListenerSocket {
     /// that one set is not what it is to be.
     pub fn remember_options_as_made(&mut self) {
         self.given = true;
+        self.untouched = false;
         if self.baseline.is_none() {
             let place = options::Where::from(&self.endpoint);
             self.baseline = Some(Baseline::as_made(&self.socket, place, &self.options));
@@ -200,7 +209,8 @@ impl ListenerSocket {
         let failed = SocketError::kernel("listen on", &self.endpoint);
         match &self.endpoint {
             Endpoint::Inet(inet) if inet.kind == SocketKind::Stream => {
-                tcp::listen(&self.socket, inet, &self.options)
+                let bound = self.untouched && self.expected == SocketState::Reserved;
+                tcp::listen(&self.socket, inet, &self.options, bound)
             }
             Endpoint::Unix(unix) if unix.kind.takes_connections() => {
                 let backlog = i32::try_from(self.options.backlog).unwrap_or(i32::MAX);
@@ -262,6 +272,8 @@ impl ListenerSocket {
             return Ok(());
         }
         let failed = SocketError::kernel("change the options of", &self.endpoint);
+        // It may have been made with another protocol than these say.
+        self.untouched = false;
         let queue = self.options.backlog != options.backlog
             && self.expected == SocketState::Listening
             && self.endpoint.kind().takes_connections();
@@ -354,7 +366,14 @@ impl ListenerSocket {
 
     /// The inode number of the socket, by which `ss` and /proc/*/fd know it.
     pub fn inode(&self) -> io::Result<u64> {
-        self.inode.ok_or_else(|| io::Error::other("the kernel does not tell its inode"))
+        let inode = *self.inode.get_or_init(|| inode(&self.socket));
+        inode.ok_or_else(|| io::Error::other("the kernel does not tell its inode"))
+    }
+
+    /// How often another socket was put in its place: a change says that there is a new one.
+    #[must_use]
+    pub fn replacements(&self) -> u32 {
+        self.replacements
     }
 
     /// What is configured for it.
@@ -385,7 +404,8 @@ impl ListenerSocket {
     /// Puts a new socket in the old one's place, and returns the old one.
     fn replace_socket(&mut self, new: Socket) -> Socket {
         self.expected = SocketState::Reserved;
-        self.inode = inode(&new);
+        self.inode = OnceLock::new();
+        self.replacements = self.replacements.wrapping_add(1);
         std::mem::replace(&mut self.socket, new)
     }
 }

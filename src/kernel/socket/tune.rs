@@ -27,7 +27,9 @@ impl ListenerSocket {
 
     fn other_protocol(&self) -> Option<Unmet> {
         let Endpoint::Inet(inet) = &self.endpoint else { return None };
-        if inet.kind != SocketKind::Stream {
+        // It was made as one of TCP, which nothing can change.
+        let made_so = self.untouched && self.options.protocol == StreamProtocol::Tcp;
+        if inet.kind != SocketKind::Stream || made_so {
             return None;
         }
         let is = crate::kernel::sockopt::get_int(&self.socket, libc::SOL_SOCKET, libc::SO_PROTOCOL).ok()?;
