@@ -15,6 +15,7 @@ mod plain;
 mod render;
 pub mod section;
 mod shards;
+mod shared_path;
 pub mod show;
 pub mod socket_keys;
 mod sockets;
@@ -29,19 +30,21 @@ pub use definition::Definition;
 pub use fault::{Fault, Severity};
 pub use merge::{Checked, Sources, build};
 pub use render::{Colour, render};
+pub use shared_path::SharedPath;
 pub use toml::TomlFile;
 pub use tuning::{Tunable, Tuning, TuningError, TuningValue};
 
 use crate::model::{Endpoint, ListenerName, PortSet, Protocol, UnitName};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Everything that was configured, merged from all sources, checked as a whole.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Config {
     /// By name.
-    pub listeners: BTreeMap<ListenerName, ListenerConfig>,
+    pub listeners: BTreeMap<ListenerName, Arc<ListenerConfig>>,
     /// `[protect]`
     pub protect: Protect,
     /// Ports that enabled socket units name, which systemd holds and not we.
@@ -205,7 +208,7 @@ pub struct Grant {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Origin {
     /// The file; empty for a socket that was inherited.
-    pub file: PathBuf,
+    pub file: SharedPath,
     /// Line, from 1.
     pub line: usize,
     /// Column, from 1.

@@ -4,6 +4,7 @@ use super::{Target, idle_target};
 use crate::config::ListenerConfig;
 use crate::model::{Endpoint, SocketKind};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// One socket of a listener, for as long as the daemon runs.
@@ -106,7 +107,7 @@ impl Slot {
 #[derive(Debug, Clone)]
 pub struct Listener {
     /// Its configuration.
-    pub config: ListenerConfig,
+    pub config: Arc<ListenerConfig>,
     /// Its sockets, in the order of the configuration.
     pub slots: Vec<Slot>,
     /// Who was handed it and is still there.

@@ -6,6 +6,7 @@ use super::{Target, back_off};
 use crate::config::ListenerConfig;
 use crate::model::{Endpoint, ListenerName};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What a new configuration does to the sockets that are there.
@@ -61,7 +62,11 @@ impl Table {
     /// endpoint gets a slot that is not bound yet. The holders of a name that stays keep it, and those of a socket
     /// that goes to another name hold that one too: they have the socket, whatever it is called now. Shards that are
     /// no longer asked for are drained.
-    pub fn configure(&mut self, wanted: &BTreeMap<ListenerName, ListenerConfig>, now: Instant) -> Change {
+    pub fn configure(
+        &mut self,
+        wanted: &BTreeMap<ListenerName, Arc<ListenerConfig>>,
+        now: Instant,
+    ) -> Change {
         let old = std::mem::take(&mut self.listeners);
         self.owners.clear();
         self.due.clear();
@@ -99,7 +104,7 @@ impl Table {
             for slot in slots.iter_mut().filter(|slot| slot.state.is_none() && slot.shard > 0) {
                 slot.waits = !held_by.is_empty();
             }
-            let config = config.clone();
+            let config = Arc::clone(config);
             let listener = Listener { config, slots, holders: held_by, unheld_since, due: None };
             self.listeners.insert(name.clone(), listener);
             self.reschedule(name, now);
@@ -109,7 +114,12 @@ impl Table {
     }
 
     /// What is left of the sockets that were there: surplus shards are drained, the rest is closed.
-    fn let_go(&mut self, there: There, wanted: &BTreeMap<ListenerName, ListenerConfig>, change: &mut Change) {
+    fn let_go(
+        &mut self,
+        there: There,
+        wanted: &BTreeMap<ListenerName, Arc<ListenerConfig>>,
+        change: &mut Change,
+    ) {
         let configured: HashSet<&Endpoint> = wanted.values().flat_map(|config| &config.endpoints).collect();
         for (endpoint, slots) in there.slots {
             for (slot, of) in slots {
