@@ -34,8 +34,11 @@ impl Broker {
     pub(super) fn act_on(&mut self, name: &ListenerName, impatient: bool) {
         // First what is not bound is bound, then what is bound is brought into its state.
         for impatient in [impatient, false] {
-            for action in self.table.actions_of(name, Instant::now(), impatient) {
+            let actions = self.table.actions_of(name, Instant::now(), impatient);
+            if !actions.is_empty() {
                 self.changed.insert(name.clone());
+            }
+            for action in actions {
                 match action {
                     Action::Bind(id) => self.bind(name, id),
                     Action::Set(id, target) => self.set(name, id, target),

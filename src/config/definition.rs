@@ -238,7 +238,11 @@ impl Definition {
     /// Makes the definition that a draft stands for. What is wrong goes to `faults` and is left out.
     pub(super) fn of(draft: Draft, accounts: &Accounts, faults: &mut Vec<Fault>) -> Self {
         let mut definition = Self::new(&draft);
-        let mut addresses = Vec::new();
+        // Mostly it is one: that many, and not as many as a growing vector takes.
+        let written =
+            draft.assignments.iter().filter(|assignment| assignment.key.listens().is_some()).count();
+        let mut addresses = Vec::with_capacity(written);
+        definition.addresses.reserve_exact(written);
         for assignment in draft.assignments {
             let place = assignment.place.clone();
             if let Err(problem) = definition.assign(assignment, accounts, &mut addresses, faults) {

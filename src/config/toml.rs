@@ -191,7 +191,7 @@ impl<'a> Reader<'a> {
 
     fn listener(&mut self, table: &DeTable<'a>, header: &Item<'a>) {
         let mut name = None;
-        let mut assignments = Vec::new();
+        let mut assignments = Vec::with_capacity(table.len());
         let faults_before = self.faults.len();
         for (key, item) in table {
             let text = key.get_ref().as_ref();
@@ -281,7 +281,7 @@ impl<'a> Reader<'a> {
             self.fault(fault.help("use ranges of ports, or several listeners"));
             return Vec::new();
         }
-        let mut texts = Vec::new();
+        let mut texts = Vec::with_capacity(items.len());
         for item in items {
             match item.get_ref().as_str() {
                 Some(text) => texts.push((text.to_owned(), self.place(item))),

@@ -3,7 +3,8 @@
 use super::{Target, idle_target};
 use crate::config::ListenerConfig;
 use crate::model::{Endpoint, SocketKind};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,6 +28,28 @@ impl SocketId {
     #[must_use]
     pub fn from_number(number: u64) -> Self {
         Self(number)
+    }
+}
+
+/// Sockets by their ids.
+pub type BySocket<V> = HashMap<SocketId, V, BuildHasherDefault<IdHasher>>;
+
+/// Spreads ids, which are numbers that we gave ourselves: nobody else can choose them so that they collide.
+#[derive(Debug, Default)]
+pub struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // 2^64 divided by the golden ratio: the upper bits, by which a table tells its entries, differ most.
+        self.0 = (self.0.rotate_left(5) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 }
 
@@ -136,6 +159,12 @@ impl Listener {
         let (target, _) = self.target(now);
         let ripe = |slot: &&Slot| impatient || slot.trouble.as_ref().is_none_or(|t| t.retry_at <= now);
         self.slots.iter().filter(ripe).filter_map(|slot| slot.action(target)).collect()
+    }
+
+    /// Whether there is anything to do, now or after a back-off.
+    pub(super) fn has_actions(&self, now: Instant) -> bool {
+        let (target, _) = self.target(now);
+        self.slots.iter().any(|slot| slot.action(target).is_some())
     }
 
     /// When to look again: the end of its patience, or the next try of what failed.

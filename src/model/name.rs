@@ -1,5 +1,6 @@
 //! Names of listeners: what systemd accepts as a file descriptor name.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -56,6 +57,13 @@ impl TryFrom<&str> for ListenerName {
             return Err(NameError::Reserved);
         }
         Ok(Self(text.into()))
+    }
+}
+
+/// Looked up by its text, which has the same order and the same hash.
+impl Borrow<str> for ListenerName {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -4,7 +4,7 @@ use crate::netns::{Holder, in_netns};
 use crate::support::{Client, SERVICE, bind, connect, is_refused, is_reserved, tcp, udp, unix};
 use portbroker::config::{SocketOptions, Tunable};
 use portbroker::kernel::socket::{
-    AdoptError, ListenerSocket, Mended, SocketState, endpoint_of, endpoint_of_stored,
+    AdoptError, ListenerSocket, Mended, SocketState, endpoint_of, identify_stored,
 };
 use portbroker::model::{Endpoint, SocketKind};
 use socket2::SockRef;
@@ -48,7 +48,7 @@ fn a_socket_comes_back_from_the_store_in_the_state_it_was_in() {
                 }
                 let stored = socket.as_fd().try_clone_to_owned().unwrap();
                 drop(socket);
-                assert_eq!(endpoint_of_stored(stored.as_fd()).unwrap(), endpoint);
+                assert_eq!(identify_stored(stored.as_fd()).unwrap().endpoint, endpoint);
                 socket = adopt(stored, &endpoint);
                 assert_eq!((socket.state().unwrap(), socket.inode().unwrap()), (state, inode), "{endpoint}");
                 assert_eq!(socket.inspect(), []);
@@ -168,7 +168,7 @@ fn a_stored_socket_that_its_holder_connected_while_no_daemon_was_there_is_known_
             drop(socket);
             drop(Holder::new(&stored, SERVICE, program));
             assert_ne!(endpoint_of(stored.as_fd()).unwrap(), endpoint);
-            assert_eq!(endpoint_of_stored(stored.as_fd()).unwrap(), endpoint);
+            assert_eq!(identify_stored(stored.as_fd()).unwrap().endpoint, endpoint);
             let mut socket = adopt(stored, &endpoint);
             let _mended = socket.mend(SocketState::Listening).unwrap();
             assert_eq!((socket.state().unwrap(), socket.inspect()), (SocketState::Listening, vec![]));

@@ -25,7 +25,7 @@ mod tune;
 mod unix;
 mod unmet;
 
-pub use endpoint_of::{endpoint_of, endpoint_of_stored};
+pub use endpoint_of::{Identity, endpoint_of, identify_stored};
 pub use error::{AdoptError, BindError, OptionError, SocketError};
 pub use inspect::Spoilt;
 pub use mend::Mended;
@@ -78,6 +78,10 @@ pub struct ListenerSocket {
     untouched: bool,
     /// How often another socket was put in its place.
     replacements: u32,
+    /// Of the internet families, `SO_PROTOCOL`, where it is known already: nothing can change it.
+    protocol: Option<i32>,
+    /// [`ListenerSocket::settle`] has yet to be called.
+    unsettled: bool,
     /// Of unix sockets with a path.
     path: Option<PathHold>,
     /// Asked for when somebody wants to know it: ten thousand sockets are bound, and few are ever looked at.
@@ -93,6 +97,7 @@ impl ListenerSocket {
         };
         let mut held = Self::new(socket, endpoint, options, path);
         held.untouched = true;
+        held.protocol = held.made_with();
         held.make_links();
         Ok(held)
     }
@@ -129,6 +134,8 @@ impl ListenerSocket {
             given: false,
             untouched: false,
             replacements: 0,
+            protocol: None,
+            unsettled: false,
             path,
             inode: OnceLock::new(),
         }
@@ -180,12 +187,48 @@ impl ListenerSocket {
         let unusable = |source| AdoptError::Unusable { wanted: endpoint.clone(), source };
         let socket = Socket::from(fd);
         let mut held = Self::new(socket, endpoint, options, None);
-        held.settle().map_err(unusable)?;
+        held.take_up().map_err(unusable)?;
         Ok(held)
     }
 
+    /// The same for a socket that comes back from the descriptor store, of which the kernel has been asked everything
+    /// already. That of a TCP socket which only a holder can have changed waits for [`Self::settle`].
+    pub fn adopt_stored(
+        fd: OwnedFd,
+        identity: &Identity,
+        options: &SocketOptions,
+    ) -> Result<Self, AdoptError> {
+        let Identity { endpoint, listens, protocol } = identity;
+        if !matches!(endpoint, Endpoint::Inet(inet) if inet.kind == SocketKind::Stream) {
+            return Self::adopt_known(fd, endpoint, options);
+        }
+        let mut held = Self::new(Socket::from(fd), endpoint, options, None);
+        held.expected = if *listens { SocketState::Listening } else { SocketState::Reserved };
+        held.protocol = *protocol;
+        held.unsettled = true;
+        held.tune_adopted();
+        Ok(held)
+    }
+
+    /// Puts the options right that keep other users from the port, where that was put off. To be called before
+    /// somebody gets the socket, and soon for one that somebody has or had: of one that nobody had while no daemon was
+    /// there they are as the last daemon left them.
+    pub fn settle(&mut self) {
+        if std::mem::take(&mut self.unsettled) {
+            // What fails is found, and put right, by `inspect` and `mend`.
+            let _ = self.set_sharing();
+        }
+    }
+
+    fn set_sharing(&self) -> io::Result<()> {
+        let Endpoint::Inet(inet) = &self.endpoint else { return Ok(()) };
+        let stream = inet.kind == SocketKind::Stream;
+        self.socket.set_reuse_port(self.shared)?;
+        self.socket.set_reuse_address(stream && self.expected == SocketState::Listening)
+    }
+
     /// Brings what an adopted socket has of our own making into order.
-    fn settle(&mut self) -> io::Result<()> {
+    fn take_up(&mut self) -> io::Result<()> {
         // Not O_NONBLOCK: it is shared with a holder that may be living, and whose accept() would wait for
         // ever without it (MariaDB's does). What a holder left behind is mended when it is gone.
         if let Endpoint::Unix(unix) = &self.endpoint
@@ -194,11 +237,7 @@ impl ListenerSocket {
             self.path = Some(PathHold::restore(path, unix.kind, self.socket.is_listener()?)?);
         }
         self.expected = self.state()?;
-        if let Endpoint::Inet(inet) = &self.endpoint {
-            let stream = inet.kind == SocketKind::Stream;
-            self.socket.set_reuse_port(self.shared)?;
-            self.socket.set_reuse_address(stream && self.expected == SocketState::Listening)?;
-        }
+        self.set_sharing()?;
         self.tune_adopted();
         self.make_links();
         Ok(())
@@ -272,8 +311,6 @@ impl ListenerSocket {
             return Ok(());
         }
         let failed = SocketError::kernel("change the options of", &self.endpoint);
-        // It may have been made with another protocol than these say.
-        self.untouched = false;
         let queue = self.options.backlog != options.backlog
             && self.expected == SocketState::Listening
             && self.endpoint.kind().takes_connections();
@@ -405,6 +442,7 @@ impl ListenerSocket {
     fn replace_socket(&mut self, new: Socket) -> Socket {
         self.expected = SocketState::Reserved;
         self.inode = OnceLock::new();
+        self.protocol = None;
         self.replacements = self.replacements.wrapping_add(1);
         std::mem::replace(&mut self.socket, new)
     }
