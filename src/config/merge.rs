@@ -102,11 +102,9 @@ pub fn build(sources: &Sources) -> Checked {
 }
 
 fn by_name(definitions: &[Definition]) -> BTreeMap<ListenerName, Arc<ListenerConfig>> {
-    let mut listeners = BTreeMap::new();
-    for definition in definitions {
-        listeners.entry(definition.name.clone()).or_insert_with(|| definition.config.clone());
-    }
-    listeners
+    // Of several of one name the first counts: they are sorted as they come, and the last one stays.
+    let by_name = |definition: &Definition| (definition.name.clone(), Arc::clone(&definition.config));
+    definitions.iter().rev().map(by_name).collect()
 }
 
 fn inherited(name: &ListenerName, origin: &Origin, endpoints: Vec<(Endpoint, Origin)>) -> Definition {

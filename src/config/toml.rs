@@ -195,9 +195,12 @@ impl<'a> Reader<'a> {
         let faults_before = self.faults.len();
         for (key, item) in table {
             let text = key.get_ref().as_ref();
+            if text == "name" {
+                name = Some(item);
+                continue;
+            }
             match Key::of_toml(text) {
                 Some((key, shape)) => self.assignment(key, shape, item, &mut assignments),
-                None if text == "name" => name = Some(item),
                 None => {
                     let known: Vec<_> = std::iter::once("name").chain(Key::toml_names()).collect();
                     self.unknown(key, "key in [[listener]]", &known);
@@ -237,14 +240,12 @@ impl<'a> Reader<'a> {
     }
 
     fn assignment(&mut self, key: Key, shape: Shape, item: &Item<'a>, into: &mut Vec<Assignment>) {
-        let example = format!("{key} = {}", example(key));
+        if shape == Shape::Texts {
+            let texts = self.texts(item, &|| (key.toml(), written(key)));
+            return into.extend(texts.into_iter().map(|(text, place)| Assignment { key, text, place }));
+        }
         let place = self.place(item);
         let text = match (shape, item.get_ref()) {
-            (Shape::Texts, _) => {
-                let texts = self.texts(key.toml(), item, &example);
-                into.extend(texts.into_iter().map(|(text, place)| Assignment { key, text, place }));
-                return;
-            }
             (Shape::Text | Shape::Mode | Shape::Value, DeValue::String(text)) => text.to_string(),
             (Shape::Number | Shape::Value, DeValue::Integer(number)) if number.radix() == 10 => {
                 number.as_str().to_owned()
@@ -264,20 +265,21 @@ impl<'a> Reader<'a> {
                     Shape::Flag => "true or false",
                     Shape::Mode => "a string of octal digits",
                 };
-                return self.wrong_type(key.toml(), item, wanted, &example);
+                return self.wrong_type(key.toml(), item, wanted, &written(key));
             }
         };
         into.push(Assignment { key, text, place });
     }
 
-    /// A string, or a list of them, each with its place.
-    fn texts(&mut self, key: &str, item: &Item<'a>, example: &str) -> Vec<(String, Place)> {
+    /// A string, or a list of them, each with its place. `what` gives the key and an example, for faults.
+    fn texts(&mut self, item: &Item<'a>, what: &dyn Fn() -> (&'static str, String)) -> Vec<(String, Place)> {
         let items: Vec<&Item<'a>> = match item.get_ref() {
             DeValue::Array(items) => items.iter().collect(),
             _ => vec![item],
         };
         if items.len() > MAX_ENDPOINTS {
-            let fault = self.place(item).error(format!("{key:?} has more than {MAX_ENDPOINTS} elements"));
+            let fault =
+                self.place(item).error(format!("{:?} has more than {MAX_ENDPOINTS} elements", what().0));
             self.fault(fault.help("use ranges of ports, or several listeners"));
             return Vec::new();
         }
@@ -285,7 +287,10 @@ impl<'a> Reader<'a> {
         for item in items {
             match item.get_ref().as_str() {
                 Some(text) => texts.push((text.to_owned(), self.place(item))),
-                None => self.wrong_type(key, item, "strings", example),
+                None => {
+                    let (key, example) = what();
+                    self.wrong_type(key, item, "strings", &example);
+                }
             }
         }
         texts
@@ -297,6 +302,11 @@ fn with_article(kind: &str) -> String {
         "integer" | "array" => format!("an {kind}"),
         kind => format!("a {kind}"),
     }
+}
+
+/// As a line of a file.
+fn written(key: Key) -> String {
+    format!("{key} = {}", example(key))
 }
 
 fn example(key: Key) -> &'static str {
