@@ -38,9 +38,15 @@ pub type BySocket<V> = HashMap<SocketId, V, BuildHasherDefault<IdHasher>>;
 #[derive(Debug, Default)]
 pub struct IdHasher(u64);
 
+/// 2^64 divided by the golden ratio.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+const UPPER: u64 = 0x7f << 57;
+
 impl Hasher for IdHasher {
     fn finish(&self) -> u64 {
-        self.0
+        // A table takes the place from the lower bits, so that neighbours stay neighbours in memory, and tells entries
+        // apart by the upper seven.
+        self.0 ^ (self.0.wrapping_mul(GOLDEN) & UPPER)
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -48,8 +54,7 @@ impl Hasher for IdHasher {
     }
 
     fn write_u64(&mut self, number: u64) {
-        // 2^64 divided by the golden ratio: the upper bits, by which a table tells its entries, differ most.
-        self.0 = (self.0.rotate_left(5) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = self.0.rotate_left(7) ^ number;
     }
 }
 
