@@ -22,6 +22,7 @@ pub mod error;
 mod inherited;
 pub mod inspect;
 mod listen;
+pub mod pools;
 mod shard;
 mod socket;
 pub mod wire;
