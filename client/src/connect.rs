@@ -225,7 +225,10 @@ impl Broker {
     }
 
     /// Asks, and asks again where the daemon goes away in between, until the time is up.
-    async fn ask<'a, T>(&self, question: impl Fn(Connection) -> Answer<'a, T>) -> Result<T, Error> {
+    pub(crate) async fn ask<'a, T>(
+        &self,
+        question: impl Fn(Connection) -> Answer<'a, T>,
+    ) -> Result<T, Error> {
         let deadline = Instant::now() + self.timeout;
         let mut tried = 0;
         loop {
@@ -281,7 +284,7 @@ async fn peer(path: &Path, place: &str) -> Result<Connection, Failure> {
     connection.map_err(|error| Failure::of_call(place, error))
 }
 
-async fn manager(connection: &Connection) -> zbus::Result<ManagerProxy<'static>> {
+pub(crate) async fn manager(connection: &Connection) -> zbus::Result<ManagerProxy<'static>> {
     ManagerProxy::builder(connection).cache_properties(CacheProperties::No).build().await
 }
 
