@@ -225,7 +225,10 @@ impl Broker {
     }
 
     /// Asks, and asks again where the daemon goes away in between, until the time is up.
-    pub(crate) async fn ask<'a, T>(&self, question: impl Fn(Connection) -> Answer<'a, T>) -> Result<T, Error> {
+    pub(crate) async fn ask<'a, T>(
+        &self,
+        question: impl Fn(Connection) -> Answer<'a, T>,
+    ) -> Result<T, Error> {
         let deadline = Instant::now() + self.timeout;
         let mut tried = 0;
         loop {

@@ -149,9 +149,9 @@ impl Broker {
     pub async fn leases(&self, after: u64) -> Result<Vec<LeaseStatus>, Error> {
         let rows = self
             .ask(|connection| {
-                Box::pin(async move {
-                    manager(&connection).await?.list_leases(after, wire::MAX_LEASE_ROWS).await
-                })
+                Box::pin(
+                    async move { manager(&connection).await?.list_leases(after, wire::MAX_LEASE_ROWS).await },
+                )
             })
             .await?;
         Ok(rows.into_iter().map(LeaseStatus::from).collect())

@@ -83,4 +83,3 @@ pub(crate) fn wait_for(what: &str, mut ready: impl FnMut() -> bool) -> Result<()
     }
     Ok(())
 }
-

@@ -6,7 +6,8 @@
 
 use crate::Result;
 use crate::child::{Place, Running, enter_namespace, ip, itself, set};
-use portbroker_client::{ConnectError, Connection, Connector};
+use portbroker_client::outbound::Connection;
+use portbroker_client::{ConnectError, Connector};
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::process::{ChildStdin, ChildStdout, Stdio};
@@ -32,7 +33,9 @@ pub(crate) fn demonstrate(daemon: &str) -> Result<()> {
     println!("from the ports of the kernel's choice, and from those of a pool of {ADDRESSES} addresses.\n");
     let without = run_side("the kernel's choice", "")?;
     let with = run_side("portbroker", daemon)?;
-    println!("\n                     connections   mean and p99 of connect(), in µs, where so much is in use");
+    println!(
+        "\n                     connections   mean and p99 of connect(), in µs, where so much is in use"
+    );
     print!("                         reached");
     for fill in FILLS {
         print!(" {:>14}", format!("{fill} %"));
@@ -96,8 +99,9 @@ pub(crate) fn run(daemon: Option<&str>) -> Result<()> {
     server.listen(1_000_000)?;
     let place = Place::new()?;
     let socket = place.socket();
-    let configuration =
-        format!("[[pool]]\nname = \"egress\"\naddresses = [\"10.0.0.1-10.0.0.{ADDRESSES}\"]\nports = \"{POOL}\"\n");
+    let configuration = format!(
+        "[[pool]]\nname = \"egress\"\naddresses = [\"10.0.0.1-10.0.0.{ADDRESSES}\"]\nports = \"{POOL}\"\n"
+    );
     let _daemon = daemon.map(|daemon| place.start(daemon, &configuration)).transpose()?;
     let mut side = Connections { socket: daemon.map(|_| socket.display().to_string()), holders: Vec::new() };
     let capacity = if daemon.is_some() { PORTS * ADDRESSES } else { PORTS };

@@ -73,4 +73,3 @@ fn build_daemon() -> Result<PathBuf> {
     }
     Ok(profile.join("portbrokerd"))
 }
-

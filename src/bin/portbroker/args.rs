@@ -1,11 +1,11 @@
 //! The command line, and which verb does what it says.
 
 use crate::failure::{self, Failure};
-use crate::output::Output;
 use crate::help::*;
+use crate::output::Output;
 use crate::{
-    activate, cat_config, check, deposit, exec, import, learned, lease, leases, listeners, packaging, pools, reload,
-    renew, status,
+    activate, cat_config, check, deposit, exec, import, learned, lease, leases, listeners, packaging, pools,
+    reload, renew, status,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use portbroker::model::{ListenerName, PoolName};
@@ -287,9 +287,17 @@ mod tests {
         assert!(parse("portbroker exec -- true").is_err());
         assert!(parse("portbroker deposit -- -odd").is_ok());
         assert!(parse("portbroker lease egress --to 198.51.100.7:443 --count 40").is_ok());
-        assert!(parse("portbroker lease egress --to [2001:db8::7]:443 --block 9 --protocol udp -- true").is_ok());
+        assert!(
+            parse("portbroker lease egress --to [2001:db8::7]:443 --block 9 --protocol udp -- true").is_ok()
+        );
         assert!(parse("portbroker lease egress --to any").is_ok());
-        for line in ["egress", "egress --to x:1", "egress --to any --count 0", "egress --to any --count 1 --block 1", "a:b --to any"] {
+        for line in [
+            "egress",
+            "egress --to x:1",
+            "egress --to any --count 0",
+            "egress --to any --count 1 --block 1",
+            "a:b --to any",
+        ] {
             assert!(parse(&format!("portbroker lease {line}")).is_err(), "{line}");
         }
         for line in ["deposit a:b", "deposit portbroker", "show listener a\nFDSTORE=1", "deposit"] {

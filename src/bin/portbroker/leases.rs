@@ -150,6 +150,9 @@ mod tests {
     #[test]
     fn a_row_has_room_for_three_ranges() {
         let text = format!("{:?}", row(&lease(5)));
-        assert!(text.contains("[2001:db8::1]:1-65, [2001:db8::1]:2, [2001:db8::1]:3-67 and 2 more"), "{text}");
+        assert!(
+            text.contains("[2001:db8::1]:1-65, [2001:db8::1]:2, [2001:db8::1]:3-67 and 2 more"),
+            "{text}"
+        );
     }
 }

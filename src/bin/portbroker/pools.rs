@@ -128,12 +128,7 @@ fn details(pool: &PoolStatus) -> Vec<Vec<Cell>> {
     lines
 }
 
-pub(crate) fn drain(
-    broker: &Broker,
-    output: Output,
-    address: &str,
-    undo: bool,
-) -> Result<ExitCode, Failure> {
+pub(crate) fn drain(broker: &Broker, output: Output, address: &str, undo: bool) -> Result<ExitCode, Failure> {
     block_on(broker.drain(address, undo))?;
     output.print(&Drained { address, draining: !undo }, Vec::new)?;
     Ok(ExitCode::SUCCESS)
@@ -180,6 +175,9 @@ mod tests {
         let row = format!("{:?}", row(&pool()));
         assert!(row.contains("1 of 2") && row.contains("\"6\"") && row.contains("\"2\""), "{row}");
         let details = format!("{:?}", details(&pool()));
-        assert!(details.contains("10050: held by listener web") && details.contains("root only"), "{details}");
+        assert!(
+            details.contains("10050: held by listener web") && details.contains("root only"),
+            "{details}"
+        );
     }
 }
