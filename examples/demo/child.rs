@@ -59,7 +59,7 @@ impl Place {
     pub(crate) fn start(&self, daemon: &str, configuration: &str) -> Result<Running> {
         std::fs::write(self.0.join("etc/portbroker/portbroker.toml"), configuration)?;
         let mut command = Command::new(daemon);
-        command.arg("--no-bus").arg("--root").arg(&self.0).env("RUST_LOG", "warn");
+        command.arg("--no-bus").arg("--root").arg(&self.0).env("RUST_LOG", "error");
         let running = Running(command.spawn()?);
         let socket = self.socket();
         wait_for("portbrokerd", || std::os::unix::net::UnixStream::connect(&socket).is_ok())?;
