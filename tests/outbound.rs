@@ -1,5 +1,4 @@
-//! Leases of a real daemon, in a network namespace of the test's own: every member, every refusal, and what is left of
-//! a lease when its program ends.
+//! Leases of a real daemon, in a network namespace of the test's own: every member and every refusal.
 
 #![cfg(test)]
 
@@ -7,18 +6,20 @@
 #[expect(dead_code, reason = "other tests use the rest")]
 mod daemon;
 #[path = "support/leases.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
 mod leases;
 #[path = "support/netns.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod netns;
 
 use daemon::Daemon;
-use leases::{Client, bound, connected, eventually};
+use leases::{Client, connected, eventually};
 use netns::{in_netns, spawn};
 use portbroker_client::wire::ErrorName;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{TcpListener, UdpSocket};
 use std::process::Command;
+use std::time::{Duration, Instant};
 use zbus::{OwnedObjectPath, Variant};
 
 /// Four addresses of a hundred ports.
@@ -31,7 +32,7 @@ ports = \"10000-10099\"
 /// Where everybody connects to.
 const TO: &str = "192.0.2.9:443";
 
-pub(crate) fn ip(arguments: &str) {
+fn ip(arguments: &str) {
     let status = spawn(Command::new("ip").args(arguments.split_whitespace())).wait().unwrap();
     assert!(status.success(), "ip {arguments}");
 }
@@ -166,22 +167,77 @@ fn every_wrong_argument_has_its_error() {
 }
 
 #[test]
-fn a_lease_ends_with_the_last_copy_of_its_lifeline() {
+fn sockets_come_bound_and_udp_ones_connected_and_nothing_of_them_stays_here() {
     in_netns(|| {
         let daemon = started(POOL);
         let client = Client::of(&daemon);
         let session = client.open();
-        client.pairs(&session, "egress", "tcp", TO, 400).unwrap();
-        let copy = session.lifeline.try_clone().unwrap();
-        let inherited = session.lifeline.try_clone().unwrap();
-        let mut child = spawn(Command::new("cat").stdin(std::process::Stdio::piped()).stdout(inherited));
-        drop((session, copy));
-        std::thread::sleep(std::time::Duration::from_millis(200));
-        assert_eq!(client.leases().len(), 1, "a child holds it");
-        drop(child.stdin.take());
-        child.wait().unwrap();
-        eventually("the end of the lease", || client.leases().is_empty());
+        let service = service();
+        let (_, sockets) = client.sockets(&session, "egress", "tcp", TO, 253).unwrap();
+        assert_eq!(sockets.len(), 253);
+        let (source, socket) = sockets.into_iter().next().unwrap();
+        let socket = socket2::Socket::from(socket);
+        assert_eq!(socket.local_addr().unwrap().as_socket(), Some(source));
+        socket.connect(&service.local_addr().unwrap().into()).unwrap();
+        let (mut accepted, from) = service.accept().unwrap();
+        assert_eq!(from, source);
+        drop(socket);
+        // Had the broker a copy, this would wait.
+        accepted.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        assert_eq!(std::io::Read::read(&mut accepted, &mut [0; 9]).unwrap(), 0);
+        let udp = UdpSocket::bind("192.0.2.9:53").unwrap();
+        let (_, sockets) = client.sockets(&session, "egress", "udp", "192.0.2.9:53", 2).unwrap();
+        for (source, socket) in sockets {
+            let socket = UdpSocket::from(socket);
+            assert_eq!(
+                (socket.local_addr().unwrap(), socket.peer_addr().unwrap()),
+                (source, udp.local_addr().unwrap())
+            );
+            assert!(UdpSocket::bind(source).is_err(), "nobody else can bind it");
+            socket.send(b"hello").unwrap();
+            assert_eq!(udp.recv_from(&mut [0; 9]).unwrap(), (5, source));
+        }
+    });
+}
+
+#[test]
+fn a_source_that_somebody_has_without_a_lease_is_passed_over() {
+    in_netns(|| {
+        addresses();
+        let daemon =
+            Daemon::start("[[pool]]\nname = \"few\"\naddresses = [\"192.0.2.1\"]\nports = \"10000-10002\"\n");
+        let client = Client::of(&daemon);
         let session = client.open();
-        client.pairs(&session, "egress", "tcp", TO, 400).expect("nobody used them, so all are free at once");
+        let foreign = UdpSocket::bind("192.0.2.1:10001").unwrap();
+        let (lease, sockets) = client.sockets(&session, "few", "udp", "192.0.2.9:53", 2).unwrap();
+        let ports: BTreeSet<u16> = sockets.iter().map(|(source, _)| source.port()).collect();
+        assert_eq!(ports, BTreeSet::from([10_000, 10_002]));
+        let refused = client.sockets(&session, "few", "udp", "192.0.2.9:53", 1).unwrap_err();
+        assert!(matches!(refused.name, Some(ErrorName::Exhausted | ErrorName::NotReady)), "{refused:?}");
+        drop((foreign, sockets));
+        client.release(lease).unwrap();
+        eventually("all three", || client.sockets(&session, "few", "udp", "192.0.2.9:53", 3).is_ok());
+    });
+}
+
+#[test]
+fn many_leases_are_one_line_of_the_log() {
+    in_netns(|| {
+        let daemon = started(POOL);
+        let client = Client::of(&daemon);
+        let session = client.open();
+        let begun = Instant::now();
+        for n in 0..200 {
+            client.pairs(&session, "egress", "tcp", &format!("192.0.2.9:{}", 1000 + n), 1).unwrap();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(9), "too slow to tell");
+        let lines = daemon.log().lines().filter(|line| line.contains("leased 1 ports")).count();
+        assert_eq!(lines, 20);
+        let sum = "180 more leases of 180 ports";
+        let deadline = Instant::now() + Duration::from_secs(15);
+        while !daemon.log().contains(sum) {
+            assert!(Instant::now() < deadline, "no sum");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     });
 }
