@@ -13,6 +13,8 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use zbus::Connection;
@@ -55,6 +57,8 @@ impl Holder {
 pub struct Broker {
     socket: Option<PathBuf>,
     timeout: Duration,
+    /// How many questions, of all clones, may have been answered and the answer was lost.
+    lost: Arc<AtomicU64>,
 }
 
 impl Default for Broker {
@@ -63,7 +67,7 @@ impl Default for Broker {
     }
 }
 
-type Answer<'a, T> = Pin<Box<dyn Future<Output = zbus::Result<T>> + Send + 'a>>;
+pub(crate) type Answer<'a, T> = Pin<Box<dyn Future<Output = zbus::Result<T>> + Send + 'a>>;
 
 impl Broker {
     /// The broker of this host: at `PORTBROKER_SOCKET` where that is set, else at the private socket
@@ -71,7 +75,7 @@ impl Broker {
     #[must_use]
     pub fn new() -> Self {
         let socket = std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
-        Self { socket, timeout: DEFAULT_TIMEOUT }
+        Self { socket, timeout: DEFAULT_TIMEOUT, lost: Arc::default() }
     }
 
     /// The broker at this socket, and nowhere else.
@@ -224,8 +228,16 @@ impl Broker {
         ListenerStatus::read(properties)
     }
 
+    /// How many answers may have been lost until now.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
     /// Asks, and asks again where the daemon goes away in between, until the time is up.
-    async fn ask<'a, T>(&self, question: impl Fn(Connection) -> Answer<'a, T>) -> Result<T, Error> {
+    pub(crate) async fn ask<'a, T>(
+        &self,
+        question: impl Fn(Connection) -> Answer<'a, T>,
+    ) -> Result<T, Error> {
         let deadline = Instant::now() + self.timeout;
         let mut tried = 0;
         loop {
@@ -233,8 +245,14 @@ impl Broker {
             let failure = match tokio::time::timeout_at(deadline, attempt).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(failure)) => failure,
-                Err(_) => Failure::Absent(format!("no reply within {:?}", self.timeout)),
+                Err(_) => {
+                    self.lost.fetch_add(1, Ordering::Relaxed);
+                    Failure::Absent(format!("no reply within {:?}", self.timeout))
+                }
             };
+            if matches!(failure, Failure::Lost(_)) {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+            }
             tried += 1;
             match failure {
                 Failure::Final(error) => return Err(error),
@@ -281,17 +299,17 @@ async fn peer(path: &Path, place: &str) -> Result<Connection, Failure> {
     connection.map_err(|error| Failure::of_call(place, error))
 }
 
-async fn manager(connection: &Connection) -> zbus::Result<ManagerProxy<'static>> {
+pub(crate) async fn manager(connection: &Connection) -> zbus::Result<ManagerProxy<'static>> {
     ManagerProxy::builder(connection).cache_properties(CacheProperties::No).build().await
 }
 
-async fn managed_objects(connection: &Connection) -> zbus::Result<wire::ManagedObjects> {
+pub(crate) async fn managed_objects(connection: &Connection) -> zbus::Result<wire::ManagedObjects> {
     let objects = ObjectManagerProxy::builder(connection).cache_properties(CacheProperties::No);
     objects.build().await?.get_managed_objects().await
 }
 
 /// The properties of an object. Not by the proxies, whose getters are a round trip for each property.
-async fn get_all(
+pub(crate) async fn get_all(
     connection: &Connection,
     path: &str,
     interface: &str,
@@ -312,7 +330,7 @@ fn no_such_object(error: Error, name: &str) -> Error {
 }
 
 /// Whether it is one of D-Bus's own errors.
-fn is_standard(error: &Error, which: impl Fn(&Standard) -> bool) -> bool {
+pub(crate) fn is_standard(error: &Error, which: impl Fn(&Standard) -> bool) -> bool {
     matches!(error, Error::Protocol { source, .. } if matches!(source.as_ref(),
         zbus::Error::FDO(standard) if which(standard)))
 }

@@ -4,7 +4,8 @@
 //! [`Error::Refused`] and [`Error::Forbidden`] (there is one and it says no: going on without it would be
 //! wrong), and [`Error::Protocol`] (what answered does not speak the interface).
 
-use crate::wire::ErrorName;
+use crate::lease::Exhausted;
+use crate::wire::{ErrorName, ExhaustedRow};
 use std::io;
 
 /// Why the broker did not do what was asked.
@@ -53,6 +54,14 @@ pub enum Error {
         name: ErrorName,
         /// The broker's words.
         message: String,
+    },
+    /// The broker's own answer where a pool has nothing left for a destination.
+    #[error("{}: {message}", ErrorName::Exhausted.full())]
+    Exhausted {
+        /// The broker's words.
+        message: String,
+        /// How full the pool is, and when there is more.
+        figures: Exhausted,
     },
     /// What is there does not speak the interface, or not this version of it.
     #[error("the port broker at {place} does not answer as it should: {source}")]
@@ -118,7 +127,8 @@ impl Failure {
     /// Sorts what a handshake or call ended with.
     pub(crate) fn of_call(place: &str, error: zbus::Error) -> Self {
         match error {
-            zbus::Error::MethodError(name, message, _) => match ErrorName::from_full(name.as_str()) {
+            zbus::Error::MethodError(name, message, reply) => match ErrorName::from_full(name.as_str()) {
+                Some(ErrorName::Exhausted) => Self::Final(exhausted(message, &reply)),
                 Some(name) => Self::Final(Error::Refused { name, message: message.unwrap_or_default() }),
                 None => {
                     let text = format!("{name}: {}", message.unwrap_or_default());
@@ -155,6 +165,13 @@ impl Failure {
     fn protocol(place: &str, error: zbus::Error) -> Self {
         Self::Final(Error::Protocol { place: place.to_owned(), source: Box::new(error) })
     }
+}
+
+/// The figures are beside the text; what cannot be read of them is zero.
+fn exhausted(message: Option<String>, reply: &zbus::Message) -> Error {
+    let facts = reply.body().deserialize::<(String, ExhaustedRow)>().map(|(_, facts)| facts);
+    let figures = facts.map(|facts| Exhausted::read(&facts)).unwrap_or_default();
+    Error::Exhausted { message: message.unwrap_or_default(), figures }
 }
 
 /// EMFILE and ENFILE, which the standard library has no kind for.

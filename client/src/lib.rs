@@ -21,7 +21,11 @@ pub mod connect;
 pub mod error;
 mod inherited;
 pub mod inspect;
+mod lease;
 mod listen;
+pub mod outbound;
+pub mod pools;
+mod session;
 mod shard;
 mod socket;
 pub mod wire;
@@ -29,7 +33,10 @@ pub mod wire;
 pub use bind::BindError;
 pub use connect::{Broker, Holder};
 pub use error::Error;
+pub use lease::{Block, Exhausted, Lease, Protocol, Target};
 pub use listen::{Listen, ListenError, Sockets, Source, listen};
+pub use outbound::{ConnectError, Connector};
+pub use session::Session;
 pub use socket::Socket;
 
 /// Sockets of the named listeners as plain descriptors, from the broker at the usual places, in the order asked

@@ -55,6 +55,8 @@ pub enum ErrorName {
     NoSuchPool,
     /// No grant lets this caller do it.
     NotAllowed,
+    /// No session has that number, or it has ended.
+    NoSuchSession,
     /// The pool has nothing left for that destination.
     Exhausted,
     /// The caller has all that its quota gives it.
@@ -70,9 +72,10 @@ pub enum ErrorName {
 }
 
 impl ErrorName {
-    const ALL: [(Self, &'static str); 9] = [
+    const ALL: [(Self, &'static str); 10] = [
         (Self::NoSuchListener, "NoSuchListener"),
         (Self::NoSuchPool, "NoSuchPool"),
+        (Self::NoSuchSession, "NoSuchSession"),
         (Self::NotAllowed, "NotAllowed"),
         (Self::Exhausted, "Exhausted"),
         (Self::QuotaExceeded, "QuotaExceeded"),
@@ -196,7 +199,7 @@ pub trait Manager {
     ///
     /// `protocol` is `tcp` or `udp`, `destination` is `ADDR:PORT`, or empty for any. Nobody else is leased the same
     /// source for the same destination; nobody else at all where the lease is for any destination, or for UDP.
-    /// All or nothing. Errors: NoSuchPool, NotAllowed, BadArgument, QuotaExceeded, Exhausted ([`ExhaustedRow`]).
+    /// All or nothing. Errors: NoSuchPool, NoSuchSession, NotAllowed, BadArgument, QuotaExceeded, Exhausted ([`ExhaustedRow`]).
     fn lease_pairs(
         &self,
         session: &ObjectPath<'_>,

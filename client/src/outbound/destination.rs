@@ -1,0 +1,281 @@
+//! The ports for one destination, as several threads and tasks share them.
+//!
+//! One short lock around [`Blocks`], held over no system call and no await. Whoever finds nothing waits for a word:
+//! that of the helper when it has asked the broker, or that of somebody who gives a port back before.
+
+use super::blocks::{Blocks, Port, Taken};
+use super::error::ConnectError;
+use crate::error::Error;
+use crate::lease::{Block, Exhausted, Protocol};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// What ports are leased for. A TCP port is leased for one destination; a UDP port is nobody else's in any case, so
+/// that all destinations share them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub(crate) protocol: Protocol,
+    pub(crate) destination: Option<SocketAddr>,
+}
+
+impl Key {
+    pub(crate) fn new(protocol: Protocol, destination: SocketAddr) -> Self {
+        match protocol {
+            // Without flow label and interface, which are no part of the 4-tuple.
+            Protocol::Tcp => {
+                let destination = SocketAddr::new(destination.ip(), destination.port());
+                Self { protocol, destination: Some(destination) }
+            }
+            Protocol::Udp => Self { protocol, destination: None },
+        }
+    }
+}
+
+/// What whoever waits is told.
+#[derive(Debug, Clone)]
+pub(crate) enum Word {
+    /// There may be something now.
+    Again,
+    /// The broker has nothing left.
+    Exhausted(Exhausted),
+    /// The broker cannot be asked, or refuses.
+    Failed(Arc<Error>),
+}
+
+/// What is there for somebody who wants a port.
+#[derive(Debug)]
+pub(crate) enum Offer {
+    /// This one. `low`: it is time to ask for more.
+    Port { taken: Taken, low: bool },
+    /// None.
+    Nothing,
+    /// This state has been given up: find the destination again.
+    Closed,
+}
+
+/// What to ask the broker for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Want {
+    pub(crate) ports: u32,
+    pub(crate) v4: bool,
+}
+
+#[derive(Debug)]
+struct State {
+    blocks: Blocks,
+    waiting: VecDeque<oneshot::Sender<Word>>,
+    /// The broker is being asked, or will be.
+    asking: Option<Want>,
+    /// Not before then in the background: the broker had nothing, or was not there.
+    ask_after: Option<Instant>,
+    closed: bool,
+}
+
+/// One destination.
+#[derive(Debug)]
+pub(crate) struct Destination {
+    pub(crate) key: Key,
+    state: Mutex<State>,
+}
+
+impl Destination {
+    pub(crate) fn new(key: Key, now: Instant) -> Self {
+        let blocks = Blocks::new(now);
+        let state = State { blocks, waiting: VecDeque::new(), asking: None, ask_after: None, closed: false };
+        Self { key, state: Mutex::new(state) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing in here panics half way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next port. True with it: somebody has to ask the broker for more.
+    pub(crate) fn take(&self, v4: bool, now: Instant) -> Offer {
+        let mut state = self.lock();
+        if state.closed {
+            return Offer::Closed;
+        }
+        let Some(taken) = state.blocks.take(v4, now) else { return Offer::Nothing };
+        let low = state.blocks.is_low(v4)
+            && state.asking.is_none()
+            && state.ask_after.is_none_or(|after| after <= now);
+        if low {
+            state.asking = Some(Want { ports: state.blocks.wanted(), v4 });
+        }
+        Offer::Port { taken, low }
+    }
+
+    /// Waits for a word; true where the caller has to see to it that the broker is asked.
+    pub(crate) fn wait(&self, v4: bool) -> (oneshot::Receiver<Word>, bool) {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.lock();
+        state.waiting.retain(|waiting| !waiting.is_closed());
+        state.waiting.push_back(sender);
+        let ask = state.asking.is_none();
+        if ask {
+            state.asking = Some(Want { ports: state.blocks.wanted(), v4 });
+        }
+        (receiver, ask)
+    }
+
+    /// Looks again at some that are held back; false where there are none.
+    pub(crate) fn look_early(&self, now: Instant, most: u32) -> bool {
+        self.lock().blocks.look_early(now, most)
+    }
+
+    /// How many are held back, and for how long the first of them still is.
+    pub(crate) fn held(&self, now: Instant) -> (u32, Option<Duration>) {
+        let state = self.lock();
+        let due = state.blocks.next_due();
+        (state.blocks.held(), due.map(|due| due.saturating_duration_since(now)))
+    }
+
+    fn hold(&self, change: impl FnOnce(&mut Blocks)) {
+        change(&mut self.lock().blocks);
+    }
+
+    fn closed(&self, port: Port) {
+        let mut state = self.lock();
+        state.blocks.closed(port);
+        // One port, one who waits; those who have gone are passed over.
+        while let Some(waiting) = state.waiting.pop_front() {
+            if waiting.send(Word::Again).is_ok() {
+                break;
+            }
+        }
+    }
+
+    /// What the helper is to ask for.
+    pub(crate) fn want(&self) -> Option<Want> {
+        self.lock().asking
+    }
+
+    /// What the broker gave. The error: it gave what was here already.
+    pub(crate) fn answered(&self, lease: u64, blocks: &[Block]) -> Result<(), super::blocks::Overlap> {
+        let mut state = self.lock();
+        state.blocks.add(lease, blocks)?;
+        state.ask_after = None;
+        state.asking = None;
+        for waiting in state.waiting.drain(..) {
+            let _ = waiting.send(Word::Again);
+        }
+        Ok(())
+    }
+
+    /// That the broker gave nothing: all who wait are told, and it is not asked in the background until then.
+    pub(crate) fn failed(&self, word: &Word, after: Instant) {
+        let mut state = self.lock();
+        state.asking = None;
+        state.ask_after = Some(after);
+        for waiting in state.waiting.drain(..) {
+            let _ = waiting.send(word.clone());
+        }
+    }
+
+    /// The numbers of its leases.
+    pub(crate) fn leases(&self) -> Vec<u64> {
+        self.lock().blocks.leases().collect()
+    }
+
+    /// Leases that are not needed now, to be released.
+    pub(crate) fn idle(&self, now: Instant) -> Vec<u64> {
+        self.lock().blocks.idle(now)
+    }
+
+    /// Gives the state up, where it was not used for so long: its leases, to be released. From then on it is
+    /// [`Offer::Closed`].
+    pub(crate) fn abandon(&self, now: Instant, patience: Duration) -> Option<Vec<u64>> {
+        let mut state = self.lock();
+        if state.asking.is_some() || !state.waiting.is_empty() {
+            return None;
+        }
+        let leases = state.blocks.abandoned(now, patience)?;
+        state.closed = true;
+        Some(leases)
+    }
+
+    /// The broker has lost all leases.
+    pub(crate) fn lost(&self) {
+        self.lock().blocks.lose_all();
+    }
+}
+
+/// A port that is out. Dropped, it goes back as closed: the kernel is asked before it is used again, so it does not
+/// matter whether a connection on it lives on elsewhere.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    destination: Arc<Destination>,
+    port: Option<Port>,
+    pub(crate) source: SocketAddr,
+    pub(crate) used: bool,
+}
+
+impl Slot {
+    pub(crate) fn new(destination: Arc<Destination>, taken: Taken) -> Self {
+        let Taken { port, source, used } = taken;
+        Self { destination, port: Some(port), source, used }
+    }
+
+    fn give(mut self, change: impl FnOnce(&mut Blocks, Port)) {
+        if let Some(port) = self.port.take() {
+            self.destination.hold(|blocks| change(blocks, port));
+        }
+    }
+
+    /// A connection is open on it.
+    pub(crate) fn open(self, now: Instant) {
+        self.give(|blocks, port| blocks.open(port, now));
+    }
+
+    /// It is in TIME_WAIT for so long.
+    pub(crate) fn time_wait(self, now: Instant, left: Duration) {
+        self.give(|blocks, port| blocks.time_wait(port, now, left));
+    }
+
+    /// The kernel refused it.
+    pub(crate) fn refused(self, now: Instant) {
+        self.give(|blocks, port| blocks.refused(port, now));
+    }
+
+    /// Its address is not there.
+    pub(crate) fn absent(self, now: Instant) {
+        self.give(|blocks, port| blocks.absent(port, now));
+    }
+
+    /// The kernel cannot be asked about it.
+    pub(crate) fn unknown(self, now: Instant) {
+        self.give(|blocks, port| blocks.unknown(port, now));
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(port) = self.port.take() {
+            self.destination.closed(port);
+        }
+    }
+}
+
+impl Word {
+    /// As an error for the caller, where it is one.
+    pub(crate) fn into_error(
+        self,
+        pool: &str,
+        destination: SocketAddr,
+        held: u32,
+        next: Option<Duration>,
+    ) -> Option<ConnectError> {
+        match self {
+            Self::Again => None,
+            Self::Failed(error) => Some(ConnectError::Broker(error)),
+            Self::Exhausted(mut figures) => {
+                figures.next = figures.next.into_iter().chain(next).min();
+                Some(ConnectError::Exhausted { pool: pool.to_owned(), destination, figures, held })
+            }
+        }
+    }
+}
