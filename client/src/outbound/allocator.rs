@@ -19,10 +19,12 @@ use std::time::{Duration, Instant};
 const MOST_TRIES: u32 = 256;
 /// Used ports that are looked at before the broker is asked for fresh ones.
 const LOOKS: u32 = 64;
-/// Where nothing is left, a port that is looked at again so soon is waited for, so often: a connection that was closed a
-/// moment ago may end with the peer's next packet.
+/// Where nothing is left, a port that is looked at again so soon is waited for, so long in all: a connection that was
+/// closed a moment ago may end with the peer's next packet.
 const SOON: Duration = Duration::from_millis(40);
-const WAITS: u32 = 5;
+const PATIENCE: Duration = Duration::from_millis(200);
+/// And not looked at more often than this.
+const TURN: Duration = Duration::from_millis(1);
 /// How long "there is no broker" holds for those who have another choice.
 const ABSENT: Duration = Duration::from_secs(1);
 
@@ -70,7 +72,7 @@ impl Allocator {
             looks: 0,
             refusal: None,
             early: false,
-            waits: 0,
+            until: None,
             tried: 0,
         }
     }
@@ -148,7 +150,7 @@ pub(crate) struct Search<'a> {
     looks: u32,
     refusal: Option<Word>,
     early: bool,
-    waits: u32,
+    until: Option<Instant>,
     tried: u32,
 }
 
@@ -226,11 +228,10 @@ impl Search<'_> {
             let (held, next) = destination.held(now);
             if let (Word::Exhausted(_), Some(next)) = (word, next)
                 && next < SOON
-                && self.waits < WAITS
+                && now < *self.until.get_or_insert(now + PATIENCE)
             {
-                self.waits += 1;
                 let back = destination.wait_here();
-                if self.allocator.helper()?.wake(destination, next) {
+                if self.allocator.helper()?.wake(destination, next.max(TURN)) {
                     let _ = back.await;
                 }
                 return Ok(());
