@@ -25,6 +25,8 @@ pub struct Ledger {
     pub(super) sessions: HashMap<SessionId, Session>,
     pub(super) leases: BTreeMap<LeaseId, Record>,
     pub(super) schedule: Schedule,
+    /// Ports that cool, of all owners.
+    pub(super) cooling: u64,
     /// How many zones there were.
     pub(super) zones: u64,
     pub(super) next_session: u64,
@@ -47,6 +49,7 @@ impl Ledger {
             sessions: HashMap::new(),
             leases: BTreeMap::new(),
             schedule: Schedule::default(),
+            cooling: 0,
             zones: 0,
             next_session: 1,
             next_lease: 1,
@@ -139,11 +142,27 @@ impl Ledger {
         if let Some(pool) = self.pools.get_mut(record.pool) {
             pool.held = pool.held.saturating_sub(u64::from(ports));
         }
-        if let Some(holdings) = self.owners.get_mut(record.owner) {
+        let owner = record.owner;
+        if let Some(holdings) = self.owners.get_mut(owner) {
             holdings.take(record.pool, ports);
         }
+        self.cools_more(owner, ports);
         self.schedule.begin(claim, id);
         self.forget_if_done(id);
+    }
+
+    pub(super) fn cools_more(&mut self, owner: u32, ports: u32) {
+        self.cooling += u64::from(ports);
+        if let Some(holdings) = self.owners.get_mut(owner) {
+            holdings.cooling += u64::from(ports);
+        }
+    }
+
+    pub(super) fn cools_less(&mut self, owner: u32, ports: u32) {
+        self.cooling = self.cooling.saturating_sub(u64::from(ports));
+        if let Some(holdings) = self.owners.get_mut(owner) {
+            holdings.cooling = holdings.cooling.saturating_sub(u64::from(ports));
+        }
     }
 
     /// A lease that ended is forgotten once nothing of it cools, and nothing of it will be looked at.

@@ -7,7 +7,10 @@ use super::pick::{Ground, Mask};
 use super::record::{Range, Record};
 use super::spread::{Candidate, Turns, hash, hash_of_destination, preference};
 use super::view::refresh;
-use super::{Event, Kind, Lease, MOST_LEASES, MOST_LEASES_PER_OWNER, MOST_PORTS, Offer, Refused, Request};
+use super::{
+    Event, Kind, Lease, MOST_COOLING, MOST_COOLING_PER_OWNER, MOST_LEASES, MOST_LEASES_PER_OWNER, MOST_PORTS,
+    Offer, Refused, Request,
+};
 use crate::config::{Quota, Spread};
 use crate::model::{LeaseId, Owner, PortRange, SourceRange};
 use std::collections::VecDeque;
@@ -81,6 +84,13 @@ impl Ledger {
         let theirs = self.owners.row(owner);
         if let Some((owner, _)) = theirs.filter(|(_, o)| o.leases.len() >= MOST_LEASES_PER_OWNER) {
             return Err(Refused::TooManyLeases { owner: owner.clone(), most: MOST_LEASES_PER_OWNER });
+        }
+        if let Some((owner, holdings)) = theirs.filter(|(_, o)| o.cooling >= MOST_COOLING_PER_OWNER) {
+            let (owner, cooling) = (owner.clone(), holdings.cooling);
+            return Err(Refused::TooMuchCooling { owner, cooling, most: MOST_COOLING_PER_OWNER });
+        }
+        if self.cooling >= MOST_COOLING {
+            return Err(Refused::NothingMoreCools { cooling: self.cooling });
         }
         if self.leases.len() >= MOST_LEASES {
             return Err(Refused::NoMoreLeases(MOST_LEASES));

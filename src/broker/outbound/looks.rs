@@ -204,9 +204,9 @@ impl Looks {
     ) {
         match ends {
             Ok(ends) => {
-                for Closed { local, remote, .. } in ends {
+                for Closed { local, remote, cookie } in ends {
                     let tuple = Tuple { protocol: Protocol::Tcp, source: local, destination: Some(remote) };
-                    ledger.destroyed(&tuple, now);
+                    ledger.destroyed(&tuple, cookie, now);
                 }
             }
             Err(overflow) => {
