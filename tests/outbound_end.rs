@@ -173,6 +173,25 @@ fn what_was_leased_for_any_destination_can_be_leased_again_at_once() {
 }
 
 #[test]
+fn a_connection_that_is_bound_to_a_device_holds_its_tuple_too() {
+    in_netns(|| {
+        addresses();
+        let daemon =
+            Daemon::start("[[pool]]\nname = \"one\"\naddresses = [\"192.0.2.1\"]\nports = \"10000\"\n");
+        let client = Client::of(&daemon);
+        let service = service();
+        let session = client.open();
+        let (lease, pairs) = client.pairs(&session, "one", "tcp", TO, 1).unwrap();
+        let connection = leases::bound(pairs[0]).unwrap();
+        connection.bind_device(Some(b"lo")).unwrap();
+        connection.connect(&service.local_addr().unwrap().into()).unwrap();
+        client.release(lease).unwrap();
+        let refused = client.pairs(&session, "one", "tcp", TO, 1).unwrap_err();
+        assert_eq!((refused.name, refused.number("cooling")), (Some(ErrorName::Exhausted), 1));
+    });
+}
+
+#[test]
 fn whoever_binds_after_the_end_of_its_lease_is_reported() {
     in_netns(|| {
         let daemon = started(POOL);

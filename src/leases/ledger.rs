@@ -15,6 +15,11 @@ use std::time::{Duration, Instant};
 /// How finely the ledger knows the time.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 
+/// How far somebody may go to a limit for all: a quarter is left to root and the units of the system.
+pub(super) fn share(owner: &Owner, most: usize) -> usize {
+    if owner.is_ordinary_user() { most / 4 * 3 } else { most }
+}
+
 /// All leases of the host.
 #[derive(Debug, Clone)]
 pub struct Ledger {
@@ -26,7 +31,7 @@ pub struct Ledger {
     pub(super) leases: BTreeMap<LeaseId, Record>,
     pub(super) schedule: Schedule,
     /// Ports that cool, of all owners.
-    pub(super) cooling: u64,
+    pub(super) cooling: usize,
     /// How many zones there were.
     pub(super) zones: u64,
     pub(super) next_session: u64,
@@ -61,8 +66,9 @@ impl Ledger {
 
     /// Opens a session for somebody.
     pub fn open_session(&mut self, owner: Owner, _now: Instant) -> Result<SessionId, Refused> {
-        if self.sessions.len() >= MOST_SESSIONS {
-            return Err(Refused::NoMoreSessions(MOST_SESSIONS));
+        let most = share(&owner, MOST_SESSIONS);
+        if self.sessions.len() >= most {
+            return Err(Refused::NoMoreSessions(most));
         }
         let theirs = self.owners.find(&owner).and_then(|id| self.owners.get(id)).map_or(0, |o| o.sessions);
         if theirs >= MOST_SESSIONS_PER_OWNER {
@@ -152,16 +158,18 @@ impl Ledger {
     }
 
     pub(super) fn cools_more(&mut self, owner: u32, ports: u32) {
-        self.cooling += u64::from(ports);
+        let ports = ports as usize;
+        self.cooling += ports;
         if let Some(holdings) = self.owners.get_mut(owner) {
-            holdings.cooling += u64::from(ports);
+            holdings.cooling += ports;
         }
     }
 
     pub(super) fn cools_less(&mut self, owner: u32, ports: u32) {
-        self.cooling = self.cooling.saturating_sub(u64::from(ports));
+        let ports = ports as usize;
+        self.cooling = self.cooling.saturating_sub(ports);
         if let Some(holdings) = self.owners.get_mut(owner) {
-            holdings.cooling = holdings.cooling.saturating_sub(u64::from(ports));
+            holdings.cooling = holdings.cooling.saturating_sub(ports);
         }
     }
 

@@ -47,7 +47,7 @@ pub(super) struct Holdings {
     /// Cooling ones too.
     pub(super) leases: BTreeSet<LeaseId>,
     /// Ports that cool.
-    pub(super) cooling: u64,
+    pub(super) cooling: usize,
     /// Ports that are held, by pool.
     held: Vec<(u32, u64)>,
 }

@@ -45,9 +45,9 @@ pub enum Refused {
         /// Whose.
         owner: Owner,
         /// How many cool.
-        cooling: u64,
+        cooling: usize,
         /// The limit.
-        most: u64,
+        most: usize,
     },
     /// A limit on what cools of all owners.
     #[error(
@@ -55,7 +55,7 @@ pub enum Refused {
     )]
     NothingMoreCools {
         /// How many cool.
-        cooling: u64,
+        cooling: usize,
     },
     /// Nothing was asked for.
     #[error("a lease has at least one port: ask for 1 or more")]

@@ -2,7 +2,7 @@
 
 use super::books::{Claim, Step};
 use super::destination::checked;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, share};
 use super::pick::{Ground, Mask};
 use super::record::{Range, Record};
 use super::spread::{Candidate, Turns, hash, hash_of_destination, preference};
@@ -89,11 +89,12 @@ impl Ledger {
             let (owner, cooling) = (owner.clone(), holdings.cooling);
             return Err(Refused::TooMuchCooling { owner, cooling, most: MOST_COOLING_PER_OWNER });
         }
-        if self.cooling >= MOST_COOLING {
+        let share = |most| theirs.map_or(most, |(owner, _)| share(owner, most));
+        if self.cooling >= share(MOST_COOLING) {
             return Err(Refused::NothingMoreCools { cooling: self.cooling });
         }
-        if self.leases.len() >= MOST_LEASES {
-            return Err(Refused::NoMoreLeases(MOST_LEASES));
+        if self.leases.len() >= share(MOST_LEASES) {
+            return Err(Refused::NoMoreLeases(share(MOST_LEASES)));
         }
         let destination = request.destination.map(checked).transpose()?;
         Ok((destination, request.minimum.clamp(1, request.ports)))

@@ -2,9 +2,9 @@
 
 use super::dumps::{Answered, Asked, Dumps, Found};
 use crate::kernel::destroyed::{Closed, Destroyed, Overflow, ROOM};
-use crate::kernel::tuples::Lookup;
+use crate::kernel::tuples::{Device, Lookup};
 use crate::leases::{Ledger, Look, Request};
-use crate::model::{PortRange, Protocol, Seen, SourceRange, Tuple};
+use crate::model::{PortRange, Present, Protocol, Seen, SourceRange, Tuple};
 use futures_util::FutureExt as _;
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// Questions that are asked between two other things that the daemon does: about a third of a millisecond.
 const AT_ONCE: usize = 64;
+/// On so many devices a tuple is looked for, before it is free: somebody may have bound a socket to one.
+const DEVICES: usize = 4;
 /// For fewer tuples the kernel is asked one by one, which takes less than to walk over all sockets.
 const FEW: usize = 4096;
 /// Ends of sockets that are taken at once.
@@ -31,6 +33,7 @@ pub(super) struct Looks {
     lookup: Option<Lookup>,
     destroyed: Option<Destroyed>,
     dumps: Dumps,
+    devices: Vec<Device>,
     /// After a failure: when to ask again.
     again: Option<Instant>,
     fault: Option<String>,
@@ -38,7 +41,25 @@ pub(super) struct Looks {
 
 impl Looks {
     pub(super) fn new() -> Self {
-        Self { lookup: None, destroyed: None, dumps: Dumps::default(), again: None, fault: None }
+        Self {
+            lookup: None,
+            destroyed: None,
+            dumps: Dumps::default(),
+            devices: Vec::new(),
+            again: None,
+            fault: None,
+        }
+    }
+
+    /// Which devices there are: those with addresses, the first four of them.
+    pub(super) fn see_devices(&mut self, present: &Present) {
+        let mut names: Vec<&str> = Vec::new();
+        for of in present.interfaces() {
+            if !names.contains(&of.interface.as_str()) && names.len() < DEVICES {
+                names.push(&of.interface);
+            }
+        }
+        self.devices = names.into_iter().filter_map(Device::named).collect();
     }
 
     /// Why nothing is looked up, if so.
@@ -57,7 +78,8 @@ impl Looks {
         if self.again.is_some_and(|again| again > now) {
             return;
         }
-        let looks = ledger.due(now, AT_ONCE);
+        // Each is as many questions.
+        let looks = ledger.due(now, AT_ONCE / (1 + self.devices.len()));
         self.ask(ledger, looks, now);
         self.follow_ends(ledger);
     }
@@ -80,7 +102,7 @@ impl Looks {
             match look {
                 Look::Exact(tuple) => {
                     asked = true;
-                    match self.lookup().and_then(|lookup| lookup.look(&tuple)) {
+                    match self.look_at(&tuple) {
                         Ok(seen) => ledger.looked(look, vec![(tuple, seen)], now),
                         Err(error) => {
                             failed = Some(error);
@@ -116,7 +138,7 @@ impl Looks {
         if protocol == Protocol::Tcp && destination.is_some() && sources.len() <= FEW {
             let mut used = Vec::new();
             for source in sources {
-                let seen = self.lookup()?.look(&Tuple { protocol, source: *source, destination })?;
+                let seen = self.look_at(&Tuple { protocol, source: *source, destination })?;
                 used.extend((seen != Seen::Free).then_some(*source));
             }
             return Ok(used);
@@ -128,6 +150,13 @@ impl Looks {
         let found: HashSet<SocketAddr> =
             found.into_iter().filter(|(_, remote, _)| counts(*remote)).map(|(local, ..)| local).collect();
         Ok(sources.iter().copied().filter(|source| found.contains(source)).collect())
+    }
+
+    fn look_at(&mut self, tuple: &Tuple) -> io::Result<Seen> {
+        let devices = std::mem::take(&mut self.devices);
+        let seen = self.lookup().and_then(|lookup| lookup.look_on_devices(tuple, &devices));
+        self.devices = devices;
+        seen
     }
 
     fn lookup(&mut self) -> io::Result<&mut Lookup> {

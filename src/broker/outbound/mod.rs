@@ -195,7 +195,10 @@ impl Outbound {
     /// Looks at the addresses of the host anew.
     fn see_addresses(&mut self) {
         match self.addresses.as_ref().map_or_else(present, AddressWatch::present) {
-            Ok(present) => (self.present, self.fault) = (present, None),
+            Ok(present) => {
+                self.looks.see_devices(&present);
+                (self.present, self.fault) = (present, None);
+            }
             Err(error) => {
                 let text = format!("cannot see which addresses this host has: {error}");
                 tracing::error!(event = "addresses", %error, "{text}");

@@ -110,6 +110,24 @@ fn whoever_leases_and_releases_faster_than_can_be_looked_is_stopped() {
 }
 
 #[test]
+fn what_is_left_of_the_sessions_is_for_root_and_the_system() {
+    let now = Instant::now();
+    let mut ledger = Ledger::new(now);
+    for uid in 1.. {
+        let opened = (0..1024).try_for_each(|_| ledger.open_session(Owner::User(uid), now).map(drop));
+        if opened.is_err() {
+            break;
+        }
+        assert!(uid < 16, "one person with 16 uids has all sessions");
+    }
+    let of_unit = |name: &str| Owner::Unit(name.try_into().unwrap());
+    assert!(ledger.open_session(of_unit("user-1000.slice"), now).is_err());
+    for owner in [of_unit("crawler.service"), of_unit("user-0.slice"), Owner::User(0)] {
+        ledger.open_session(owner, now).unwrap();
+    }
+}
+
+#[test]
 fn a_page_of_leases_is_no_longer_than_can_be_sent() {
     let (mut ledger, session, now) = ledger();
     let pool = Pool::new(&["192.0.2.1", "192.0.2.2"], "1024-65535");
