@@ -45,6 +45,20 @@ impl UnitName {
     }
 }
 
+impl UnitName {
+    /// The slice of the user to whom a cgroup belongs, `user-1000.slice`: of all logins, of the user's own manager and
+    /// of whatever other uids these give to their containers. `None` where it is no user's.
+    #[must_use]
+    pub fn of_user(path: &str) -> Option<Self> {
+        let mut components = path.split('/').filter(|component| !component.is_empty());
+        let slice =
+            components.next().filter(|first| *first == "user.slice").and_then(|_| components.next())?;
+        let uid = slice.strip_prefix("user-")?.strip_suffix(".slice")?;
+        let is_number = !uid.is_empty() && uid.bytes().all(|byte| byte.is_ascii_digit());
+        if is_number && !path.contains("..") { Self::try_from(slice).ok() } else { None }
+    }
+}
+
 impl TryFrom<&str> for UnitName {
     type Error = UnitNameError;
 
@@ -89,6 +103,28 @@ mod tests {
         assert_eq!(unit("/system.slice/mariadb.service/sub/x.service").as_deref(), Some("mariadb.service"));
         assert_eq!(unit("/init.scope").as_deref(), Some("init.scope"));
         assert_eq!(unit("/system.slice/_tasks.service").as_deref(), Some("tasks.service"));
+    }
+
+    #[test]
+    fn all_that_a_user_runs_is_below_one_slice() {
+        let user = |path| UnitName::of_user(path).map(|unit| unit.to_string());
+        for path in [
+            "/user.slice/user-1000.slice/session-3.scope",
+            "/user.slice/user-1000.slice/user@1000.service/app.slice/podman-7.scope",
+            "/user.slice/user-1000.slice",
+        ] {
+            assert_eq!(user(path).as_deref(), Some("user-1000.slice"));
+        }
+        for path in [
+            "/system.slice/user-1000.slice/a.service",
+            "/user.slice/user-.slice/a.scope",
+            "/user.slice/user-a.slice/a.scope",
+            "/user.slice/user-1000.slice/../../system.slice/a.service",
+            "/user.slice",
+            "/docker/user.slice/user-1000.slice",
+        ] {
+            assert_eq!(user(path), None, "{path}");
+        }
     }
 
     #[test]
