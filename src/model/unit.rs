@@ -27,6 +27,14 @@ impl UnitName {
         self.0.rsplit_once('.').map_or(&self.0, |(stem, _)| stem)
     }
 
+    /// Whether it is there for a user's logins: a session's scope, of which each login gets another, or the user's own
+    /// manager. So it says less than the user's uid.
+    #[must_use]
+    pub fn is_of_logins(&self) -> bool {
+        let between = |start, end| self.0.strip_prefix(start).is_some_and(|rest: &str| rest.ends_with(end));
+        between("session-", ".scope") || between("user@", ".service")
+    }
+
     /// The system unit that owns a cgroup: the *first* component below root that is no slice.
     ///
     /// `path` is as in `/proc/PID/cgroup`: absolute, of systemd's hierarchy. What lies below the first
@@ -80,6 +88,15 @@ mod tests {
 
     fn unit(path: &str) -> Option<String> {
         UnitName::of_cgroup(path).map(|u| u.to_string())
+    }
+
+    #[test]
+    fn sessions_and_users_managers_are_of_logins() {
+        let of_logins = |name: &str| UnitName::try_from(name).unwrap().is_of_logins();
+        assert!(["session-3.scope", "session-c1.scope", "user@1000.service"].into_iter().all(of_logins));
+        let others =
+            ["session.scope", "session-3.service", "user.service", "machine-x.scope", "a@user@1.scope"];
+        assert!(!others.into_iter().any(of_logins));
     }
 
     #[test]

@@ -74,9 +74,10 @@ impl Lifelines {
     }
 }
 
-/// Whose a caller's sessions and leases are.
+/// Whose a caller's sessions and leases are. A user has one quota, and not one with each login.
 pub(super) fn owner_of(caller: &Caller) -> Owner {
-    caller.unit.clone().map_or(Owner::User(caller.uid), Owner::Unit)
+    let unit = caller.unit.clone().filter(|unit| !unit.is_of_logins());
+    unit.map_or(Owner::User(caller.uid), Owner::Unit)
 }
 
 impl Outbound {
