@@ -10,6 +10,8 @@
 //! ```
 //!
 //! - [`listen`]: the sockets of one listener, for std and tokio, with a fall-back to binding.
+//! - [`Connector`]: outgoing connections, whose source addresses and ports the broker leases.
+//! - [`Session`]: leases as ports or sockets, for programs that connect by themselves: [`Broker::open_session`].
 //! - [`Broker`]: the questions themselves: sockets as plain descriptors, state, reload.
 //! - [`wire`]: the D-Bus interface, for programs that speak it on their own.
 //!
