@@ -123,6 +123,75 @@ fn what_a_child_keeps_open_is_not_leased_again_and_time_wait_is_waited_for() {
 }
 
 #[test]
+fn a_tuple_is_free_as_soon_as_its_connection_is_reset() {
+    in_netns(|| {
+        addresses();
+        let daemon =
+            Daemon::start("[[pool]]\nname = \"one\"\naddresses = [\"192.0.2.1\"]\nports = \"10000\"\n");
+        let client = Client::of(&daemon);
+        let service = service();
+        let session = client.open();
+        let (lease, pairs) = client.pairs(&session, "one", "tcp", TO, 1).unwrap();
+        let connection = connected(pairs[0], service.local_addr().unwrap()).unwrap();
+        client.release(lease).unwrap();
+        // It is looked at after one second, two more, and four more.
+        std::thread::sleep(Duration::from_millis(3300));
+        assert_eq!(client.pairs(&session, "one", "tcp", TO, 1).unwrap_err().name, Some(ErrorName::Exhausted));
+        socket2::SockRef::from(&connection).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(connection);
+        let reset = std::time::Instant::now();
+        eventually("the port", || client.pairs(&session, "one", "tcp", TO, 1).is_ok());
+        assert!(reset.elapsed() < Duration::from_millis(2500), "{:?}", reset.elapsed());
+    });
+}
+
+#[test]
+fn what_was_leased_for_any_destination_can_be_leased_again_at_once() {
+    in_netns(|| {
+        addresses();
+        let daemon =
+            Daemon::start("[[pool]]\nname = \"one\"\naddresses = [\"192.0.2.1\"]\nports = \"10000\"\n");
+        let client = Client::of(&daemon);
+        let session = client.open();
+        for protocol in ["tcp", "udp"] {
+            for to in ["", TO, "", ""] {
+                let (lease, pairs) = client.pairs(&session, "one", protocol, to, 1).unwrap();
+                client.release(lease).unwrap();
+                assert_eq!(pairs, ["192.0.2.1:10000".parse().unwrap()]);
+            }
+        }
+        // And not where it is used.
+        let used = connected("192.0.2.1:10000".parse().unwrap(), service().local_addr().unwrap());
+        let (lease, _) = client.pairs(&session, "one", "tcp", "", 1).unwrap();
+        client.release(lease).unwrap();
+        for to in ["", TO] {
+            let refused = client.pairs(&session, "one", "tcp", to, 1).unwrap_err();
+            assert_eq!((refused.name, refused.number("cooling")), (Some(ErrorName::Exhausted), 1));
+        }
+        drop(used);
+    });
+}
+
+#[test]
+fn a_connection_that_is_bound_to_a_device_holds_its_tuple_too() {
+    in_netns(|| {
+        addresses();
+        let daemon =
+            Daemon::start("[[pool]]\nname = \"one\"\naddresses = [\"192.0.2.1\"]\nports = \"10000\"\n");
+        let client = Client::of(&daemon);
+        let service = service();
+        let session = client.open();
+        let (lease, pairs) = client.pairs(&session, "one", "tcp", TO, 1).unwrap();
+        let connection = leases::bound(pairs[0]).unwrap();
+        connection.bind_device(Some(b"lo")).unwrap();
+        connection.connect(&service.local_addr().unwrap().into()).unwrap();
+        client.release(lease).unwrap();
+        let refused = client.pairs(&session, "one", "tcp", TO, 1).unwrap_err();
+        assert_eq!((refused.name, refused.number("cooling")), (Some(ErrorName::Exhausted), 1));
+    });
+}
+
+#[test]
 fn whoever_binds_after_the_end_of_its_lease_is_reported() {
     in_netns(|| {
         let daemon = started(POOL);
@@ -204,7 +273,7 @@ fn a_journal_that_cannot_be_read_loses_leases_and_gives_out_nothing_that_is_used
         let client = Client::of(&daemon);
         assert!(client.leases().is_empty());
         let refused = client.pairs(&session, "few", "tcp", TO, 1).unwrap_err();
-        assert_eq!(refused.name, Some(ErrorName::BadArgument), "nobody knows the session: {refused:?}");
+        assert_eq!(refused.name, Some(ErrorName::NoSuchSession), "nobody knows the session: {refused:?}");
         let session = client.open();
         let (number, others) = client.pairs(&session, "few", "tcp", TO, 2).unwrap();
         assert!(number > lease, "no number is used twice");

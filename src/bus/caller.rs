@@ -87,10 +87,13 @@ impl Identify for BusIdentity {
 }
 
 fn caller_of(peer: &Peer) -> Caller {
-    let unit = peer.unit();
+    let cgroup = peer.cgroup();
+    let unit = cgroup.as_deref().and_then(UnitName::of_cgroup);
+    let user_slice = cgroup.as_deref().and_then(UnitName::of_user);
     let administrator = is_administrator(peer, unit.as_ref());
     let network = if peer.is_in_our_network() { Network::Ours } else { Network::Another };
-    Caller { uid: peer.uid, gids: peer.groups.clone(), pid: peer.pid, unit, administrator, network }
+    let (uid, gids, pid) = (peer.uid, peer.groups.clone(), peer.pid);
+    Caller { uid, gids, pid, unit, user_slice, administrator, network }
 }
 
 /// Uid 0 of the host; or the daemon's own user, where the daemon does not run as root.

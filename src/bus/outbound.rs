@@ -245,7 +245,15 @@ mod tests {
     use proptest::prelude::*;
 
     fn caller() -> Caller {
-        Caller { uid: 7, gids: Vec::new(), pid: 1, unit: None, administrator: false, network: Network::Ours }
+        Caller {
+            uid: 7,
+            gids: Vec::new(),
+            pid: 1,
+            unit: None,
+            user_slice: None,
+            administrator: false,
+            network: Network::Ours,
+        }
     }
 
     fn options(pairs: &[(&str, Variant<'static>)]) -> Options {

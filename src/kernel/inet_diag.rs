@@ -56,6 +56,8 @@ pub(super) struct Question<'a> {
     /// Own and other address; the port alone filters a dump.
     pub(super) local: Option<SocketAddr>,
     pub(super) remote: Option<SocketAddr>,
+    /// The device to which it is bound, by its index; of exactly one socket, one that is bound to none fits too. 0: none.
+    pub(super) device: u32,
     /// A program for `inet_diag_bc_run()`; empty: none.
     pub(super) filter: &'a [u8],
 }
@@ -150,7 +152,7 @@ fn open() -> io::Result<Socket> {
 impl Question<'_> {
     /// Everything of one family and protocol in these states.
     pub(super) fn all(family: u8, protocol: Protocol, states: u32) -> Self {
-        Self { family, protocol, states, local: None, remote: None, filter: &[] }
+        Self { family, protocol, states, local: None, remote: None, device: 0, filter: &[] }
     }
 
     fn bytes(&self, flags: u16, sequence: u32) -> Vec<u8> {
@@ -172,8 +174,7 @@ impl Question<'_> {
         for end in [self.local, self.remote] {
             bytes.extend(octets(end.map(|end| end.ip())));
         }
-        // Interface and cookie.
-        bytes.extend([0; 4]);
+        bytes.extend(self.device.to_ne_bytes());
         bytes.extend(ANY_COOKIE);
         if attribute > 0 {
             bytes.extend(u16::try_from(attribute).unwrap_or_default().to_ne_bytes());

@@ -5,8 +5,9 @@
 //! - A TCP socket that only listens does not have a tuple, and [`Lookup::look`] does not see it.
 //! - A TCP socket that is bound and neither listens nor is connected is seen by [`Lookup::range`] alone, from Linux
 //!   6.8 on.
-//! - A TCP socket that is bound to a device (`SO_BINDTODEVICE`) is seen by [`Lookup::range`] alone: the kernel keeps its
-//!   tuple apart, and lets others connect the same one.
+//! - A TCP socket that is bound to a device (`SO_BINDTODEVICE`) is not seen by [`Lookup::look`]: the kernel keeps its
+//!   tuple apart, and lets others connect the same one. It is seen by [`Lookup::range`], and by
+//!   [`Lookup::look_on_devices`] where that device is asked for.
 //! - A socket that is bound to all addresses is on none of them here: `listening` tells of those.
 //!
 //! The network namespace is that of the thread that made the [`Lookup`]. What to do about what is seen is decided by
@@ -28,6 +29,18 @@ const COMPARISON: u8 = 8;
 /// So many ranges are asked for at once.
 const MOST: usize = 64;
 
+/// An interface, by its index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Device(u32);
+
+impl Device {
+    /// The interface of that name, where there is one now.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        nix::net::if_::if_nametoindex(name).ok().map(Self)
+    }
+}
+
 /// A socket that is kept for asking.
 pub struct Lookup(Diag);
 
@@ -44,11 +57,25 @@ impl Lookup {
     pub fn look(&mut self, tuple: &Tuple) -> io::Result<Seen> {
         match (tuple.protocol, tuple.destination) {
             (Protocol::Tcp, Some(destination)) => {
-                let found = self.exactly(tuple.source, destination, seen)?;
+                let found = self.exactly(tuple.source, destination, 0, seen)?;
                 Ok(found.unwrap_or(Seen::Free))
             }
             _ => self.anything_on(tuple),
         }
+    }
+
+    /// The same; and where it is nothing, what a socket has of it that is bound to one of these devices.
+    pub fn look_on_devices(&mut self, tuple: &Tuple, devices: &[Device]) -> io::Result<Seen> {
+        let mut found = self.look(tuple)?;
+        if let (Protocol::Tcp, Some(destination)) = (tuple.protocol, tuple.destination) {
+            for device in devices {
+                if found != Seen::Free {
+                    break;
+                }
+                found = self.exactly(tuple.source, destination, device.0, seen)?.unwrap_or(Seen::Free);
+            }
+        }
+        Ok(found)
     }
 
     /// What is on these ports of an address: own address, whom it is connected to (port 0: nobody), and what it is.
@@ -74,7 +101,7 @@ impl Lookup {
     /// The sockets that have a tuple, or may take it: those that are bound to its source.
     pub(super) fn holders(&mut self, tuple: &Tuple) -> io::Result<Vec<Holder>> {
         if let (Protocol::Tcp, Some(destination)) = (tuple.protocol, tuple.destination) {
-            let found = self.exactly(tuple.source, destination, holder)?;
+            let found = self.exactly(tuple.source, destination, 0, holder)?;
             if let Some(found) = found.filter(|holder| holder.inode != 0) {
                 return Ok(vec![found]);
             }
@@ -116,12 +143,14 @@ impl Lookup {
         &mut self,
         source: SocketAddr,
         destination: SocketAddr,
+        device: u32,
         read: impl FnOnce(Answer<'_>) -> R,
     ) -> io::Result<Option<R>> {
         let family = family_of(source.ip());
         let question = Question {
             local: Some(source),
             remote: Some(destination),
+            device,
             ..Question::all(family, Protocol::Tcp, ANY_STATE)
         };
         // Where nothing is connected, the kernel answers with who listens there.

@@ -42,6 +42,10 @@ impl Ledger {
     /// When there is something to look at; a time that has passed means at once.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
+        if self.schedule.asked.len() >= MOST_ASKED {
+            // Nothing more can be asked before there is an answer.
+            return None;
+        }
         if self.schedule.is_pending() {
             return Some(self.instant(0));
         }

@@ -15,6 +15,11 @@ use std::time::{Duration, Instant};
 /// How finely the ledger knows the time.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 
+/// How far somebody may go to a limit for all: a quarter is left to root and the units of the system.
+pub(super) fn share(owner: &Owner, most: usize) -> usize {
+    if owner.is_ordinary_user() { most / 4 * 3 } else { most }
+}
+
 /// All leases of the host.
 #[derive(Debug, Clone)]
 pub struct Ledger {
@@ -25,6 +30,8 @@ pub struct Ledger {
     pub(super) sessions: HashMap<SessionId, Session>,
     pub(super) leases: BTreeMap<LeaseId, Record>,
     pub(super) schedule: Schedule,
+    /// Ports that cool, of all owners.
+    pub(super) cooling: usize,
     /// How many zones there were.
     pub(super) zones: u64,
     pub(super) next_session: u64,
@@ -47,6 +54,7 @@ impl Ledger {
             sessions: HashMap::new(),
             leases: BTreeMap::new(),
             schedule: Schedule::default(),
+            cooling: 0,
             zones: 0,
             next_session: 1,
             next_lease: 1,
@@ -58,8 +66,9 @@ impl Ledger {
 
     /// Opens a session for somebody.
     pub fn open_session(&mut self, owner: Owner, _now: Instant) -> Result<SessionId, Refused> {
-        if self.sessions.len() >= MOST_SESSIONS {
-            return Err(Refused::NoMoreSessions(MOST_SESSIONS));
+        let most = share(&owner, MOST_SESSIONS);
+        if self.sessions.len() >= most {
+            return Err(Refused::NoMoreSessions(most));
         }
         let theirs = self.owners.find(&owner).and_then(|id| self.owners.get(id)).map_or(0, |o| o.sessions);
         if theirs >= MOST_SESSIONS_PER_OWNER {
@@ -139,11 +148,29 @@ impl Ledger {
         if let Some(pool) = self.pools.get_mut(record.pool) {
             pool.held = pool.held.saturating_sub(u64::from(ports));
         }
-        if let Some(holdings) = self.owners.get_mut(record.owner) {
+        let owner = record.owner;
+        if let Some(holdings) = self.owners.get_mut(owner) {
             holdings.take(record.pool, ports);
         }
+        self.cools_more(owner, ports);
         self.schedule.begin(claim, id);
         self.forget_if_done(id);
+    }
+
+    pub(super) fn cools_more(&mut self, owner: u32, ports: u32) {
+        let ports = ports as usize;
+        self.cooling += ports;
+        if let Some(holdings) = self.owners.get_mut(owner) {
+            holdings.cooling += ports;
+        }
+    }
+
+    pub(super) fn cools_less(&mut self, owner: u32, ports: u32) {
+        let ports = ports as usize;
+        self.cooling = self.cooling.saturating_sub(ports);
+        if let Some(holdings) = self.owners.get_mut(owner) {
+            holdings.cooling = holdings.cooling.saturating_sub(ports);
+        }
     }
 
     /// A lease that ended is forgotten once nothing of it cools, and nothing of it will be looked at.

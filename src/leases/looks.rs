@@ -53,8 +53,12 @@ impl Ledger {
         }
     }
 
-    /// A socket was closed: what it had is looked at.
-    pub fn destroyed(&mut self, tuple: &Tuple, _now: Instant) {
+    /// A socket was closed: what it had is looked at. By its number, for after a reset the kernel does not know any
+    /// more whom it was connected to; and by its tuple, for of several on a port only one is known here.
+    pub fn destroyed(&mut self, tuple: &Tuple, cookie: u64, _now: Instant) {
+        if let Some(spot) = self.schedule.with_socket(cookie) {
+            self.hurry(spot);
+        }
         let Some(address) = self.books.addresses.find(&tuple.source.ip()) else { return };
         let plain = tuple.destination.map(|it| SocketAddr::new(it.ip(), it.port()));
         let destination = plain.and_then(|plain| self.books.destinations.find(&plain));
@@ -74,11 +78,12 @@ impl Ledger {
     }
 
     fn hurry(&mut self, spot: Spot) {
-        // One that is in no bucket is urgent already, or asked just now.
-        if let Some(open) = self.schedule.open.get_mut(&spot)
-            && open.at.take().is_some()
-        {
+        let Some(open) = self.schedule.open.get_mut(&spot) else { return };
+        if open.at.take().is_some() {
             self.schedule.urgent.push_back(spot);
+        } else {
+            // It is urgent already, or asked just now; that answer may be older than what happened.
+            open.interval = 0;
         }
     }
 
@@ -97,7 +102,7 @@ impl Ledger {
                     continue;
                 }
                 Some((_, Seen::TimeWait(left))) => {
-                    self.schedule.open.remove(&spot);
+                    self.schedule.closed(spot);
                     let left = (*left).clamp(Duration::from_millis(1), LONGEST_WAIT);
                     self.wait(asked.lease, spot, self.tick_after(now, left));
                 }
@@ -112,11 +117,13 @@ impl Ledger {
     }
 
     fn free(&mut self, lease: LeaseId, spot: Spot) {
-        self.schedule.open.remove(&spot);
+        self.schedule.closed(spot);
         let word = (spot.port / 64, 1 << (spot.port % 64));
         self.books.step(Step::Free, spot.claim, spot.address, word, None);
         if let Some(record) = self.leases.get_mut(&lease) {
             record.cooling = record.cooling.saturating_sub(1);
+            let owner = record.owner;
+            self.cools_less(owner, 1);
         }
     }
 
@@ -134,9 +141,10 @@ impl Ledger {
         // Of a port that is claimed alone there may be several sockets, and which one is answered says nothing.
         let another =
             spot.claim.destination.is_some() && before.is_some_and(|before| before.cookie != cookie);
-        let interval = before.filter(|_| !another).map_or(least, |before| (before.interval * 2).min(most));
+        let interval =
+            before.filter(|_| !another).map_or(least, |before| (before.interval * 2).clamp(least, most));
         let at = self.tick(now).saturating_add(interval);
-        self.schedule.open.insert(spot, Open { lease: asked.lease, cookie, interval, at: Some(at) });
+        self.schedule.opened(spot, Open { lease: asked.lease, cookie, interval, at: Some(at) });
         let Spot { address, port, .. } = spot;
         self.schedule.put(at, Timed { lease: asked.lease, address, port, open: true });
         if another {
@@ -178,6 +186,8 @@ impl Ledger {
             self.books.step(Step::Seize, claim, asked.address, (port / 64, 1 << (port % 64)), None);
             if let Some(record) = self.leases.get_mut(&asked.lease) {
                 record.cooling += 1;
+                let owner = record.owner;
+                self.cools_more(owner, 1);
             }
             match *seen {
                 Seen::Open { cookie, uid, cgroup } => {

@@ -58,6 +58,13 @@ pub const MOST_SESSIONS: usize = 16_384;
 pub const MOST_LEASES_PER_OWNER: usize = 262_144;
 /// More leases at a time, cooling ones included, there are not.
 pub const MOST_LEASES: usize = 1_048_576;
+/// Whoever has so many ports that cool gets no more until some are free. Cooling ports count against no quota, and to
+/// ask for them takes longer than to lease and release them: without a limit that would take all memory.
+pub const MOST_COOLING_PER_OWNER: usize = 2_097_152;
+/// So many ports may cool, of all owners, before nothing more is leased.
+pub const MOST_COOLING: usize = 8_388_608;
+/// More ranges are not told of in one page of leases; but one lease is always told whole.
+pub const MOST_RANGES_OF_A_PAGE: usize = 65_536;
 
 /// What a pool has to give now.
 #[derive(Debug, Clone, Copy)]

@@ -46,6 +46,8 @@ pub(super) struct Holdings {
     pub(super) sessions: usize,
     /// Cooling ones too.
     pub(super) leases: BTreeSet<LeaseId>,
+    /// Ports that cool.
+    pub(super) cooling: usize,
     /// Ports that are held, by pool.
     held: Vec<(u32, u64)>,
 }

@@ -36,6 +36,27 @@ pub enum Refused {
     /// A limit on all leases.
     #[error("there are {0} leases already, the most there can be")]
     NoMoreLeases(usize),
+    /// A limit on what cools of an owner.
+    #[error(
+        "{cooling} ports of leases of {owner} that ended still cool, and more than {most} are not remembered: \
+         wait until some are free, and keep leases longer"
+    )]
+    TooMuchCooling {
+        /// Whose.
+        owner: Owner,
+        /// How many cool.
+        cooling: usize,
+        /// The limit.
+        most: usize,
+    },
+    /// A limit on what cools of all owners.
+    #[error(
+        "{cooling} ports of leases that ended still cool, the most that are remembered: wait until some are free"
+    )]
+    NothingMoreCools {
+        /// How many cool.
+        cooling: usize,
+    },
     /// Nothing was asked for.
     #[error("a lease has at least one port: ask for 1 or more")]
     NoPorts,

@@ -86,7 +86,9 @@ impl Ledger {
             entry.leases += 1;
         }
         let pool = self.pools.key(stray.pool).cloned();
+        let owner = stray.owner;
         self.insert_lease(id, stray);
+        self.cools_more(owner, 1);
         let word = (range.first / 64, 1 << (range.first % 64));
         self.books.step(Step::Cool, claim, range.address, word, None);
         // The kernel may not show what is in its way, and then it would be refused again and again.

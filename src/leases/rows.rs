@@ -4,7 +4,7 @@ use super::books::Claim;
 use super::ledger::Ledger;
 use super::record::Record;
 use super::view::refresh;
-use super::{Kind, Offer};
+use super::{Kind, MOST_RANGES_OF_A_PAGE, Offer};
 use crate::model::{LeaseId, Owner, PoolName, Protocol, SessionId, SourceRange};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Bound;
@@ -59,18 +59,28 @@ pub struct Figures {
 }
 
 impl Ledger {
-    /// The leases with a number above `after`, at most `most` of them, by number; of one owner, or of all.
+    /// The leases with a number above `after`, at most `most` of them, by number; of one owner, or of all. Fewer, but
+    /// never none where there is one, if they have more than [`MOST_RANGES_OF_A_PAGE`].
     #[must_use]
     pub fn rows(&self, owner: Option<&Owner>, after: LeaseId, most: usize) -> Vec<Row> {
         let above = (Bound::Excluded(after), Bound::Unbounded);
+        let mut ranges = 0;
+        let mut fits = |record: &Record| {
+            let first = ranges == 0;
+            ranges += record.ranges.len();
+            first || ranges <= MOST_RANGES_OF_A_PAGE
+        };
         match owner {
             None => {
-                self.leases.range(above).take(most).filter_map(|(id, record)| self.row(*id, record)).collect()
+                let leases = self.leases.range(above).take(most).take_while(|(_, record)| fits(record));
+                leases.filter_map(|(id, record)| self.row(*id, record)).collect()
             }
             Some(owner) => {
                 let holdings = self.owners.find(owner).and_then(|id| self.owners.get(id));
                 let ids = holdings.into_iter().flat_map(|holdings| holdings.leases.range(above)).take(most);
-                ids.filter_map(|id| self.row(*id, self.leases.get(id)?)).collect()
+                let leases = ids.filter_map(|id| Some((*id, self.leases.get(id)?)));
+                let leases = leases.take_while(|(_, record)| fits(record));
+                leases.filter_map(|(id, record)| self.row(id, record)).collect()
             }
         }
     }

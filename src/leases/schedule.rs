@@ -99,6 +99,8 @@ pub(super) struct Schedule {
     pub(super) asked: HashMap<Look, Asked>,
     pub(super) buckets: BTreeMap<Tick, Vec<Timed>>,
     pub(super) open: HashMap<Spot, Open>,
+    /// Which of them has which socket.
+    by_cookie: HashMap<u64, Spot>,
     pub(super) urgent: VecDeque<Spot>,
     pub(super) watched: VecDeque<Watched>,
     /// When ports leave TIME_WAIT that are claimed alone …
@@ -158,6 +160,27 @@ impl Schedule {
 
     pub(super) fn is_pending(&self) -> bool {
         !self.pending.is_empty() || !self.urgent.is_empty()
+    }
+
+    /// A cooling port has an open socket, be it another than before.
+    pub(super) fn opened(&mut self, spot: Spot, open: Open) {
+        let before = self.open.insert(spot, open);
+        if let Some(before) = before.filter(|before| before.cookie != open.cookie) {
+            self.by_cookie.remove(&before.cookie);
+        }
+        self.by_cookie.insert(open.cookie, spot);
+    }
+
+    /// A cooling port has none any more.
+    pub(super) fn closed(&mut self, spot: Spot) {
+        if let Some(before) = self.open.remove(&spot) {
+            self.by_cookie.remove(&before.cookie);
+        }
+    }
+
+    /// The cooling port that had this socket when it was looked at last.
+    pub(super) fn with_socket(&self, cookie: u64) -> Option<Spot> {
+        self.by_cookie.get(&cookie).copied()
     }
 
     pub(super) fn put(&mut self, at: Tick, timed: Timed) {

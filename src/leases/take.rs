@@ -2,12 +2,15 @@
 
 use super::books::{Claim, Step};
 use super::destination::checked;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, share};
 use super::pick::{Ground, Mask};
 use super::record::{Range, Record};
 use super::spread::{Candidate, Turns, hash, hash_of_destination, preference};
 use super::view::refresh;
-use super::{Event, Kind, Lease, MOST_LEASES, MOST_LEASES_PER_OWNER, MOST_PORTS, Offer, Refused, Request};
+use super::{
+    Event, Kind, Lease, MOST_COOLING, MOST_COOLING_PER_OWNER, MOST_LEASES, MOST_LEASES_PER_OWNER, MOST_PORTS,
+    Offer, Refused, Request,
+};
 use crate::config::{Quota, Spread};
 use crate::model::{LeaseId, Owner, PortRange, SourceRange};
 use std::collections::VecDeque;
@@ -82,8 +85,16 @@ impl Ledger {
         if let Some((owner, _)) = theirs.filter(|(_, o)| o.leases.len() >= MOST_LEASES_PER_OWNER) {
             return Err(Refused::TooManyLeases { owner: owner.clone(), most: MOST_LEASES_PER_OWNER });
         }
-        if self.leases.len() >= MOST_LEASES {
-            return Err(Refused::NoMoreLeases(MOST_LEASES));
+        if let Some((owner, holdings)) = theirs.filter(|(_, o)| o.cooling >= MOST_COOLING_PER_OWNER) {
+            let (owner, cooling) = (owner.clone(), holdings.cooling);
+            return Err(Refused::TooMuchCooling { owner, cooling, most: MOST_COOLING_PER_OWNER });
+        }
+        let share = |most| theirs.map_or(most, |(owner, _)| share(owner, most));
+        if self.cooling >= share(MOST_COOLING) {
+            return Err(Refused::NothingMoreCools { cooling: self.cooling });
+        }
+        if self.leases.len() >= share(MOST_LEASES) {
+            return Err(Refused::NoMoreLeases(share(MOST_LEASES)));
         }
         let destination = request.destination.map(checked).transpose()?;
         Ok((destination, request.minimum.clamp(1, request.ports)))

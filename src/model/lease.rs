@@ -34,6 +34,21 @@ pub enum Owner {
     User(u32),
 }
 
+impl Owner {
+    /// Whether it is an ordinary user, of whom there may be many that one person can be (subuid(5)): neither root nor
+    /// a unit of the system.
+    #[must_use]
+    pub fn is_ordinary_user(&self) -> bool {
+        match self {
+            Self::User(uid) => *uid != 0,
+            Self::Unit(unit) => {
+                let uid = unit.as_str().strip_prefix("user-").and_then(|rest| rest.strip_suffix(".slice"));
+                uid.is_some_and(|uid| uid != "0")
+            }
+        }
+    }
+}
+
 impl fmt::Display for Owner {
     /// `crawler.service`, `uid 1000`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

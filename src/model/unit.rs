@@ -27,14 +27,6 @@ impl UnitName {
         self.0.rsplit_once('.').map_or(&self.0, |(stem, _)| stem)
     }
 
-    /// Whether it is there for a user's logins: a session's scope, of which each login gets another, or the user's own
-    /// manager. So it says less than the user's uid.
-    #[must_use]
-    pub fn is_of_logins(&self) -> bool {
-        let between = |start, end| self.0.strip_prefix(start).is_some_and(|rest: &str| rest.ends_with(end));
-        between("session-", ".scope") || between("user@", ".service")
-    }
-
     /// The system unit that owns a cgroup: the *first* component below root that is no slice.
     ///
     /// `path` is as in `/proc/PID/cgroup`: absolute, of systemd's hierarchy. What lies below the first
@@ -50,6 +42,20 @@ impl UnitName {
         let unescaped = path.split('/').filter(|c| !c.is_empty()).map(|c| c.strip_prefix('_').unwrap_or(c));
         let first = unescaped.into_iter().find(|component| !component.ends_with(".slice"))?;
         Self::try_from(first).ok()
+    }
+}
+
+impl UnitName {
+    /// The slice of the user to whom a cgroup belongs, `user-1000.slice`: of all logins, of the user's own manager and
+    /// of whatever other uids these give to their containers. `None` where it is no user's.
+    #[must_use]
+    pub fn of_user(path: &str) -> Option<Self> {
+        let mut components = path.split('/').filter(|component| !component.is_empty());
+        let slice =
+            components.next().filter(|first| *first == "user.slice").and_then(|_| components.next())?;
+        let uid = slice.strip_prefix("user-")?.strip_suffix(".slice")?;
+        let is_number = !uid.is_empty() && uid.bytes().all(|byte| byte.is_ascii_digit());
+        if is_number && !path.contains("..") { Self::try_from(slice).ok() } else { None }
     }
 }
 
@@ -91,21 +97,34 @@ mod tests {
     }
 
     #[test]
-    fn sessions_and_users_managers_are_of_logins() {
-        let of_logins = |name: &str| UnitName::try_from(name).unwrap().is_of_logins();
-        assert!(["session-3.scope", "session-c1.scope", "user@1000.service"].into_iter().all(of_logins));
-        let others =
-            ["session.scope", "session-3.service", "user.service", "machine-x.scope", "a@user@1.scope"];
-        assert!(!others.into_iter().any(of_logins));
-    }
-
-    #[test]
     fn a_cgroup_belongs_to_the_first_unit_below_root() {
         assert_eq!(unit("/system.slice/mariadb.service").as_deref(), Some("mariadb.service"));
         assert_eq!(unit("/system.slice/system-web.slice/web@1.service").as_deref(), Some("web@1.service"));
         assert_eq!(unit("/system.slice/mariadb.service/sub/x.service").as_deref(), Some("mariadb.service"));
         assert_eq!(unit("/init.scope").as_deref(), Some("init.scope"));
         assert_eq!(unit("/system.slice/_tasks.service").as_deref(), Some("tasks.service"));
+    }
+
+    #[test]
+    fn all_that_a_user_runs_is_below_one_slice() {
+        let user = |path| UnitName::of_user(path).map(|unit| unit.to_string());
+        for path in [
+            "/user.slice/user-1000.slice/session-3.scope",
+            "/user.slice/user-1000.slice/user@1000.service/app.slice/podman-7.scope",
+            "/user.slice/user-1000.slice",
+        ] {
+            assert_eq!(user(path).as_deref(), Some("user-1000.slice"));
+        }
+        for path in [
+            "/system.slice/user-1000.slice/a.service",
+            "/user.slice/user-.slice/a.scope",
+            "/user.slice/user-a.slice/a.scope",
+            "/user.slice/user-1000.slice/../../system.slice/a.service",
+            "/user.slice",
+            "/docker/user.slice/user-1000.slice",
+        ] {
+            assert_eq!(user(path), None, "{path}");
+        }
     }
 
     #[test]

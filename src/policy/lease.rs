@@ -42,7 +42,7 @@ mod tests {
     use crate::config::{Account, Grant};
 
     fn caller(uid: u32, network: Network) -> Caller {
-        Caller { uid, gids: Vec::new(), pid: 1, unit: None, administrator: false, network }
+        Caller { uid, gids: Vec::new(), pid: 1, unit: None, user_slice: None, administrator: false, network }
     }
 
     fn of(uid: u32, sockets: bool) -> PoolGrant {

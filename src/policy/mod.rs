@@ -21,6 +21,8 @@ pub struct Caller {
     pub pid: i32,
     /// The system unit whose cgroup it is in; `None` where it has none or it cannot be told for sure.
     pub unit: Option<UnitName>,
+    /// The slice of the user to whom that belongs, as all of a user's logins do: they share one quota.
+    pub user_slice: Option<UnitName>,
     /// Uid 0 in the initial user, pid and mount namespaces, or the daemon's own user where that is not root.
     pub administrator: bool,
     /// Where its sockets are.
@@ -94,6 +96,7 @@ mod tests {
             uid,
             gids: gids.to_vec(),
             pid: 1,
+            user_slice: None,
             unit: of.map(unit),
             administrator: false,
             network: Network::Ours,

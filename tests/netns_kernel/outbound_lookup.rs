@@ -5,7 +5,7 @@ use crate::outbound_support::{
     D1, D2, S1, S2, close, connect, cookie, leased, open, pair, reset, run, tcp, tuple, until,
 };
 use crate::support::address;
-use portbroker::kernel::tuples::Lookup;
+use portbroker::kernel::tuples::{Device, Lookup};
 use portbroker::model::{PortRange, Protocol, Seen, SourceRange};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::{Read as _, Write as _};
@@ -187,7 +187,7 @@ fn many_ranges_of_both_families_are_asked_for_at_once() {
 }
 
 #[test]
-fn a_socket_that_is_bound_to_a_device_is_seen_by_a_range_only_and_guards_nothing() {
+fn a_socket_that_is_bound_to_a_device_is_seen_by_a_range_or_on_that_device_and_guards_nothing() {
     in_netns(|| {
         let mut lookup = Lookup::new().unwrap();
         let listener = TcpListener::bind(D1).unwrap();
@@ -198,6 +198,11 @@ fn a_socket_that_is_bound_to_a_device_is_seen_by_a_range_only_and_guards_nothing
         let found = lookup.range(Protocol::Tcp, &ports("127.0.0.1", 46000, 46000)).unwrap();
         assert_eq!(open(found[0].2), Some(cookie(&client)));
         assert_eq!(lookup.look(&tcp(S1, D1)).unwrap(), Seen::Free);
+        let devices = [Device::named("lo").unwrap()];
+        let seen = lookup.look_on_devices(&tcp(S1, D1), &devices).unwrap();
+        assert_eq!(open(seen), Some(cookie(&client)));
+        assert_eq!(lookup.look_on_devices(&tcp("127.0.0.1:46001", D1), &devices).unwrap(), Seen::Free);
+        assert_eq!(Device::named("nosuch0"), None);
         // Nor does the kernel keep others from connecting the same tuple.
         connect(&leased(S1).unwrap(), D1).unwrap();
     });

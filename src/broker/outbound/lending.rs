@@ -31,21 +31,36 @@ impl Pool {
 }
 
 impl Outbound {
-    /// Leases ports that the caller binds itself.
-    pub(super) fn lease(&mut self, request: &LeaseRequest, now: Instant) -> Result<Lease, Refusal> {
-        let outcome = self.try_lease(request, Lend::Ports, now);
+    /// Ports that the caller binds itself.
+    pub(super) fn find_ports(&mut self, request: &LeaseRequest, now: Instant) -> Result<Lease, Refusal> {
+        self.try_lease(request, Lend::Ports, now)
+    }
+
+    /// Ports for sockets.
+    pub(super) fn find_sockets(&mut self, request: &LeaseRequest, now: Instant) -> Result<Lease, Refusal> {
+        self.try_lease(request, Lend::Sockets, now)
+    }
+
+    /// What came of [`find_ports`](Self::find_ports) is the answer.
+    pub(super) fn lease(
+        &mut self,
+        request: &LeaseRequest,
+        outcome: Result<Lease, Refusal>,
+        now: Instant,
+    ) -> Result<Lease, Refusal> {
         self.keep(now);
         self.tell_leased(request, outcome.as_ref().map(|lease| (lease.id, ports_of(&lease.ranges))), now);
         outcome
     }
 
-    /// Leases ports as sockets. All or nothing.
+    /// Makes sockets of what came of [`find_sockets`](Self::find_sockets). All or nothing.
     pub(super) fn lease_sockets(
         &mut self,
         request: &LeaseRequest,
+        found: Result<Lease, Refusal>,
         now: Instant,
     ) -> Result<LeasedSockets, Refusal> {
-        let outcome = self.try_lease(request, Lend::Sockets, now).and_then(|lease| {
+        let outcome = found.and_then(|lease| {
             let made = self.make_sockets(request, &lease, now);
             if made.is_err() {
                 // It was just made.

@@ -1,9 +1,10 @@
 //! What cools is asked of the kernel until it is free, a bounded number of questions at a time.
 
+use super::dumps::{Answered, Asked, Dumps, Found};
 use crate::kernel::destroyed::{Closed, Destroyed, Overflow, ROOM};
-use crate::kernel::tuples::Lookup;
+use crate::kernel::tuples::{Device, Lookup};
 use crate::leases::{Ledger, Look, Request};
-use crate::model::{PortRange, Protocol, Seen, SourceRange, Tuple};
+use crate::model::{PortRange, Present, Protocol, Seen, SourceRange, Tuple};
 use futures_util::FutureExt as _;
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -12,18 +13,27 @@ use std::time::{Duration, Instant};
 
 /// Questions that are asked between two other things that the daemon does: about a third of a millisecond.
 const AT_ONCE: usize = 64;
+/// On so many devices a tuple is looked for, before it is free: somebody may have bound a socket to one.
+const DEVICES: usize = 4;
+/// For fewer tuples the kernel is asked one by one, which takes less than to walk over all sockets.
+const FEW: usize = 4096;
 /// Ends of sockets that are taken at once.
 const ENDS: usize = 1024;
 /// How long to wait after the kernel could not be asked.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// A source, a destination (port 0: none) and what has it.
-type Found = (SocketAddr, SocketAddr, Seen);
+/// What the kernel said by itself, or at last.
+pub(in crate::broker) enum Heard {
+    Ended(Result<Vec<Closed>, Overflow>),
+    Answered(Answered),
+}
 
 /// The ways to ask the kernel.
 pub(super) struct Looks {
     lookup: Option<Lookup>,
     destroyed: Option<Destroyed>,
+    dumps: Dumps,
+    devices: Vec<Device>,
     /// After a failure: when to ask again.
     again: Option<Instant>,
     fault: Option<String>,
@@ -31,7 +41,25 @@ pub(super) struct Looks {
 
 impl Looks {
     pub(super) fn new() -> Self {
-        Self { lookup: None, destroyed: None, again: None, fault: None }
+        Self {
+            lookup: None,
+            destroyed: None,
+            dumps: Dumps::default(),
+            devices: Vec::new(),
+            again: None,
+            fault: None,
+        }
+    }
+
+    /// Which devices there are: those with addresses, the first four of them.
+    pub(super) fn see_devices(&mut self, present: &Present) {
+        let mut names: Vec<&str> = Vec::new();
+        for of in present.interfaces() {
+            if !names.contains(&of.interface.as_str()) && names.len() < DEVICES {
+                names.push(&of.interface);
+            }
+        }
+        self.devices = names.into_iter().filter_map(Device::named).collect();
     }
 
     /// Why nothing is looked up, if so.
@@ -41,7 +69,8 @@ impl Looks {
 
     /// When the next questions are due.
     pub(super) fn next_due(&self, ledger: &Ledger) -> Option<Instant> {
-        ledger.next_due().map(|due| self.again.map_or(due, |again| due.max(again)))
+        let due = ledger.next_due().into_iter().chain(self.dumps.next_due(Instant::now())).min();
+        due.map(|due| self.again.map_or(due, |again| due.max(again)))
     }
 
     /// Asks what is due, no more than callers can wait for.
@@ -49,7 +78,8 @@ impl Looks {
         if self.again.is_some_and(|again| again > now) {
             return;
         }
-        let looks = ledger.due(now, AT_ONCE);
+        // Each is as many questions.
+        let looks = ledger.due(now, AT_ONCE / (1 + self.devices.len()));
         self.ask(ledger, looks, now);
         self.follow_ends(ledger);
     }
@@ -67,29 +97,35 @@ impl Looks {
     }
 
     fn ask(&mut self, ledger: &mut Ledger, looks: Vec<Look>, now: Instant) {
-        if looks.is_empty() {
-            return;
-        }
-        let mut failed = None;
-        let mut ranges: [Vec<(Look, SourceRange)>; 2] = Default::default();
-        let [tcp, udp] = &mut ranges;
+        let (mut asked, mut failed) = (false, None);
         for look in looks {
             match look {
-                Look::Exact(tuple) => match self.lookup().and_then(|lookup| lookup.look(&tuple)) {
-                    Ok(seen) => ledger.looked(look, vec![(tuple, seen)], now),
-                    Err(error) => {
-                        failed = Some(error);
+                Look::Exact(tuple) => {
+                    asked = true;
+                    match self.look_at(&tuple) {
+                        Ok(seen) => ledger.looked(look, vec![(tuple, seen)], now),
+                        Err(error) => {
+                            failed = Some(error);
+                            ledger.unanswered(look, now);
+                        }
+                    }
+                }
+                Look::Range { protocol, source } => {
+                    if !self.dumps.put(Asked { look, protocol, source }) {
                         ledger.unanswered(look, now);
                     }
-                },
-                Look::Range { protocol: Protocol::Tcp, source } => tcp.push((look, source)),
-                Look::Range { protocol: Protocol::Udp, source } => udp.push((look, source)),
+                }
             }
         }
-        for (protocol, looks) in [Protocol::Tcp, Protocol::Udp].into_iter().zip(ranges) {
-            failed = self.in_ranges(ledger, protocol, &looks, now).err().or(failed);
+        if asked {
+            self.note(failed, now);
         }
-        self.note(failed, now);
+        self.dumps.begin(now);
+    }
+
+    /// Whether looks at ports of this protocol were begun and are not answered.
+    pub(super) fn will_know_more(&self, protocol: Protocol) -> bool {
+        self.dumps.is_about(protocol)
     }
 
     /// Which of some sources the kernel has something of.
@@ -99,10 +135,10 @@ impl Looks {
         destination: Option<SocketAddr>,
         sources: &[SocketAddr],
     ) -> io::Result<Vec<SocketAddr>> {
-        if protocol == Protocol::Tcp && destination.is_some() && sources.len() <= AT_ONCE {
+        if protocol == Protocol::Tcp && destination.is_some() && sources.len() <= FEW {
             let mut used = Vec::new();
             for source in sources {
-                let seen = self.lookup()?.look(&Tuple { protocol, source: *source, destination })?;
+                let seen = self.look_at(&Tuple { protocol, source: *source, destination })?;
                 used.extend((seen != Seen::Free).then_some(*source));
             }
             return Ok(used);
@@ -116,6 +152,13 @@ impl Looks {
         Ok(sources.iter().copied().filter(|source| found.contains(source)).collect())
     }
 
+    fn look_at(&mut self, tuple: &Tuple) -> io::Result<Seen> {
+        let devices = std::mem::take(&mut self.devices);
+        let seen = self.lookup().and_then(|lookup| lookup.look_on_devices(tuple, &devices));
+        self.devices = devices;
+        seen
+    }
+
     fn lookup(&mut self) -> io::Result<&mut Lookup> {
         match &mut self.lookup {
             Some(lookup) => Ok(lookup),
@@ -123,31 +166,24 @@ impl Looks {
         }
     }
 
-    /// Asks for all ranges of a protocol at once: each question makes the kernel walk over all of its sockets.
-    fn in_ranges(
-        &mut self,
-        ledger: &mut Ledger,
-        protocol: Protocol,
-        looks: &[(Look, SourceRange)],
-        now: Instant,
-    ) -> io::Result<()> {
-        if looks.is_empty() {
-            return Ok(());
-        }
-        let sources: Vec<SourceRange> = looks.iter().map(|(_, source)| *source).collect();
-        match self.lookup().and_then(|lookup| lookup.ranges(protocol, &sources)) {
-            Ok(found) => {
-                let found = by_address(&found);
-                for (look, source) in looks {
-                    ledger.looked(*look, within(source, protocol, &found), now);
+    /// Takes an answer about ranges.
+    pub(super) fn take_answer(&mut self, ledger: &mut Ledger, answered: Answered, now: Instant) {
+        let Answered { asked, found } = answered;
+        match found {
+            Ok([tcp, udp]) => {
+                let (tcp, udp) = (by_address(&tcp), by_address(&udp));
+                for Asked { look, protocol, source } in asked {
+                    let found = if protocol == Protocol::Tcp { &tcp } else { &udp };
+                    ledger.looked(look, within(&source, protocol, found), now);
                 }
-                Ok(())
+                self.note(None, now);
             }
             Err(error) => {
-                looks.iter().for_each(|(look, _)| ledger.unanswered(*look, now));
-                Err(error)
+                asked.iter().for_each(|asked| ledger.unanswered(asked.look, now));
+                self.note(Some(error), now);
             }
         }
+        self.look(ledger, now);
     }
 
     fn note(&mut self, failed: Option<io::Error>, now: Instant) {
@@ -180,22 +216,16 @@ impl Looks {
         }
     }
 
-    /// The next ends of sockets.
-    pub(super) async fn ended(&mut self) -> Result<Vec<Closed>, Overflow> {
-        let Some(destroyed) = &mut self.destroyed else { return std::future::pending().await };
-        let mut ends = vec![destroyed.next().await?];
-        while ends.len() < ENDS {
-            match destroyed.next().now_or_never() {
-                Some(Ok(end)) => ends.push(end),
-                // Everything is looked at, what was told too.
-                Some(Err(overflow)) => return Err(overflow),
-                None => break,
-            }
+    /// What comes next of the ends of sockets and of answers. Nothing is lost where the future is dropped.
+    pub(super) async fn next(&mut self) -> Heard {
+        let Self { destroyed, dumps, .. } = self;
+        tokio::select! {
+            ends = ended(destroyed) => Heard::Ended(ends),
+            answered = dumps.next() => Heard::Answered(answered),
         }
-        Ok(ends)
     }
 
-    /// Takes them.
+    /// Takes ends of sockets.
     pub(super) fn take_ends(
         &mut self,
         ledger: &mut Ledger,
@@ -204,9 +234,9 @@ impl Looks {
     ) {
         match ends {
             Ok(ends) => {
-                for Closed { local, remote, .. } in ends {
+                for Closed { local, remote, cookie } in ends {
                     let tuple = Tuple { protocol: Protocol::Tcp, source: local, destination: Some(remote) };
-                    ledger.destroyed(&tuple, now);
+                    ledger.destroyed(&tuple, cookie, now);
                 }
             }
             Err(overflow) => {
@@ -216,6 +246,21 @@ impl Looks {
         }
         self.look(ledger, now);
     }
+}
+
+/// The next ends of sockets.
+async fn ended(destroyed: &mut Option<Destroyed>) -> Result<Vec<Closed>, Overflow> {
+    let Some(destroyed) = destroyed else { return std::future::pending().await };
+    let mut ends = vec![destroyed.next().await?];
+    while ends.len() < ENDS {
+        match destroyed.next().now_or_never() {
+            Some(Ok(end)) => ends.push(end),
+            // Everything is looked at, what was told too.
+            Some(Err(overflow)) => return Err(overflow),
+            None => break,
+        }
+    }
+    Ok(ends)
 }
 
 /// A range of each address that has all of its sources.

@@ -4,9 +4,11 @@
 //! pools. What happened is in the journal before anybody hears of it. The ledger decides; here are its effects.
 
 mod command;
+mod dumps;
 mod lending;
 mod looks;
 mod misuse;
+mod parked;
 mod pools;
 mod refusals;
 mod sessions;
@@ -24,12 +26,12 @@ use super::command::{Notice, Refusal};
 use super::{Broker, until};
 use crate::config::Config;
 use crate::kernel::addresses::{AddressWatch, present};
-use crate::kernel::destroyed::{Closed, Overflow};
 use crate::leases::Ledger;
 use crate::model::{PortRange, PortSet, Present, SessionId};
 use crate::policy::Caller;
 use crate::pools::Host;
-use looks::Looks;
+use looks::{Heard, Looks};
+use parked::{Parked, Wanted};
 use pools::{News, Pools, Surroundings};
 use sessions::Lifelines;
 use std::collections::BTreeSet;
@@ -57,6 +59,7 @@ pub(super) struct Outbound {
     store: Store,
     lifelines: Lifelines,
     looks: Looks,
+    parked: Vec<Parked>,
     told: Told,
     /// Why it is not known which addresses there are, if so.
     fault: Option<String>,
@@ -65,7 +68,7 @@ pub(super) struct Outbound {
 /// What happened by itself.
 pub(super) enum Happened {
     LifelineCut(SessionId),
-    Ended(Result<Vec<Closed>, Overflow>),
+    Heard(Heard),
     Addresses,
     Due,
 }
@@ -99,6 +102,7 @@ impl Outbound {
             store,
             lifelines,
             looks: Looks::new(),
+            parked: Vec::new(),
             told: Told::default(),
             fault: None,
         };
@@ -119,7 +123,7 @@ impl Outbound {
         };
         tokio::select! {
             session = lifelines.next() => Happened::LifelineCut(session),
-            ends = looks.ended() => Happened::Ended(ends),
+            heard = looks.next() => Happened::Heard(heard),
             () = addresses => Happened::Addresses,
             () = until(due) => Happened::Due,
         }
@@ -191,7 +195,10 @@ impl Outbound {
     /// Looks at the addresses of the host anew.
     fn see_addresses(&mut self) {
         match self.addresses.as_ref().map_or_else(present, AddressWatch::present) {
-            Ok(present) => (self.present, self.fault) = (present, None),
+            Ok(present) => {
+                self.looks.see_devices(&present);
+                (self.present, self.fault) = (present, None);
+            }
             Err(error) => {
                 let text = format!("cannot see which addresses this host has: {error}");
                 tracing::error!(event = "addresses", %error, "{text}");
@@ -280,8 +287,13 @@ impl Broker {
         let outbound = &mut self.outbound;
         match happened {
             Happened::LifelineCut(session) => outbound.lifeline_cut(session, now),
-            Happened::Ended(ends) => {
+            Happened::Heard(Heard::Ended(ends)) => {
                 outbound.looks.take_ends(&mut outbound.ledger, ends, now);
+                outbound.keep(now);
+            }
+            Happened::Heard(Heard::Answered(answered)) => {
+                outbound.looks.take_answer(&mut outbound.ledger, answered, now);
+                outbound.answer_parked(now);
                 outbound.keep(now);
             }
             Happened::Addresses => {
@@ -299,8 +311,8 @@ impl Broker {
         // Whoever asked may be gone by now, and then nobody wants the answer.
         match ask {
             Ask::Session(caller, reply) => drop(reply.send(outbound.open_session(&caller, now))),
-            Ask::Lease(request, reply) => drop(reply.send(outbound.lease(&request, now))),
-            Ask::Sockets(request, reply) => drop(reply.send(outbound.lease_sockets(&request, now))),
+            Ask::Lease(request, reply) => outbound.answer_lease(Wanted::Ports(request, reply), now),
+            Ask::Sockets(request, reply) => outbound.answer_lease(Wanted::Sockets(request, reply), now),
             Ask::Release(caller, lease, reply) => drop(reply.send(outbound.release(&caller, lease, now))),
             Ask::Leases(caller, after, most, reply) => {
                 drop(reply.send(outbound.leases(&caller, after, most)))

@@ -18,9 +18,12 @@ impl From<Refused> for Refusal {
                 Self::NotAllowed { action: format!("open a session: {text}"), reason: "too many sessions" }
             }
             Refused::TooManyLeases { .. }
+            | Refused::TooMuchCooling { .. }
             | Refused::QuotaExceeded { .. }
             | Refused::SharedQuotaExceeded { .. } => Self::QuotaExceeded(text),
-            Refused::NoMoreSessions(_) | Refused::NoMoreLeases(_) => Self::CannotLease(text),
+            Refused::NoMoreSessions(_) | Refused::NoMoreLeases(_) | Refused::NothingMoreCools { .. } => {
+                Self::CannotLease(text)
+            }
             Refused::EmptyZone { .. } => {
                 let shortage = Shortage { capacity: 0, used: 0, cooling: 0, free: 0, next: None };
                 Self::Exhausted { text, shortage }

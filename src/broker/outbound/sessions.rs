@@ -74,10 +74,10 @@ impl Lifelines {
     }
 }
 
-/// Whose a caller's sessions and leases are. A user has one quota, and not one with each login.
+/// Whose a caller's sessions and leases are: a user's, however often it logs in and whatever uids its containers have,
+/// else a unit's.
 pub(super) fn owner_of(caller: &Caller) -> Owner {
-    let unit = caller.unit.clone().filter(|unit| !unit.is_of_logins());
-    unit.map_or(Owner::User(caller.uid), Owner::Unit)
+    caller.user_slice.clone().or_else(|| caller.unit.clone()).map_or(Owner::User(caller.uid), Owner::Unit)
 }
 
 impl Outbound {

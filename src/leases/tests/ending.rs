@@ -47,16 +47,108 @@ fn what_is_open_is_held_until_its_socket_is_gone() {
     }
     assert_eq!(gaps, [1, 2, 4, 8, 16, 30, 30, 30]);
     // It is looked at at once when it is said to be gone, or when nobody knows.
-    ledger.destroyed(&Tuple { source: "192.0.2.1:9".parse().unwrap(), ..tuple }, then);
+    ledger.destroyed(&Tuple { source: "192.0.2.1:9".parse().unwrap(), ..tuple }, 9, then);
     assert_eq!(answer(&mut ledger, OPEN, then), 0);
     ledger.look_at_all_again(then);
     assert_eq!(answer(&mut ledger, OPEN, then), 1);
-    ledger.destroyed(&tuple, then);
-    ledger.destroyed(&tuple, then);
+    ledger.destroyed(&tuple, 9, then);
+    ledger.destroyed(&tuple, 1, then);
     assert_eq!(answer(&mut ledger, Seen::Free, then), 1);
     assert!(ledger.is_empty() && !ledger.holds_open());
     assert_eq!(answer(&mut ledger, OPEN, then + Duration::from_secs(60)), 0);
     assert!(ledger.used_after_end().is_empty());
+}
+
+#[test]
+fn a_socket_that_was_reset_is_known_by_its_number() {
+    let (mut ledger, session, now) = ledger();
+    let pool = one();
+    let wanted = request(session, to("198.51.100.1:443"), Kind::Pairs, 2);
+    let lease = ledger.lease(&wanted, &pool.offer(), now).unwrap();
+    ledger.release(lease.id, now).unwrap();
+    let looks = ledger.due(now, 10);
+    for (look, cookie) in looks.iter().zip([70, 71]) {
+        let Look::Exact(tuple) = *look else { panic!("{look:?}") };
+        ledger.looked(*look, vec![(tuple, Seen::Open { cookie, uid: 0, cgroup: 0 })], now);
+    }
+    // The kernel has forgotten the destination, and of a source others may be closed too.
+    let source = SocketAddr::new(lease.ranges[1].address, lease.ranges[1].ports.first());
+    let told = Tuple { protocol: Protocol::Tcp, source, destination: Some("0.0.0.0:0".parse().unwrap()) };
+    ledger.destroyed(&told, 99, now);
+    assert!(ledger.due(now, 10).is_empty());
+    ledger.destroyed(&told, 71, now);
+    assert_eq!(ledger.due(now, 10), looks[1..]);
+    // It was asked before that was told: the answer may be an older one.
+    ledger.destroyed(&told, 71, now);
+    let Look::Exact(tuple) = looks[1] else { panic!() };
+    ledger.looked(looks[1], vec![(tuple, Seen::Open { cookie: 71, uid: 0, cgroup: 0 })], now);
+    assert_eq!(answer(&mut ledger, Seen::Free, now + Duration::from_secs(1)), 2);
+    assert!(!ledger.holds_open());
+}
+
+#[test]
+fn whoever_leases_and_releases_faster_than_can_be_looked_is_stopped() {
+    let (mut ledger, session, now) = ledger();
+    let pool = Pool::new(&["192.0.2.1", "192.0.2.2"], "1024-65535");
+    let round = |ledger: &mut Ledger, session, n: u16| {
+        let destination = Some(SocketAddr::new("198.51.100.1".parse().unwrap(), n + 1));
+        let lease = ledger.lease(&request(session, destination, Kind::Blocks, 65_536), &pool.offer(), now)?;
+        ledger.release(lease.id, now).unwrap();
+        Ok::<(), Refused>(())
+    };
+    let rounds = u16::try_from(MOST_COOLING_PER_OWNER / 65_536).unwrap();
+    (0..rounds).for_each(|n| round(&mut ledger, session, n).unwrap());
+    let refused = round(&mut ledger, session, rounds).unwrap_err();
+    assert!(refused.to_string().contains("still cool"), "{refused}");
+    let other = ledger.open_session(Owner::User(7), now).unwrap();
+    assert_eq!(round(&mut ledger, other, rounds + 1), Ok(()));
+    // After a restart as well; and when some are free, it goes on.
+    let mut ledger = Ledger::restore(ledger.snapshot(), now);
+    assert!(round(&mut ledger, session, rounds).is_err());
+    assert_eq!(answer(&mut ledger, Seen::Free, now), 4096);
+    assert_eq!(round(&mut ledger, session, rounds + 2), Ok(()));
+}
+
+#[test]
+fn what_is_left_of_the_sessions_is_for_root_and_the_system() {
+    let now = Instant::now();
+    let mut ledger = Ledger::new(now);
+    for uid in 1.. {
+        let opened = (0..1024).try_for_each(|_| ledger.open_session(Owner::User(uid), now).map(drop));
+        if opened.is_err() {
+            break;
+        }
+        assert!(uid < 16, "one person with 16 uids has all sessions");
+    }
+    let of_unit = |name: &str| Owner::Unit(name.try_into().unwrap());
+    assert!(ledger.open_session(of_unit("user-1000.slice"), now).is_err());
+    for owner in [of_unit("crawler.service"), of_unit("user-0.slice"), Owner::User(0)] {
+        ledger.open_session(owner, now).unwrap();
+    }
+}
+
+#[test]
+fn a_page_of_leases_is_no_longer_than_can_be_sent() {
+    let (mut ledger, session, now) = ledger();
+    let pool = Pool::new(&["192.0.2.1", "192.0.2.2"], "1024-65535");
+    for n in 1..=4 {
+        let destination = Some(SocketAddr::new("198.51.100.1".parse().unwrap(), n));
+        let lease = ledger.lease(&request(session, destination, Kind::Pairs, 40_000), &pool.offer(), now);
+        ledger.release(lease.unwrap().id, now).unwrap();
+    }
+    let (mut after, mut seen) = (LeaseId(0), Vec::new());
+    loop {
+        let page = ledger.rows(Some(&Owner::User(1000)), after, 10_000);
+        assert_eq!(
+            page.iter().map(|row| row.id).collect::<Vec<_>>(),
+            ledger.rows(None, after, 10_000).iter().map(|row| row.id).collect::<Vec<_>>()
+        );
+        assert!(page.iter().map(|row| row.ranges.len()).sum::<usize>() <= MOST_RANGES_OF_A_PAGE);
+        let Some(last) = page.last() else { break };
+        after = last.id;
+        seen.extend(page.iter().map(|row| row.id.0));
+    }
+    assert_eq!(seen, [1, 2, 3, 4]);
 }
 
 #[test]

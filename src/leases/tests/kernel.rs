@@ -78,10 +78,12 @@ impl Kernel {
         self.sockets.iter().filter(open).map(|(key, _)| *key).collect()
     }
 
-    /// A socket is closed before its time.
-    pub(super) fn close(&mut self, key: Key, now: Instant) {
+    /// A socket is closed before its time; its number.
+    pub(super) fn close(&mut self, key: Key, now: Instant) -> u64 {
         if let Some(socket) = self.sockets.get_mut(&key) {
             socket.to = socket.to.min(now);
+            return socket.cookie;
         }
+        0
     }
 }

@@ -138,9 +138,12 @@ impl World {
             }
             Command::Close { socket, told } => {
                 if let Some(key) = pick(self.kernel.open(self.now).into_iter(), socket) {
-                    self.kernel.close(key, self.now);
+                    let cookie = self.kernel.close(key, self.now);
                     if told {
-                        self.ledger.destroyed(&tuple(key), self.now);
+                        // After a reset nobody knows whom it was connected to.
+                        let reset = Tuple { destination: None, ..tuple(key) };
+                        let told = if cookie % 2 == 0 { tuple(key) } else { reset };
+                        self.ledger.destroyed(&told, cookie, self.now);
                     }
                 }
             }
