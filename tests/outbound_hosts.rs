@@ -68,22 +68,28 @@ fn the_default_pool_is_what_the_host_has() {
     lab.step("a user has one quota, and not one with each login");
     let quarter = "su -s /bin/sh nobody -c 'portbroker lease default --to any --block 9070 -- ";
     let listed = lab.ok(&format!("{quarter}portbroker list leases'"));
-    assert!(listed.contains("uid 65534"), "{listed}");
+    assert!(listed.contains("user-65534.slice"), "{listed}");
     let twice =
         format!("{quarter}sleep 1000' >/run/first & {}", "until [ -s /run/first ]; do sleep 0.1; done");
     lab.ok(&format!("({twice}) 2>/dev/null"));
     let refused = lab.fails(&format!("{quarter}true'"));
-    assert!(refused.contains("QuotaExceeded: uid 65534 holds 9070 ports"), "{refused}");
+    assert!(refused.contains("QuotaExceeded: user-65534.slice holds 9070 ports"), "{refused}");
     let status = lab.ok("portbroker status");
     assert!(status.contains("1 ready, 0 degraded, 0 failed; 9070 ports leased"), "{status}");
     let refused = lab.fails("su -s /bin/sh nobody -c 'portbroker drain 2001:db8::1'");
     assert!(refused.contains("only root may"), "{refused}");
 
-    lab.step("the kernel has all ports for itself: half of them are carved out");
+    lab.step("the kernel has all ports for itself: nothing is taken from it where nobody asked for a pool");
     assert_eq!(lab.ok(RESERVED), "");
     lab.ok(&format!("echo 1024 65535 >{RANGE} && systemctl reload portbroker"));
-    lab.wait_for(&format!("[ \"$({RESERVED})\" = 33280-65535 ]"), 10);
-    assert!(lab.ok("portbroker show pool default").contains("1024-33279: the kernel's own range"));
+    assert!(lab.ok("portbroker show pool default").contains("1024-65535: the kernel's own range"));
+    assert_eq!(lab.ok(&format!("portbroker status >/dev/null && {RESERVED}")), "");
+
+    lab.step("half of the kernel's ports are carved out for one that is configured");
+    lab.write("/etc/portbroker/portbroker.toml", "[[pool]]\nname = \"egress\"\naddresses = [\"dev:eth0\"]\n");
+    lab.ok("systemctl reload portbroker");
+    assert_eq!(lab.ok(RESERVED), "33280-65535");
+    assert!(lab.ok("portbroker show pool egress").contains("1024-33279: the kernel's own range"));
     lab.ok("systemctl stop portbroker");
     assert_eq!(lab.ok(RESERVED), "", "given back");
 }

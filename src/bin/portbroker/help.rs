@@ -143,7 +143,8 @@ Examples:
 
 pub(crate) const LIST_LEASES_HELP: &str = "\
 Root sees all leases, others see their own: those of the same system unit, or user. A lease that has
-ended is listed while the kernel may still use some of its ports.
+ended is listed while the kernel may still use some of its ports, and for two seconds at least, in
+which the broker sees whether anybody goes on binding them.
 JSON: [{\"lease\", \"session\", \"pool\", \"protocol\": \"tcp\" | \"udp\", \"destination\": null for any,
         \"kind\": \"pairs\" | \"blocks\" | \"sockets\", \"ports\", \"state\": \"held\" | \"cooling\",
         \"owner\", \"ranges\": [{\"address\", \"first\", \"last\"}], \"cooling\": ports that cool}]
