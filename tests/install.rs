@@ -40,18 +40,32 @@ fn it_is_installed_into_a_running_system_and_taken_out_again() {
     lab.ok("systemctl start db");
     assert_eq!(lab.ask("3306"), "given db");
 
-    lab.step("installed again, as an upgrade: the same sockets");
+    lab.step("a pool of the kernel's own range: its ports are reserved, and one is leased");
+    let pool = "[[pool]]\nname = \"egress\"\naddresses = [\"127.0.0.2\"]\nports = \"40000-40999\"\n";
+    lab.write("/etc/portbroker/portbroker.conf.d/egress.toml", pool);
+    lab.ok("systemctl reload portbroker");
+    let reserved = "cat /proc/sys/net/ipv4/ip_local_reserved_ports";
+    assert_eq!(lab.ok(reserved), "3306,40000-40999");
+    lab.ok("systemd-run --unit=crawler /usr/local/bin/portbroker lease egress --to 127.0.0.1:443");
+    let leases = "portbroker --json list leases";
+    lab.wait_for(&format!("{leases} | grep crawler.service"), 10);
+    let leased = lab.ok(leases);
+
+    lab.step("installed again, as an upgrade: the same sockets and leases");
     let inode = "portbroker --json show listener db | grep -o '\"inode\":[0-9]*'";
     let before = lab.ok(inode);
     lab.ok("/opt/portbroker/systemd/install");
     assert_eq!(lab.ok(inode), before);
     assert_eq!(lab.ask("3306"), "given db");
+    assert_eq!(lab.ok(leases), leased);
 
     lab.step("taken out: the service goes on, and binds for itself from its next start on");
     lab.ok("/opt/portbroker/systemd/uninstall");
     assert_eq!(lab.ask("3306"), "given db");
     lab.ok("systemctl restart db");
     assert_eq!(lab.ask("3306"), "bound");
+    assert_eq!((lab.ok(reserved).as_str(), lab.show("crawler", "ActiveState").as_str()), ("", "active"));
+    lab.fails("ls /run/portbroker");
     let left = lab
         .ok("find /usr/local /usr/lib /etc /run/systemd -name '*portbroker*' -not -path '/etc/portbroker*'");
     assert_eq!(left, "");

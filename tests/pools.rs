@@ -83,7 +83,7 @@ fn a_pool_follows_the_addresses_of_the_host() {
             addresses(&client, "b") == format!("198.51.100.1 in-use, {all}")
         });
         let capacity = client.pool("b", async |pool| pool.capacity().await).unwrap();
-        assert_eq!((capacity, state(&client, "b").as_str()), (40, "ready"));
+        assert_eq!((capacity, state(&client, "b").as_str()), (30, "ready"));
         ip("address del 198.51.100.1/24 dev eth0");
         ip("-6 route del local 2001:db8:1::/64 dev lo");
         eventually("their end", || addresses(&client, "b") == absent);

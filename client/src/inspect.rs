@@ -4,6 +4,7 @@
 //! newer brokers have more; a missing one is an error.
 
 use crate::error::Error;
+use crate::pools::PoolStatus;
 use crate::wire::{self, LearnedRow, ManagedObjects, SocketRow};
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -24,6 +25,8 @@ pub struct Status {
     pub learned_ports: Option<u32>,
     /// All listeners, by name.
     pub listeners: Vec<ListenerStatus>,
+    /// All pools, by name.
+    pub pools: Vec<PoolStatus>,
 }
 
 /// How a listener is.
@@ -81,12 +84,13 @@ impl Queue {
 }
 
 impl Status {
-    pub(crate) fn read(mut manager: Properties, objects: ManagedObjects) -> Result<Self, Error> {
+    pub(crate) fn read(mut manager: Properties, mut objects: ManagedObjects) -> Result<Self, Error> {
         Ok(Self {
             state: take(&mut manager, "State")?,
             version: take(&mut manager, "Version")?,
             faults: take(&mut manager, "Faults")?,
             learned_ports: take(&mut manager, "LearnedPorts").ok(),
+            pools: PoolStatus::read_all(&mut objects)?,
             listeners: ListenerStatus::read_all(objects)?,
         })
     }

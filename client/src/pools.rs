@@ -5,7 +5,7 @@
 use crate::connect::{Broker, get_all, is_standard, managed_objects, manager};
 use crate::error::Error;
 use crate::inspect::{Properties, take};
-use crate::wire::{self, ErrorName, LeaseRow, LeftOutRow, PoolAddressRow};
+use crate::wire::{self, ErrorName, LeaseRow, LeftOutRow, ManagedObjects, PoolAddressRow};
 use std::collections::HashMap;
 use zbus::fdo::Error as Standard;
 use zbus::wire::Variant;
@@ -23,7 +23,7 @@ pub struct PoolStatus {
     pub zone: String,
     /// What was left out of the zone, and why.
     pub left_out: Vec<LeftOut>,
-    /// Connections to one destination and protocol.
+    /// Connections to one destination and protocol: of IPv4 or IPv6, which has more.
     pub capacity: u64,
     /// `least-used`, `round-robin` or `sticky`.
     pub spread: String,
@@ -87,6 +87,17 @@ pub struct LeaseStatus {
 }
 
 impl PoolStatus {
+    /// Takes all pools out, by name.
+    pub(crate) fn read_all(objects: &mut ManagedObjects) -> Result<Vec<Self>, Error> {
+        let mut pools = objects
+            .values_mut()
+            .filter_map(|interfaces| interfaces.remove(wire::POOL_INTERFACE))
+            .map(Self::read)
+            .collect::<Result<Vec<_>, _>>()?;
+        pools.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(pools)
+    }
+
     fn read(mut properties: Properties) -> Result<Self, Error> {
         let addresses: Vec<PoolAddressRow> = take(&mut properties, "Addresses")?;
         let left_out: Vec<LeftOutRow> = take(&mut properties, "LeftOut")?;
@@ -123,15 +134,9 @@ impl From<LeaseRow> for LeaseStatus {
 impl Broker {
     /// All pools, by name.
     pub async fn pools(&self) -> Result<Vec<PoolStatus>, Error> {
-        let objects =
+        let mut objects =
             self.ask(|connection| Box::pin(async move { managed_objects(&connection).await })).await?;
-        let mut pools = objects
-            .into_values()
-            .filter_map(|mut interfaces| interfaces.remove(wire::POOL_INTERFACE))
-            .map(PoolStatus::read)
-            .collect::<Result<Vec<_>, _>>()?;
-        pools.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(pools)
+        PoolStatus::read_all(&mut objects)
     }
 
     /// One pool.

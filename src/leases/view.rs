@@ -81,9 +81,12 @@ impl View {
         self.addresses.iter().copied().zip(self.ids.iter().copied())
     }
 
-    /// Connections to one destination, were it reached from every address.
+    /// Connections to one destination of the family with fewer addresses, of those that it has: a share of that is a
+    /// share of what there is for any destination.
     pub(super) fn capacity(&self) -> u64 {
-        u64::from(self.ports) * self.ids.len() as u64
+        let four = self.addresses.iter().filter(|address| address.is_ipv4()).count();
+        let families = [four, self.addresses.len() - four].into_iter().filter(|addresses| *addresses > 0);
+        u64::from(self.ports) * families.min().unwrap_or(0) as u64
     }
 
     /// Counts two kinds of ports over the zone.

@@ -1,5 +1,6 @@
 use super::*;
 use proptest::prelude::*;
+use std::net::IpAddr;
 
 fn ports(text: &str) -> PortSet {
     text.parse().unwrap()
@@ -187,8 +188,11 @@ proptest! {
     }
 
     #[test]
-    fn the_capacity_is_addresses_times_ports(addresses in 0usize..5000, explicit in some_ports()) {
+    fn the_capacity_is_addresses_of_a_family_times_ports(four in 0u32..5000, six in 0u32..5000, explicit in some_ports()) {
         let zone = zone(&PortsSpec::Ports(explicit.clone()), &host("32768-60999"));
-        prop_assert_eq!(crate::pools::capacity(addresses, &zone), (addresses * explicit.len()) as u64);
+        let of_four = (1..=four).map(|n| IpAddr::V4(n.into()));
+        let addresses: Vec<IpAddr> = of_four.chain((1..=six).map(|n| IpAddr::V6(u128::from(n).into()))).collect();
+        let expected = u64::from(four.max(six)) * explicit.len() as u64;
+        prop_assert_eq!(crate::pools::capacity(&addresses, &zone), expected);
     }
 }

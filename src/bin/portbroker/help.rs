@@ -9,8 +9,9 @@ Exit status 0 where all is well, 1 where something is not as it was configured, 
 does not run.
 JSON: {\"state\": \"running\" | \"degraded\" | \"stopped\", \"version\", \"faults\": [text],
        \"listeners\": {\"listening\", \"reserved\", \"failed\"}, \"learned\": number of ports that are
-       protected because services listen on them}; version, listeners and learned are null where
-       it is stopped.
+       protected because services listen on them, \"pools\": {\"ready\", \"degraded\", \"failed\",
+       \"leased\": ports, of all pools, \"cooling\": ports}}; version, listeners, learned and pools
+       are null where it is stopped.
 
 Examples:
   portbroker status
@@ -79,6 +80,7 @@ What is printed is TOML, with the place of each value as a comment.
 JSON: {\"listeners\": [{\"name\", \"source\": \"unit\" | \"toml\" | \"inherited\", \"origin\",
                        \"required\", \"sockets\": [text],
                        \"values\": [{\"key\", \"value\", \"origin\": null for a default}]}],
+       \"pools\": [{\"name\", \"origin\", \"ports\", \"values\"}],
        \"protect\": {\"ports\", \"learn\", \"exclude\", \"values\"}}; a key with several values comes once for each.
 
 Examples:
@@ -141,7 +143,8 @@ Examples:
 
 pub(crate) const LIST_LEASES_HELP: &str = "\
 Root sees all leases, others see their own: those of the same system unit, or user. A lease that has
-ended is listed while the kernel may still use some of its ports.
+ended is listed while the kernel may still use some of its ports, and for two seconds at least, in
+which the broker sees whether anybody goes on binding them.
 JSON: [{\"lease\", \"session\", \"pool\", \"protocol\": \"tcp\" | \"udp\", \"destination\": null for any,
         \"kind\": \"pairs\" | \"blocks\" | \"sockets\", \"ports\", \"state\": \"held\" | \"cooling\",
         \"owner\", \"ranges\": [{\"address\", \"first\", \"last\"}], \"cooling\": ports that cool}]
@@ -155,7 +158,7 @@ JSON: {\"name\", \"state\": \"ready\" | \"degraded\" | \"failed\",
        \"addresses\": [{\"address\", \"state\": \"in-use\" | \"absent\" | \"draining\" | \"drained\",
                       \"leased\", \"cooling\"}],
        \"zone\": ports that are leased, as text, \"left-out\": [{\"ports\", \"reason\"}],
-       \"capacity\": connections to one destination, \"spread\", \"quota\", \"allow\": [text],
+       \"capacity\": connections to one destination (IPv4 or IPv6, which has more), \"spread\", \"quota\", \"allow\": [text],
        \"origin\", \"faults\": [text]}
 leased and cooling count the ports of all destinations; a port that ten destinations share counts ten
 times.

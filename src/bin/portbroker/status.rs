@@ -6,12 +6,13 @@ use crate::output::{Cell, Output, Paint};
 use portbroker_client::inspect::Status;
 use portbroker_client::{Broker, Error};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 const DEGRADED: u8 = 1;
 const NOT_RUNNING: u8 = 3;
 
-/// The JSON document. `version`, `listeners` and `learned` are null where there is no broker to say.
+/// The JSON document. `version`, `listeners`, `learned` and `pools` are null where there is no broker to say.
 #[derive(Debug, Serialize)]
 struct Document<'a> {
     state: &'a str,
@@ -19,6 +20,7 @@ struct Document<'a> {
     faults: &'a [String],
     listeners: Option<Counts>,
     learned: Option<u32>,
+    pools: Option<Pools>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -26,6 +28,33 @@ struct Counts {
     listening: usize,
     reserved: usize,
     failed: usize,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Pools {
+    ready: usize,
+    degraded: usize,
+    failed: usize,
+    leased: u64,
+    cooling: u64,
+}
+
+impl Pools {
+    fn of(status: &Status) -> Self {
+        let count = |state| status.pools.iter().filter(|pool| pool.state == state).count();
+        // An address of several pools has the same ports in all of them.
+        let addresses = status.pools.iter().flat_map(|pool| &pool.addresses);
+        let ports: BTreeMap<&str, (u32, u32)> =
+            addresses.map(|of| (of.address.as_str(), (of.leased, of.cooling))).collect();
+        let sum = |of: fn(&(u32, u32)) -> u32| ports.values().map(|ports| u64::from(of(ports))).sum();
+        Self {
+            ready: count("ready"),
+            degraded: count("degraded"),
+            failed: count("failed"),
+            leased: sum(|ports| ports.0),
+            cooling: sum(|ports| ports.1),
+        }
+    }
 }
 
 impl Counts {
@@ -40,8 +69,14 @@ pub(crate) fn run(broker: &Broker, output: Output) -> Result<ExitCode, Failure> 
         Ok(status) => report(&status, output),
         Err(Failure::Broker(error @ Error::NotReachable { .. })) => {
             complain(&error.to_string());
-            let stopped =
-                Document { state: "stopped", version: None, faults: &[], listeners: None, learned: None };
+            let stopped = Document {
+                state: "stopped",
+                version: None,
+                faults: &[],
+                listeners: None,
+                learned: None,
+                pools: None,
+            };
             output.print(&stopped, || {
                 vec![vec![Cell::plain("portbroker"), Cell::new("stopped", Paint::Bad)]]
             })?;
@@ -52,19 +87,20 @@ pub(crate) fn run(broker: &Broker, output: Output) -> Result<ExitCode, Failure> 
 }
 
 fn report(status: &Status, output: Output) -> Result<ExitCode, Failure> {
-    let counts = Counts::of(status);
+    let (counts, pools) = (Counts::of(status), Pools::of(status));
     let document = Document {
         state: &status.state,
         version: Some(&status.version),
         faults: &status.faults,
         listeners: Some(counts),
         learned: status.learned_ports,
+        pools: Some(pools),
     };
-    output.print(&document, || lines(status, counts))?;
+    output.print(&document, || lines(status, counts, pools))?;
     Ok(if status.state == "running" { ExitCode::SUCCESS } else { DEGRADED.into() })
 }
 
-fn lines(status: &Status, counts: Counts) -> Vec<Vec<Cell>> {
+fn lines(status: &Status, counts: Counts, pools: Pools) -> Vec<Vec<Cell>> {
     let Counts { listening, reserved, failed } = counts;
     let state = Cell::new(&status.state, Paint::of_state(&status.state));
     let mut lines = vec![
@@ -80,6 +116,14 @@ fn lines(status: &Status, counts: Counts) -> Vec<Vec<Cell>> {
         ports => format!("{ports} ports"),
     });
     lines.extend(learned.map(|learned| vec![Cell::plain("learned"), Cell::plain(learned)]));
+    let Pools { ready, degraded, failed, leased, cooling } = pools;
+    // A broker of before there were pools.
+    if ready + degraded + failed > 0 {
+        let text = format!(
+            "{ready} ready, {degraded} degraded, {failed} failed; {leased} ports leased, {cooling} cooling"
+        );
+        lines.push(vec![Cell::plain("pools"), Cell::plain(text)]);
+    }
     lines.extend(status.faults.iter().map(|fault| vec![Cell::plain("fault"), Cell::new(fault, Paint::Bad)]));
     lines
 }

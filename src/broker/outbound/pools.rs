@@ -147,6 +147,11 @@ impl Pools {
     }
 }
 
+/// Whether it is an interface of which there is no address now.
+fn is_bare(spec: &AddressSpec, present: &Present) -> bool {
+    matches!(spec, AddressSpec::Device(_)) && addresses(std::slice::from_ref(spec), present).is_empty()
+}
+
 impl Pool {
     fn new(config: PoolConfig) -> Self {
         let nothing = PortSet::default();
@@ -176,13 +181,13 @@ impl Pool {
         let mut changed = self.addresses != addresses || self.in_use != in_use;
         self.addresses = addresses;
         self.in_use = in_use;
-        let faults = self.faults_of(name);
+        let faults = self.faults_of(name, present);
         changed |= self.faults != faults;
         self.faults = faults;
         changed
     }
 
-    fn faults_of(&self, name: &PoolName) -> Vec<String> {
+    fn faults_of(&self, name: &PoolName, present: &Present) -> Vec<String> {
         let mut faults = self.limits.clone();
         // The kernel's range may be all there is, and nobody asked for the default pool.
         if self.zone.ports.is_empty() && !self.is_built_in() {
@@ -190,10 +195,10 @@ impl Pool {
         }
         let absent: Vec<String> =
             self.addresses.iter().filter(|of| !of.present).map(|of| of.address.to_string()).collect();
-        if self.addresses.is_empty() && !self.is_built_in() {
-            let written: Vec<String> = self.config.addresses.iter().map(AddressSpec::to_string).collect();
-            faults.push(format!("pool {name}: this host has no address of {}", written.join(", ")));
-        } else if !absent.is_empty() {
+        for device in self.config.addresses.iter().filter(|spec| is_bare(spec, present)) {
+            faults.push(format!("pool {name}: {device} has no global address that can be used, or is not there: see \"ip address\""));
+        }
+        if !absent.is_empty() {
             let mut text = absent.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
             if absent.len() > NAMED {
                 text.push_str(" and more");
@@ -223,7 +228,7 @@ impl Pool {
     fn state(&self) -> &'static str {
         if self.in_use.is_empty() || self.zone.ports.is_empty() {
             "failed"
-        } else if self.addresses.iter().all(|of| of.present) {
+        } else if self.faults.is_empty() {
             "ready"
         } else {
             "degraded"
@@ -258,7 +263,7 @@ impl Pool {
                 .iter()
                 .map(|(ports, why)| (ports.to_string(), why.clone()))
                 .collect(),
-            capacity: capacity(self.in_use.len(), &self.zone),
+            capacity: capacity(&self.in_use, &self.zone),
             spread: self.config.spread.as_str(),
             quota: self.config.quota.to_string(),
             allow: self.config.allow.iter().map(PoolGrant::to_string).collect(),

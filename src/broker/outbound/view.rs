@@ -9,7 +9,7 @@ use std::net::IpAddr;
 pub struct PoolView {
     /// Its name.
     pub name: String,
-    /// `ready`, `degraded` (some of its addresses are absent) or `failed` (nothing can be leased).
+    /// `ready`, `degraded` (not all of it is as configured) or `failed` (nothing can be leased).
     pub state: &'static str,
     /// Its addresses.
     pub addresses: Vec<AddressView>,

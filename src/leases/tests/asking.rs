@@ -114,6 +114,18 @@ fn a_quota_holds_for_a_caller_and_for_all() {
 }
 
 #[test]
+fn a_quarter_is_one_of_the_family_with_fewer_addresses() {
+    let (mut ledger, session, now) = ledger();
+    let addresses = ["192.0.2.1", "2001:db8::1", "2001:db8::2", "2001:db8::3"];
+    let pool = Pool { quota: Quota::Quarter, ..Pool::new(&addresses, "10000-10099") };
+    let mut ask = |to, ports| ledger.lease(&request(session, to, Kind::Blocks, ports), &pool.offer(), now);
+    for to in [to("198.51.100.1:443"), to("[2001:db8::9]:443"), None] {
+        assert!(matches!(ask(to, 26), Err(Refused::QuotaExceeded { quota: 25, .. })));
+    }
+    assert!(ask(to("198.51.100.1:443"), 25).is_ok());
+}
+
+#[test]
 fn sticky_keeps_caller_and_destination_on_their_address() {
     let (mut ledger, session, now) = ledger();
     let addresses: Vec<String> = (1..=8).map(|n| format!("192.0.2.{n}")).collect();

@@ -207,7 +207,12 @@ impl Naive {
     }
 
     pub(super) fn quota_left(&self, pool: &Pool, owner: &Owner) -> u64 {
-        let capacity = (pool.addresses.len() * pool.zone.len()) as u64;
+        let four = pool.addresses.iter().filter(|address| address.is_ipv4()).count();
+        let fewer = match (four, pool.addresses.len() - four) {
+            (0, of_one_family) | (of_one_family, 0) => of_one_family,
+            (four, six) => four.min(six),
+        };
+        let capacity = (fewer * pool.zone.len()) as u64;
         let of_owner = self.held(&pool.name, Some(owner));
         match pool.quota {
             Quota::None => u64::MAX,
