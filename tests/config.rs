@@ -171,5 +171,5 @@ fn the_shipped_example_is_valid() {
     }
     let checked = build(&survey(&Locations { root: place.path().to_owned(), config: None }));
     assert_eq!(checked.faults, []);
-    assert_eq!(checked.config.listeners.len(), 3);
+    assert_eq!((checked.config.listeners.len(), checked.config.pools.len()), (3, 1));
 }

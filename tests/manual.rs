@@ -36,7 +36,8 @@ fn described() -> Vec<String> {
 #[test]
 fn every_key_of_the_configuration_is_described() {
     let described = described();
-    for key in toml_keys().chain(unit_keys()).chain(["ports", "learn", "exclude", "name", "Required"]) {
+    let others = ["ports", "learn", "exclude", "name", "Required", "addresses", "spread", "allow", "quota"];
+    for key in toml_keys().chain(unit_keys()).chain(others) {
         assert!(described.iter().any(|known| known == key), "{key} is not in the page: {described:?}");
     }
 }

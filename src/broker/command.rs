@@ -1,5 +1,6 @@
 //! What can be asked of the broker, and how it refuses. The handle is what the bus has of it.
 
+use super::outbound::{Ask, PoolView, Shortage};
 use super::view::{ListenerView, QueueView, View};
 use crate::kernel::holder::HolderClaim;
 use crate::learn::Learned;
@@ -41,6 +42,23 @@ pub enum Refusal {
     /// Its socket is not bound (yet).
     #[error("listener {0:?} is not ready: {1}")]
     NotReady(String, String),
+    /// No pool has that name.
+    #[error("there is no pool {0:?}: see \"portbroker list pools\"")]
+    NoSuchPool(String),
+    /// A pool has not enough left for a destination.
+    #[error("{text}")]
+    Exhausted {
+        /// What there is, in words.
+        text: String,
+        /// What there is, in numbers.
+        shortage: Shortage,
+    },
+    /// The caller would have more than its share of a pool.
+    #[error("{0}")]
+    QuotaExceeded(String),
+    /// What a lease takes cannot be made.
+    #[error("{0}")]
+    CannotLease(String),
     /// They do not go into one message.
     #[error("{0}")]
     TooManySockets(String),
@@ -61,6 +79,12 @@ pub enum Notice {
     Changed(Box<ListenerView>),
     /// A listener is no longer configured.
     Removed(String),
+    /// A pool is new.
+    PoolAdded(Box<PoolView>),
+    /// Properties of a pool changed.
+    PoolChanged(Box<PoolView>),
+    /// A pool is no longer configured.
+    PoolRemoved(String),
     /// Something of the manager's own properties changed.
     Manager(Vec<String>),
 }
@@ -73,6 +97,7 @@ pub(super) enum Command {
     Deposits(UnitName, oneshot::Sender<Vec<String>>),
     Learned(oneshot::Sender<Vec<Learned>>),
     Forget(Caller, u16, oneshot::Sender<Result<(), Refusal>>),
+    Outbound(Ask),
     View(oneshot::Sender<View>),
     Show(String, oneshot::Sender<Option<ListenerView>>),
 }
@@ -90,7 +115,10 @@ pub struct Handle {
 }
 
 impl Handle {
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Stopping> {
+    pub(super) async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Stopping> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| Stopping)?;
         answer.await.map_err(|_| Stopping)

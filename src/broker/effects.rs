@@ -241,6 +241,7 @@ impl Broker {
         faults.extend(self.activations.faults());
         faults.extend(self.learning.faults());
         faults.extend(self.stored.fault().map(str::to_owned));
+        faults.extend(self.outbound.faults());
         let mut of_listeners: Vec<_> = self
             .faulty
             .iter()
@@ -260,7 +261,12 @@ impl Broker {
 
     pub(super) fn view(&self) -> View {
         let listeners = self.table.iter().map(|(name, listener)| self.view_of(name, listener)).collect();
-        View { faults: self.faults(), listeners, learned: self.learning.count() }
+        View {
+            faults: self.faults(),
+            listeners,
+            pools: self.outbound.views(),
+            learned: self.learning.count(),
+        }
     }
 
     pub(super) fn show(&self, name: &str) -> Option<ListenerView> {

@@ -6,7 +6,7 @@
 use super::authority::administrator;
 use super::command::Refusal;
 use super::learned_file::LearnedFile;
-use super::lookout::Lookout;
+use super::lookout::{Listened, Lookout};
 use super::{Broker, until};
 use crate::config::Config;
 use crate::kernel::unit_starts::UnitStarts;
@@ -102,6 +102,21 @@ impl Learning {
             )
         });
         self.wanted.clone()
+    }
+
+    /// Looks who listens on what, whether anything is learned of it or not.
+    pub(super) fn see_ports(&mut self) {
+        if let Err(error) = self.lookout.see_ports() {
+            tracing::warn!(%error, "cannot see who listens: {error}");
+        }
+    }
+
+    /// What somebody listened on at the last look, which is taken now where nothing is learned.
+    pub(super) fn listened(&mut self) -> &Listened {
+        if !self.rules.learn {
+            self.see_ports();
+        }
+        self.lookout.listened()
     }
 
     /// What is learned, by port; nothing where nothing is to be.
@@ -218,6 +233,7 @@ impl Broker {
         file.keep(memory, true, Instant::now());
         let wanted = self.learning.settle();
         self.protection.set_learned(wanted);
+        self.look_at_pools();
         self.assert_reserved_ports();
         self.touched = true;
         Ok(())

@@ -3,7 +3,7 @@
 use crate::kernel::cgroups::Cgroups;
 use crate::kernel::listening::{Listening, MOST_LEFT_OUT, listening};
 use crate::learn::{Life, Sightings, service_of};
-use crate::model::{Protocol, UnitName};
+use crate::model::{PortSet, Protocol, UnitName};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 
@@ -21,6 +21,35 @@ struct Crowd {
     /// As many as a crowd begins with.
     ports: BTreeSet<(Protocol, u16)>,
     looks: u32,
+    /// All of them.
+    listened: Listened,
+}
+
+/// The ports that somebody waits on.
+#[derive(Debug, Clone, Default)]
+pub struct Listened {
+    /// Those of TCP sockets that listen.
+    pub tcp: PortSet,
+    /// Those of UDP sockets that are not connected.
+    pub udp: PortSet,
+}
+
+impl Listened {
+    fn of(sockets: &[Listening]) -> Self {
+        let mut listened = Self::default();
+        for socket in sockets {
+            match socket.protocol {
+                Protocol::Tcp => listened.tcp.insert(socket.port),
+                Protocol::Udp => listened.udp.insert(socket.port),
+            };
+        }
+        listened
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.tcp = self.tcp.union(&other.tcp);
+        self.udp = self.udp.union(&other.udp);
+    }
 }
 
 /// Looks, and remembers whose cgroup is whose from one look to the next.
@@ -30,6 +59,7 @@ pub struct Lookout {
     /// The service of each cgroup that was seen, by number. Numbers are not used twice.
     services: HashMap<u64, Option<UnitName>>,
     crowds: BTreeMap<u64, Crowd>,
+    listened: Listened,
 }
 
 impl Lookout {
@@ -43,12 +73,27 @@ impl Lookout {
                  only the ports that enabled socket units name are learned; name others under [protect] ports"
             );
         }
-        Self { cgroups, services: HashMap::new(), crowds: BTreeMap::new() }
+        Self { cgroups, services: HashMap::new(), crowds: BTreeMap::new(), listened: Listened::default() }
+    }
+
+    /// What somebody listened on at the last look, whoever that is.
+    #[must_use]
+    pub fn listened(&self) -> &Listened {
+        &self.listened
+    }
+
+    /// Looks for that alone.
+    pub fn see_ports(&mut self) -> io::Result<()> {
+        self.listened = Listened::of(&listening(&[])?);
+        Ok(())
     }
 
     /// What services listen on now.
     pub fn see(&mut self) -> io::Result<Sightings> {
-        let Some(cgroups) = &self.cgroups else { return Ok(Sightings::new()) };
+        let Some(cgroups) = &self.cgroups else {
+            self.see_ports()?;
+            return Ok(Sightings::new());
+        };
         let mut seen = Sightings::new();
         let services = &self.services;
         self.crowds.retain(|cgroup, crowd| {
@@ -65,6 +110,8 @@ impl Lookout {
         });
         let left_out: Vec<u64> = self.crowds.keys().copied().collect();
         let mut sockets = listening(&left_out)?;
+        self.listened = Listened::of(&sockets);
+        self.crowds.values().for_each(|crowd| self.listened.add(&crowd.listened));
         sockets.sort_unstable();
         sockets.dedup();
         if sockets.iter().any(|socket| !self.services.contains_key(&socket.cgroup)) {
@@ -79,7 +126,9 @@ impl Lookout {
             let of_interest = of_one.iter().take(if unit.is_some() { CROWD } else { 0 });
             let ports: BTreeSet<_> = of_interest.map(|socket| (socket.protocol, socket.port)).collect();
             if of_one.len() > CROWD && self.crowds.len() < MOST_LEFT_OUT {
-                self.crowds.insert(cgroup, Crowd { life: life.clone(), ports: ports.clone(), looks: 0 });
+                let listened = Listened::of(of_one);
+                self.crowds
+                    .insert(cgroup, Crowd { life: life.clone(), ports: ports.clone(), looks: 0, listened });
             }
             if let (Some(unit), Some(life)) = (unit, life) {
                 seen.insert(unit.clone(), (life, ports));

@@ -17,6 +17,7 @@ mod learned_file;
 mod learning;
 mod lookout;
 mod options;
+mod outbound;
 mod protection;
 mod records;
 mod reload;
@@ -27,8 +28,10 @@ mod told;
 mod view;
 
 pub use crate::learn::Learned;
+pub use crate::leases::{Kind, Lease};
 pub use command::{Acquire, Handle, NamedSocket, Notice, Refusal, Stopping};
 pub use lookout::Lookout;
+pub use outbound::{AddressView, Drain, LeaseRequest, LeaseView, LeasedSockets, PoolView, Shortage};
 pub use reload::Loader;
 pub use takeover::{Inheritance, Start, StartError};
 pub use view::{ListenerView, QueueView, SocketView, View};
@@ -46,6 +49,7 @@ use deposits::Deposits;
 use draining::Migration;
 use holders::Holders;
 use learning::Learning;
+use outbound::{Happened, Outbound};
 use protection::Protection;
 use records::Records;
 use std::collections::{BTreeSet, HashMap};
@@ -85,6 +89,7 @@ pub struct Broker {
     protection: Protection,
     learning: Learning,
     migration: Migration,
+    outbound: Outbound,
     /// The inodes of sockets that are drained, as they were written down last.
     draining_written: Vec<u64>,
     assert: Every,
@@ -128,6 +133,7 @@ enum Event {
     Inspect,
     AssertReservedPorts,
     Look,
+    Outbound(Happened),
 }
 
 impl Broker {
@@ -179,6 +185,7 @@ impl Broker {
                     () = tokio::task::yield_now(), if !self.unseen.is_empty() => Event::Inspect,
                     () = self.assert.next() => Event::AssertReservedPorts,
                     () = self.learning.due() => Event::Look,
+                    happened = self.outbound.next() => Event::Outbound(happened),
                 }
             } => event,
         }
@@ -197,8 +204,13 @@ impl Broker {
                 self.assert_reserved_ports();
                 self.glance_at_activations();
                 self.look();
+                self.look_at_pools();
             }
-            Event::Look => self.look(),
+            Event::Look => {
+                self.look();
+                self.look_at_pools();
+            }
+            Event::Outbound(happened) => self.outbound_happened(happened),
         }
     }
 
@@ -235,6 +247,7 @@ impl Broker {
             Command::Renew(caller, name, reply) => drop(reply.send(self.renew(&caller, &name))),
             Command::Queues(name, reply) => drop(reply.send(self.queues(&name))),
             Command::Deposits(unit, reply) => drop(reply.send(self.deposits.of(&unit))),
+            Command::Outbound(ask) => self.answer_outbound(ask),
             Command::View(reply) => {
                 if self.sockets.len() > MANY {
                     self.trim_at = self.trim_at.or(Instant::now().checked_add(TRIM_AFTER));
@@ -254,6 +267,7 @@ impl Broker {
                 let _ = self.notices.send(Notice::Changed(Box::new(view)));
             }
         }
+        self.announce_pools();
         if !std::mem::take(&mut self.touched) {
             return;
         }

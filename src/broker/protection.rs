@@ -12,6 +12,8 @@ pub(super) struct Protection {
     kernel: ReservedPorts,
     wanted: PortSet,
     learned: PortSet,
+    /// What the pools have of the kernel's own range.
+    leased_from: PortSet,
     ours: PortSet,
     /// Why it does not work, if it does not.
     fault: Option<String>,
@@ -20,7 +22,14 @@ pub(super) struct Protection {
 impl Protection {
     pub(super) fn new(kernel: ReservedPorts, records: &Records) -> Self {
         let nothing = PortSet::default();
-        Self { kernel, wanted: nothing.clone(), learned: nothing, ours: records.read_ports(), fault: None }
+        Self {
+            kernel,
+            wanted: nothing.clone(),
+            learned: nothing.clone(),
+            leased_from: nothing,
+            ours: records.read_ports(),
+            fault: None,
+        }
     }
 
     pub(super) fn fault(&self) -> Option<&str> {
@@ -31,6 +40,13 @@ impl Protection {
     pub(super) fn set_learned(&mut self, learned: PortSet) -> bool {
         let changed = self.learned != learned;
         self.learned = learned;
+        changed
+    }
+
+    /// The same for the pools.
+    pub(super) fn set_leased_from(&mut self, ports: PortSet) -> bool {
+        let changed = self.leased_from != ports;
+        self.leased_from = ports;
         changed
     }
 
@@ -50,7 +66,8 @@ impl Protection {
     }
 
     fn try_assert(&mut self, records: &Records) -> Result<(), ReservedPortsError> {
-        let plan = plan(&self.kernel.read()?, &self.wanted.union(&self.learned), &self.ours);
+        let wanted = self.wanted.union(&self.learned).union(&self.leased_from);
+        let plan = plan(&self.kernel.read()?, &wanted, &self.ours);
         if plan.ours != self.ours {
             // Written down first: what we add and then forget would stay reserved for ever.
             records.write_ports(&plan.ours.union(&self.ours));
@@ -85,6 +102,7 @@ impl Broker {
     pub(super) fn protect_nothing(&mut self) {
         self.protection.wanted = PortSet::default();
         self.protection.learned = PortSet::default();
+        self.protection.leased_from = PortSet::default();
         self.assert_reserved_ports();
     }
 

@@ -106,6 +106,7 @@ impl Broker {
         self.migration.try_again();
         self.settle_drains();
         self.keep_stored();
+        self.configure_pools(&checked.config);
         self.protect(&checked.config.protect.ports);
         self.touched = true;
         self.told.sum_up();

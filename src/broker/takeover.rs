@@ -7,6 +7,7 @@ use super::effects::inode_of;
 use super::holders::Holders;
 use super::learning::Learning;
 use super::options::say_unmet;
+use super::outbound::Outbound;
 use super::protection::Protection;
 use super::records::{HolderRecord, Records};
 use super::reload::{Loader, errors_of};
@@ -149,11 +150,12 @@ impl Broker {
             table: crate::listeners::Table::default(),
             sockets: HashMap::new(),
             hangups: HangupWatch::new()?,
-            activations: Activations::new(start.runtime_directory)?,
+            activations: Activations::new(start.runtime_directory.clone())?,
             holders: Holders::new(HolderWatch::new()?),
             protection: Protection::new(ReservedPorts::default(), &records),
             learning: Learning::new(&start.state_directory),
             migration: Migration::new(MigrateRequests::default(), &records),
+            outbound: Outbound::new(&start.runtime_directory)?,
             draining_written: records.read_draining(),
             deposits: records.read_deposits(),
             // What was stored listens, and is our user's.

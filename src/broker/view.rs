@@ -1,5 +1,6 @@
 //! What the broker shows of itself: plain values, taken at one instant, for the bus to convert.
 
+use super::outbound::PoolView;
 use crate::config::Origin;
 use crate::listeners::Target;
 
@@ -10,6 +11,8 @@ pub struct View {
     pub faults: Vec<String>,
     /// By name.
     pub listeners: Vec<ListenerView>,
+    /// By name.
+    pub pools: Vec<PoolView>,
     /// How many ports are protected because services listen on them.
     pub learned: usize,
 }

@@ -5,7 +5,7 @@ use super::manager::Identify;
 use crate::kernel::holder::HolderClaim;
 use crate::kernel::peer::Peer;
 use crate::model::UnitName;
-use crate::policy::Caller;
+use crate::policy::{Caller, Network};
 use std::sync::OnceLock;
 use tokio::sync::OnceCell;
 use zbus::Connection;
@@ -89,7 +89,8 @@ impl Identify for BusIdentity {
 fn caller_of(peer: &Peer) -> Caller {
     let unit = peer.unit();
     let administrator = is_administrator(peer, unit.as_ref());
-    Caller { uid: peer.uid, gids: peer.groups.clone(), pid: peer.pid, unit, administrator }
+    let network = if peer.is_in_our_network() { Network::Ours } else { Network::Another };
+    Caller { uid: peer.uid, gids: peer.groups.clone(), pid: peer.pid, unit, administrator, network }
 }
 
 /// Uid 0 of the host; or the daemon's own user, where the daemon does not run as root.

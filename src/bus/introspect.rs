@@ -1,6 +1,6 @@
 //! `org.freedesktop.DBus.Introspectable`: what there is, for busctl and d-feet.
 
-use portbroker_client::wire::{LISTENER_PREFIX, MANAGER_PATH, listener_path};
+use portbroker_client::wire::{LISTENER_PREFIX, MANAGER_PATH, POOL_PREFIX};
 use std::fmt::Write as _;
 
 const HEAD: &str = r#"<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">
@@ -46,6 +46,36 @@ const MANAGER: &str = r#" <interface name="org.freedesktop.DBus.ObjectManager">
   <method name="ListDeposits"><arg name="names" type="as" direction="out"/></method>
   <method name="ListLearned"><arg name="ports" type="a(qsstt)" direction="out"/></method>
   <method name="ForgetPort"><arg name="port" type="q" direction="in"/></method>
+  <method name="OpenSession">
+   <arg name="options" type="a{sv}" direction="in"/>
+   <arg name="session" type="o" direction="out"/><arg name="lifeline" type="h" direction="out"/>
+  </method>
+  <method name="LeasePairs">
+   <arg name="session" type="o" direction="in"/><arg name="pool" type="s" direction="in"/>
+   <arg name="protocol" type="s" direction="in"/><arg name="destination" type="s" direction="in"/>
+   <arg name="count" type="u" direction="in"/><arg name="options" type="a{sv}" direction="in"/>
+   <arg name="lease" type="t" direction="out"/><arg name="pairs" type="a(sq)" direction="out"/>
+  </method>
+  <method name="LeaseBlocks">
+   <arg name="session" type="o" direction="in"/><arg name="pool" type="s" direction="in"/>
+   <arg name="protocol" type="s" direction="in"/><arg name="destination" type="s" direction="in"/>
+   <arg name="ports" type="u" direction="in"/><arg name="options" type="a{sv}" direction="in"/>
+   <arg name="lease" type="t" direction="out"/><arg name="blocks" type="a(sqq)" direction="out"/>
+  </method>
+  <method name="LeaseSockets">
+   <arg name="session" type="o" direction="in"/><arg name="pool" type="s" direction="in"/>
+   <arg name="protocol" type="s" direction="in"/><arg name="destination" type="s" direction="in"/>
+   <arg name="count" type="u" direction="in"/><arg name="options" type="a{sv}" direction="in"/>
+   <arg name="lease" type="t" direction="out"/><arg name="sockets" type="a(sqh)" direction="out"/>
+  </method>
+  <method name="Release"><arg name="lease" type="t" direction="in"/></method>
+  <method name="ListLeases">
+   <arg name="after" type="t" direction="in"/><arg name="most" type="u" direction="in"/>
+   <arg name="leases" type="a(ttssssussa(sqq)u)" direction="out"/>
+  </method>
+  <method name="DrainAddress">
+   <arg name="address" type="s" direction="in"/><arg name="options" type="a{sv}" direction="in"/>
+  </method>
   <method name="Reload"/>
   <method name="RenewListener"><arg name="name" type="s" direction="in"/></method>
   <property name="Version" type="s" access="read"/>
@@ -71,9 +101,28 @@ const LISTENER: &str = r#" <interface name="org.portbroker.PortBroker1.Listener"
  </interface>
 "#;
 
+const POOL: &str = r#" <interface name="org.portbroker.PortBroker1.Pool">
+  <property name="Name" type="s" access="read"/>
+  <property name="State" type="s" access="read"/>
+  <property name="Addresses" type="a(ssuu)" access="read">
+   <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
+  </property>
+  <property name="Zone" type="s" access="read"/>
+  <property name="LeftOut" type="a(ss)" access="read"/>
+  <property name="Capacity" type="t" access="read">
+   <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
+  </property>
+  <property name="Spread" type="s" access="read"/>
+  <property name="Quota" type="s" access="read"/>
+  <property name="Allow" type="as" access="read"/>
+  <property name="Origin" type="s" access="read"/>
+  <property name="Faults" type="as" access="read"/>
+ </interface>
+"#;
+
 /// The document of the manager.
 pub(super) fn manager() -> String {
-    format!("{HEAD}{PROPERTIES}{MANAGER} <node name=\"listener\"/>\n</node>\n")
+    format!("{HEAD}{PROPERTIES}{MANAGER} <node name=\"listener\"/>\n <node name=\"pool\"/>\n</node>\n")
 }
 
 /// The document of a listener.
@@ -81,13 +130,20 @@ pub(super) fn listener() -> String {
     format!("{HEAD}{PROPERTIES}{LISTENER}</node>\n")
 }
 
-/// The document of a path above ours, or of `…/listener`: only what is below it. `None`: nothing is.
-pub(super) fn above(path: &str, listeners: impl Iterator<Item = String>) -> Option<String> {
+/// The document of a pool.
+pub(super) fn pool() -> String {
+    format!("{HEAD}{PROPERTIES}{POOL}</node>\n")
+}
+
+/// The document of a path above ours, or of `…/listener` or `…/pool`: only what is below it. `None`: nothing is.
+/// `objects` are the paths of all listeners and pools.
+pub(super) fn above(path: &str, objects: impl Iterator<Item = String>) -> Option<String> {
     let mut document = String::from(HEAD);
-    if path == LISTENER_PREFIX.trim_end_matches('/') {
-        for name in listeners {
-            let path = listener_path(&name);
-            let label = path.strip_prefix(LISTENER_PREFIX).unwrap_or_default();
+    let prefix =
+        [LISTENER_PREFIX, POOL_PREFIX].into_iter().find(|prefix| prefix.trim_end_matches('/') == path);
+    if let Some(prefix) = prefix {
+        for object in objects {
+            let Some(label) = object.strip_prefix(prefix) else { continue };
             // Writing into a String cannot fail.
             let _ = writeln!(document, " <node name=\"{label}\"/>");
         }
@@ -103,6 +159,7 @@ pub(super) fn above(path: &str, listeners: impl Iterator<Item = String>) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use portbroker_client::wire::{listener_path, pool_path};
 
     #[test]
     fn every_path_leads_to_the_next() {
@@ -110,9 +167,12 @@ mod tests {
         assert!(above("/", none()).unwrap().contains("\"org\""));
         assert!(above("/org", none()).unwrap().contains("\"portbroker\""));
         assert!(above("/org/portbroker", none()).unwrap().contains("\"PortBroker1\""));
-        assert!(manager().contains("\"listener\""));
-        let names = || ["a-b".to_owned()].into_iter();
-        assert!(above("/org/portbroker/PortBroker1/listener", names()).unwrap().contains("\"a_2db\""));
+        assert!(manager().contains("\"listener\"") && manager().contains("\"pool\""));
+        let objects = || [listener_path("a-b"), pool_path("c-d")].into_iter();
+        let listeners = above("/org/portbroker/PortBroker1/listener", objects()).unwrap();
+        assert!(listeners.contains("\"a_2db\"") && !listeners.contains("c_2dd"));
+        let pools = above("/org/portbroker/PortBroker1/pool", objects()).unwrap();
+        assert!(pools.contains("\"c_2dd\"") && !pools.contains("a_2db"));
         assert_eq!(above("/or", none()), None);
         assert_eq!(above("/else", none()), None);
     }

@@ -1,17 +1,17 @@
 //! Answers the calls of one connection, and sends it the signals.
 
 use super::properties::{self, Properties};
-use super::{Failure, introspect};
-use crate::broker::{Acquire, Handle, ListenerView, NamedSocket, Notice};
+use super::{Failure, introspect, outbound};
+use crate::broker::{Acquire, Handle, NamedSocket, Notice};
 use crate::kernel::holder::HolderClaim;
 use crate::policy::Caller;
 use portbroker_client::wire::{
     ErrorName, LISTENER_INTERFACE, LISTENER_PREFIX, MANAGER_INTERFACE, MANAGER_PATH, OPTION_HOLDER,
-    listener_name,
+    POOL_INTERFACE, POOL_PREFIX, listener_name, listener_path, pool_name, pool_path,
 };
 use std::collections::HashMap;
 use zbus::message::{Flags, Header, Message, Type};
-use zbus::{Connection, Fd, OwnedVariant, Variant};
+use zbus::{Connection, Fd, ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
 
 const PEER: &str = "org.freedesktop.DBus.Peer";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
@@ -41,6 +41,7 @@ pub(super) struct Manager {
 enum Object {
     Manager,
     Listener(String),
+    Pool(String),
 }
 
 impl Object {
@@ -49,6 +50,8 @@ impl Object {
             Some(Self::Manager)
         } else if path.starts_with(LISTENER_PREFIX) {
             listener_name(path).map(Self::Listener)
+        } else if path.starts_with(POOL_PREFIX) {
+            pool_name(path).map(Self::Pool)
         } else {
             None
         }
@@ -69,7 +72,7 @@ impl Manager {
         let header = message.header();
         let reply = match self.call(message, &header, who).await {
             Ok(reply) => reply,
-            Err(failure) => Message::error(&header, failure.name.as_str()).build(&failure.message)?,
+            Err(failure) => failure.reply(&header)?,
         };
         if header.primary().flags().contains(Flags::NO_REPLY_EXPECTED) {
             return Ok(());
@@ -162,6 +165,9 @@ impl Manager {
                 self.broker.renew(caller, name).await??;
                 Ok(reply.build(&())?)
             }
+            (Some(MANAGER_INTERFACE) | None, member) if outbound::MEMBERS.contains(&member) => {
+                self.call_outbound(message, call, who, member).await
+            }
             (Some(OBJECT_MANAGER) | None, "GetManagedObjects") => {
                 Ok(reply.build(&properties::of_objects(&self.broker.view().await?))?)
             }
@@ -199,6 +205,13 @@ impl Manager {
                 }
                 Ok(properties::of_listener(&view))
             }
+            Object::Pool(name) => {
+                let view = self.broker.show_pool(name).await?.ok_or_else(|| unknown_object(path))?;
+                if interface != POOL_INTERFACE {
+                    return Err(unknown_interface());
+                }
+                Ok(properties::of_pool(&view))
+            }
             Object::Manager => Err(unknown_interface()),
         }
     }
@@ -210,9 +223,15 @@ impl Manager {
                 self.broker.show(name).await?.ok_or_else(|| unknown_object(path))?;
                 Ok(introspect::listener())
             }
+            Some(Object::Pool(name)) => {
+                self.broker.show_pool(name).await?.ok_or_else(|| unknown_object(path))?;
+                Ok(introspect::pool())
+            }
             None => {
-                let names = self.broker.view().await?.listeners.into_iter().map(|listener| listener.name);
-                introspect::above(path, names).ok_or_else(|| unknown_object(path))
+                let view = self.broker.view().await?;
+                let listeners = view.listeners.into_iter().map(|listener| listener_path(&listener.name));
+                let pools = view.pools.into_iter().map(|pool| pool_path(&pool.name));
+                introspect::above(path, listeners.chain(pools)).ok_or_else(|| unknown_object(path))
             }
         }
     }
@@ -228,43 +247,71 @@ impl Manager {
     /// Sends what happened as signals.
     pub(super) async fn announce(&self, connection: &Connection, notice: Notice) -> zbus::Result<()> {
         match notice {
-            Notice::Changed(view) => changed(connection, &view).await,
+            Notice::Changed(view) => {
+                let path = properties::path_of(&view.name);
+                changed(connection, path, LISTENER_INTERFACE, properties::of_listener(&view)).await
+            }
             Notice::Manager(faults) => {
                 let view = crate::broker::View { faults, ..crate::broker::View::default() };
                 let mut properties = properties::of_manager(&view);
                 for not_told in ["Version", "LearnedPorts"] {
                     properties.remove(not_told);
                 }
-                let body = (MANAGER_INTERFACE, properties, Vec::<String>::new());
-                connection
-                    .emit_signal(None::<&str>, MANAGER_PATH, PROPERTIES, "PropertiesChanged", &body)
-                    .await
+                let path = ObjectPath::from_static_str_unchecked(MANAGER_PATH).into();
+                changed(connection, path, MANAGER_INTERFACE, properties).await
             }
             Notice::Added(view) => {
-                let interfaces = HashMap::from([(LISTENER_INTERFACE, properties::of_listener(&view))]);
-                let body = (properties::path_of(&view.name), interfaces);
-                connection
-                    .emit_signal(None::<&str>, MANAGER_PATH, OBJECT_MANAGER, "InterfacesAdded", &body)
-                    .await
+                let path = properties::path_of(&view.name);
+                added(connection, path, LISTENER_INTERFACE, properties::of_listener(&view)).await
             }
             Notice::Removed(name) => {
-                let body = (properties::path_of(&name), vec![LISTENER_INTERFACE]);
-                connection
-                    .emit_signal(None::<&str>, MANAGER_PATH, OBJECT_MANAGER, "InterfacesRemoved", &body)
-                    .await
+                removed(connection, properties::path_of(&name), LISTENER_INTERFACE).await
+            }
+            Notice::PoolChanged(view) => {
+                let mut properties = properties::of_pool(&view);
+                for not_told in ["Addresses", "Capacity"] {
+                    properties.remove(not_told);
+                }
+                changed(connection, properties::path_of_pool(&view.name), POOL_INTERFACE, properties).await
+            }
+            Notice::PoolAdded(view) => {
+                let path = properties::path_of_pool(&view.name);
+                added(connection, path, POOL_INTERFACE, properties::of_pool(&view)).await
+            }
+            Notice::PoolRemoved(name) => {
+                removed(connection, properties::path_of_pool(&name), POOL_INTERFACE).await
             }
         }
     }
 }
 
-async fn changed(connection: &Connection, view: &ListenerView) -> zbus::Result<()> {
-    let body = (LISTENER_INTERFACE, properties::of_listener(view), Vec::<String>::new());
-    let path = properties::path_of(&view.name);
+async fn changed(
+    connection: &Connection,
+    path: OwnedObjectPath,
+    interface: &str,
+    properties: Properties,
+) -> zbus::Result<()> {
+    let body = (interface, properties, Vec::<String>::new());
     connection.emit_signal(None::<&str>, path, PROPERTIES, "PropertiesChanged", &body).await
 }
 
+async fn added(
+    connection: &Connection,
+    path: OwnedObjectPath,
+    interface: &str,
+    properties: Properties,
+) -> zbus::Result<()> {
+    let body = (path, HashMap::from([(interface, properties)]));
+    connection.emit_signal(None::<&str>, MANAGER_PATH, OBJECT_MANAGER, "InterfacesAdded", &body).await
+}
+
+async fn removed(connection: &Connection, path: OwnedObjectPath, interface: &str) -> zbus::Result<()> {
+    let body = (path, vec![interface]);
+    connection.emit_signal(None::<&str>, MANAGER_PATH, OBJECT_MANAGER, "InterfacesRemoved", &body).await
+}
+
 /// The body of a call. A body of another type is the caller's fault.
-fn argument<T>(message: &Message) -> Result<T, Failure>
+pub(super) fn argument<T>(message: &Message) -> Result<T, Failure>
 where
     T: serde::de::DeserializeOwned + zbus::wire::Type,
 {
@@ -295,13 +342,15 @@ fn holder_is_unit(options: &HashMap<String, OwnedVariant>) -> Result<bool, Failu
                 let message = format!("option {OPTION_HOLDER:?} is \"process\" or \"unit\"");
                 return Err(Failure::ours(ErrorName::BadArgument, message));
             }
-            (unknown, _) => {
-                let unknown: String = unknown.chars().take(100).collect();
-                return Err(Failure::ours(ErrorName::BadArgument, format!("there is no option {unknown:?}")));
-            }
+            (unknown, _) => return Err(no_such_option(unknown)),
         };
     }
     Ok(is_unit)
+}
+
+pub(super) fn no_such_option(unknown: &str) -> Failure {
+    let unknown: String = unknown.chars().take(100).collect();
+    Failure::ours(ErrorName::BadArgument, format!("there is no option {unknown:?}"))
 }
 
 fn no_unit() -> Failure {

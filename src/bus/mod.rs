@@ -8,6 +8,7 @@
 mod caller;
 mod introspect;
 mod manager;
+mod outbound;
 mod private;
 mod properties;
 mod system;
@@ -19,22 +20,38 @@ pub use system::serve_system_bus;
 pub use systemd::is_stopped_for_good;
 
 use portbroker_client::wire::ErrorName;
+use std::collections::HashMap;
+use zbus::Variant;
+use zbus::message::{Header, Message};
 
 /// An error reply: a name and a text.
 #[derive(Debug)]
 struct Failure {
     name: String,
     message: String,
+    /// Facts for programs; there is a second argument only where there are any.
+    details: HashMap<&'static str, Variant<'static>>,
 }
 
 impl Failure {
     fn ours(name: ErrorName, message: impl Into<String>) -> Self {
-        Self { name: name.full(), message: message.into() }
+        Self { name: name.full(), message: message.into(), details: HashMap::new() }
     }
 
     /// One of `org.freedesktop.DBus.Error`.
     fn standard(name: &str, message: impl Into<String>) -> Self {
-        Self { name: format!("org.freedesktop.DBus.Error.{name}"), message: message.into() }
+        let name = format!("org.freedesktop.DBus.Error.{name}");
+        Self { name, message: message.into(), details: HashMap::new() }
+    }
+
+    /// The reply to a call.
+    fn reply(self, call: &Header<'_>) -> zbus::Result<Message> {
+        let reply = Message::error(call, self.name);
+        if self.details.is_empty() {
+            reply.build(&self.message)
+        } else {
+            reply.build(&(self.message, self.details))
+        }
     }
 }
 
@@ -45,6 +62,13 @@ impl From<crate::broker::Refusal> for Failure {
             Refusal::NoSuchListener(_) => ErrorName::NoSuchListener,
             Refusal::NotAllowed { .. } => ErrorName::NotAllowed,
             Refusal::NotReady(..) => ErrorName::NotReady,
+            Refusal::NoSuchPool(_) => ErrorName::NoSuchPool,
+            Refusal::Exhausted { shortage, .. } => {
+                let details = outbound::of_shortage(shortage);
+                return Self { details, ..Self::ours(ErrorName::Exhausted, refusal.to_string()) };
+            }
+            Refusal::QuotaExceeded(_) => ErrorName::QuotaExceeded,
+            Refusal::CannotLease(_) => ErrorName::NotReady,
             Refusal::TooManySockets(_) => ErrorName::TooManySockets,
             Refusal::BadArgument(_) => ErrorName::BadArgument,
             Refusal::InvalidConfiguration(_) => ErrorName::InvalidConfiguration,

@@ -1,7 +1,9 @@
 //! Properties of the objects, as D-Bus values.
 
-use crate::broker::{Learned, ListenerView, QueueView, View};
-use portbroker_client::wire::{LISTENER_INTERFACE, LearnedRow, listener_path};
+use crate::broker::{Learned, ListenerView, PoolView, QueueView, View};
+use portbroker_client::wire::{
+    LISTENER_INTERFACE, LearnedRow, POOL_INTERFACE, PoolAddressRow, listener_path, pool_path,
+};
 use std::collections::HashMap;
 use zbus::{ObjectPath, OwnedObjectPath, Variant};
 
@@ -48,6 +50,28 @@ pub(super) fn of_listener(view: &ListenerView) -> Properties {
     ])
 }
 
+pub(super) fn of_pool(view: &PoolView) -> Properties {
+    let number = |ports: u64| u32::try_from(ports).unwrap_or(u32::MAX);
+    let addresses: Vec<PoolAddressRow> = view
+        .addresses
+        .iter()
+        .map(|a| (a.address.to_string(), a.state.to_owned(), number(a.leased), number(a.cooling)))
+        .collect();
+    HashMap::from([
+        ("Name", Variant::new(view.name.clone())),
+        ("State", Variant::new(view.state)),
+        ("Addresses", Variant::new(addresses)),
+        ("Zone", Variant::new(view.zone.clone())),
+        ("LeftOut", Variant::new(view.left_out.clone())),
+        ("Capacity", Variant::new(view.capacity)),
+        ("Spread", Variant::new(view.spread)),
+        ("Quota", Variant::new(view.quota.clone())),
+        ("Allow", Variant::new(view.allow.clone())),
+        ("Origin", Variant::new(view.origin.clone())),
+        ("Faults", Variant::new(view.faults.clone())),
+    ])
+}
+
 /// What the method Queues returns: facts by the inode of the socket, what is not known left out.
 pub(super) fn of_queues(queues: &[QueueView]) -> Vec<(u64, Properties)> {
     let facts = |queue: &QueueView| {
@@ -64,12 +88,19 @@ pub(super) fn path_of(name: &str) -> OwnedObjectPath {
     ObjectPath::from_string_unchecked(listener_path(name)).into()
 }
 
+pub(super) fn path_of_pool(name: &str) -> OwnedObjectPath {
+    // As for listeners.
+    ObjectPath::from_string_unchecked(pool_path(name)).into()
+}
+
 /// What GetManagedObjects returns. The manager itself is not below its own path, and so not among them.
 pub(super) fn of_objects(view: &View) -> Objects {
-    view.listeners
+    let listeners = view.listeners.iter().map(|listener| {
+        (path_of(&listener.name), HashMap::from([(LISTENER_INTERFACE, of_listener(listener))]))
+    });
+    let pools = view
+        .pools
         .iter()
-        .map(|listener| {
-            (path_of(&listener.name), HashMap::from([(LISTENER_INTERFACE, of_listener(listener))]))
-        })
-        .collect()
+        .map(|pool| (path_of_pool(&pool.name), HashMap::from([(POOL_INTERFACE, of_pool(pool))])));
+    listeners.chain(pools).collect()
 }

@@ -202,7 +202,7 @@ fn owner(
 }
 
 /// Warns of accounts that are not there: a grant to nobody is likely a typing error.
-fn warn_of_unknown(grant: &Grant, place: &Place, faults: &mut Vec<Fault>) {
+pub(super) fn warn_of_unknown(grant: &Grant, place: &Place, faults: &mut Vec<Fault>) {
     let accounts = [("user", "/etc/passwd", &grant.user), ("group", "/etc/group", &grant.group)];
     for (kind, file, account) in accounts {
         if let Some(Account { name, id: None }) = account {

@@ -10,6 +10,7 @@ use super::check_options;
 use super::definition::{Definition, Draft, Source, Written};
 use super::fault::{Fault, Place};
 use super::key::Key;
+use super::pool_definition::{self, PoolDefinition};
 use super::section::{self, UnitSection};
 use super::shards;
 use super::sockets::SocketUnit;
@@ -50,6 +51,7 @@ pub struct Checked {
     /// By place.
     pub faults: Vec<Fault>,
     pub(super) definitions: Vec<Definition>,
+    pub(super) pools: Vec<PoolDefinition>,
     pub(super) sections: Vec<UnitSection>,
     pub(super) protect: toml::ProtectSection,
 }
@@ -81,7 +83,7 @@ pub fn build(sources: &Sources) -> Checked {
     };
     let inherited = definitions.len();
     let sections = units(sources, &mut definitions, &mut faults);
-    let protect = files(sources, &mut definitions, inherited, &mut faults);
+    let (protect, pools) = files(sources, &mut definitions, inherited, &mut faults);
     cap(&mut definitions, &mut faults);
     check::names(&definitions, &mut faults);
     let book = AddressBook::of(&definitions, &mut faults);
@@ -93,12 +95,13 @@ pub fn build(sources: &Sources) -> Checked {
         .for_each(|definition| activate::check(definition, sources.services.as_ref(), &mut faults));
     definitions.iter().for_each(|definition| shards::check(definition, &mut faults));
     let config = Config {
-        pools: BTreeMap::new(),
+        pools: pool_definition::by_name(&pools),
         listeners: by_name(&definitions),
         protect: protect.settings(),
         socket_units: sockets.iter().flat_map(SocketUnit::ports).collect(),
     };
-    Checked { config, faults: in_order(faults), definitions, sections, protect }
+    pool_definition::check(&pools, &config, &mut faults);
+    Checked { config, faults: in_order(faults), definitions, pools, sections, protect }
 }
 
 fn by_name(definitions: &[Definition]) -> BTreeMap<ListenerName, super::ListenerConfig> {
@@ -157,11 +160,15 @@ fn files(
     definitions: &mut Vec<Definition>,
     inherited: usize,
     faults: &mut Vec<Fault>,
-) -> toml::ProtectSection {
+) -> (toml::ProtectSection, Vec<PoolDefinition>) {
     let mut protect = toml::ProtectSection::default();
+    let mut pools = Vec::new();
     for file in &sources.files {
         let parsed = toml::read(file, faults);
         protect.add(parsed.protect);
+        for (name, place, draft) in parsed.pools {
+            pools.push(PoolDefinition::of(name, place, draft, &sources.accounts, faults));
+        }
         for draft in parsed.drafts {
             let incomplete = draft.incomplete;
             let definition = Definition::of(draft, &sources.accounts, faults);
@@ -184,7 +191,7 @@ fn files(
             }
         }
     }
-    protect
+    (protect, pools)
 }
 
 fn has_name(definitions: &[Definition], name: &ListenerName) -> bool {

@@ -13,6 +13,8 @@ mod listen;
 mod merge;
 mod plain;
 mod pool;
+mod pool_definition;
+mod pool_values;
 mod render;
 pub mod section;
 mod shards;
@@ -29,7 +31,9 @@ pub use allow::Accounts;
 pub use definition::Definition;
 pub use fault::{Fault, Severity};
 pub use merge::{Checked, Sources, build};
-pub use pool::{AddressSpec, PoolConfig, PoolGrant, PortsSpec, Quota, Spread};
+pub use pool::{
+    AddressSpec, MOST_ADDRESSES, MOST_OF_A_PREFIX, PoolConfig, PoolGrant, PortsSpec, Quota, Spread,
+};
 pub use render::{Colour, render};
 pub use toml::TomlFile;
 pub use tuning::{Tunable, Tuning, TuningError, TuningValue};

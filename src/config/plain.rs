@@ -5,7 +5,10 @@
 //! range, so that a large configuration stays below the largest file that is read.
 
 use super::listen::{self, Address, BindIpv6Only};
-use super::{Account, Config, Idle, ListenerConfig, Protect, SocketOptions, TuningValue};
+use super::{
+    Account, Config, Idle, ListenerConfig, PoolConfig, PortsSpec, Protect, Quota, SocketOptions, Spread,
+    TuningValue,
+};
 use crate::model::{Endpoint, InetEndpoint, SocketKind};
 use std::fmt::Write as _;
 
@@ -25,7 +28,33 @@ pub fn to_toml(config: &Config) -> String {
         }
         text.push('\n');
     }
+    for (name, pool) in &config.pools {
+        let _ = writeln!(text, "[[pool]]\nname = {}", quote(name.as_str()));
+        for (key, value) in pool_values(pool) {
+            let _ = writeln!(text, "{key} = {value}");
+        }
+        text.push('\n');
+    }
     text
+}
+
+/// Keys and values of a pool, without those that are the default.
+fn pool_values(pool: &PoolConfig) -> Vec<(&'static str, String)> {
+    let texts = |all: Vec<String>| (!all.is_empty()).then(|| list(&all));
+    let values = [
+        ("addresses", texts(pool.addresses.iter().map(ToString::to_string).collect())),
+        ("ports", (pool.ports != PortsSpec::Auto).then(|| quote(&pool.ports.to_string()))),
+        ("spread", (pool.spread != Spread::default()).then(|| quote(pool.spread.as_str()))),
+        ("allow", texts(pool.allow.iter().map(ToString::to_string).collect())),
+        (
+            "quota",
+            match pool.quota {
+                Quota::PortsPerCaller(ports) => Some(format!("{{ ports = {ports} }}")),
+                Quota::None | Quota::Quarter => None,
+            },
+        ),
+    ];
+    values.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))).collect()
 }
 
 /// The keys of `[protect]`, without those that are the default.
@@ -169,6 +198,7 @@ mod tests {
 
     fn without_origins(mut config: Config) -> Config {
         config.listeners.values_mut().for_each(|listener| listener.origin = Origin::default());
+        config.pools.values_mut().for_each(|pool| pool.origin = Origin::default());
         config
     }
 
@@ -185,6 +215,9 @@ mod tests {
              keep-alive = true\nkeep-alive-time = \"10min\"\nmark = 4294967295\ntimestamping = \"ns\"\ntcp-congestion = \"reno\"\nreceive-buffer = \"8M\"",
             "[[listener]]\nname = \"a\"\nstream = \"/run/x\"\nsymlinks = [\"/run/b\", \"/run/c\"]\npass-credentials = true",
             "[[listener]]\nname = \"a\"\nstream = \"65534-65535\"\nbind-to-device = \"lo\"\nreuse-port = 4\n[[listener]]\nname = \"b\"\nstream = \"80\"\nbind-ipv6-only = \"both\"",
+            "[[pool]]\nname = \"a \\\"b\\\"\"\naddresses = [\"192.0.2.10-192.0.2.13\", \"198.51.100.7\", \"2001:db8:1::/64\", \"dev:eth-0.5\", \"2001:db8::1-2001:db8::5\"]\n\
+             ports = \"10000-32767, 61000-65535\"\nspread = \"sticky\"\nallow = [\"unit:a.service+user:33+sockets\", \"group:0\"]\nquota = { ports = 20_000 }\n\
+             [[pool]]\nname = \"web\"\naddresses = \"127.0.0.0/22\"\nports = \"auto\"",
         ];
         for text in texts {
             let config = without_origins(read(text).config);

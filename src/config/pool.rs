@@ -2,7 +2,13 @@
 
 use super::{Grant, Origin};
 use crate::model::PortSet;
+use std::fmt;
 use std::net::IpAddr;
+
+/// A pool has no more addresses than this.
+pub const MOST_ADDRESSES: usize = 4096;
+/// Of a prefix no more addresses than this are used, the lowest ones.
+pub const MOST_OF_A_PREFIX: usize = 1024;
 
 /// One pool.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +25,22 @@ pub struct PoolConfig {
     pub quota: Quota,
     /// Where it is written.
     pub origin: Origin,
+}
+
+impl PoolConfig {
+    /// The pool that there is where none is configured: every local user may have a quarter of what the host's own
+    /// addresses have room for.
+    #[must_use]
+    pub fn built_in() -> Self {
+        Self {
+            addresses: vec![AddressSpec::Host],
+            ports: PortsSpec::Auto,
+            spread: Spread::default(),
+            allow: vec![PoolGrant::Everybody],
+            quota: Quota::Quarter,
+            origin: Origin::default(),
+        }
+    }
 }
 
 /// Source addresses as they are written.
@@ -79,4 +101,70 @@ pub enum Quota {
     PortsPerCaller(u32),
     /// A quarter of the pool for each caller and three quarters for all: the default pool's.
     Quarter,
+}
+
+/// As it is written in `addresses`.
+impl fmt::Display for AddressSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Range(first, last) if first == last => first.fmt(f),
+            Self::Range(first, last) => write!(f, "{first}-{last}"),
+            Self::Prefix(base, length) => write!(f, "{base}/{length}"),
+            Self::Device(name) => write!(f, "dev:{name}"),
+            Self::Host => f.write_str("the host's own"),
+        }
+    }
+}
+
+/// As it is written in `ports`.
+impl fmt::Display for PortsSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Ports(ports) => ports.fmt(f),
+        }
+    }
+}
+
+impl Spread {
+    /// All of them.
+    pub(super) const ALL: [Self; 3] = [Self::LeastUsed, Self::RoundRobin, Self::Sticky];
+
+    /// As it is written in `spread`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::LeastUsed => "least-used",
+            Self::RoundRobin => "round-robin",
+            Self::Sticky => "sticky",
+        }
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// As it is written in `allow`.
+impl fmt::Display for PoolGrant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everybody => f.write_str("everybody"),
+            Self::Of { grant, sockets: false } => grant.fmt(f),
+            Self::Of { grant, sockets: true } => write!(f, "{grant}+sockets"),
+        }
+    }
+}
+
+/// For people: empty where there is no limit.
+impl fmt::Display for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => Ok(()),
+            Self::PortsPerCaller(ports) => write!(f, "{ports} ports"),
+            Self::Quarter => f.write_str("a quarter"),
+        }
+    }
 }

@@ -1,7 +1,9 @@
 //! The configuration and its faults as text and as JSON: what `portbroker check` and `cat-config` print.
 //!
 //! The text of a configuration is TOML again, each value with where it comes from as a comment; read as a
-//! file of its own it gives the same listeners.
+//! file of its own it gives the same listeners and pools.
+
+mod pools;
 
 use super::definition::{Definition, Source};
 use super::fault::Place;
@@ -68,9 +70,13 @@ pub fn summary(checked: &Checked) -> String {
     let sockets = checked.config.listeners.values().map(super::ListenerConfig::sockets).sum();
     match (errors, warnings) {
         (0, _) => format!(
-            "the configuration is valid: {}, {}, {}, {}",
+            "the configuration is valid: {}, {}, {}{}, {}",
             count(checked.config.listeners.len(), "listener"),
             count(sockets, "socket"),
+            match checked.config.pools.len() {
+                0 => String::new(),
+                pools => format!("{}, ", count(pools, "pool")),
+            },
             count(checked.config.protect.ports.len(), "protected port"),
             count(warnings, "warning")
         ),
@@ -159,6 +165,7 @@ pub fn config_toml(checked: &Checked) -> String {
             line(&mut text, "# Required=yes: the unit does not start without the broker", Some(&place));
         }
     }
+    pools::toml(checked, &mut text);
     text
 }
 
@@ -193,15 +200,16 @@ fn scalar(value: &Value) -> Option<String> {
     }
 }
 
-/// `cat-config --json`: keys `listeners` and `protect`.
+/// `cat-config --json`: keys `listeners`, `pools` and `protect`.
 ///
 /// A listener has `name`, `source` (`unit`, `toml`, `inherited`), `origin`, `required`, `sockets` (the
 /// endpoints that come of it) and `values`, each with `key`, `value` and `origin`, null for a default.
-/// Keys with several values come once for each. `protect` has `ports`, `learn`, `exclude` and `values`.
+/// Keys with several values come once for each. A pool has `name`, `origin`, `ports` (`auto`, or ranges) and `values`;
+/// where there is none the list is empty, and the broker has the pool `default`. `protect` has `ports`, `learn`, `exclude` and `values`.
 #[must_use]
 pub fn config_json(checked: &Checked) -> Value {
     let listeners: Vec<_> = checked.definitions.iter().map(|d| listener_json(checked, d)).collect();
-    json!({ "listeners": listeners, "protect": protect_json(checked) })
+    json!({ "listeners": listeners, "pools": pools::all_json(checked), "protect": protect_json(checked) })
 }
 
 fn protect_json(checked: &Checked) -> Value {

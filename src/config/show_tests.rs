@@ -16,6 +16,12 @@ idle = "queue 30s"
 free-bind = false
 bind-to-device = "lo"
 socket-mode = "0600"
+[[pool]]
+name = "egress"
+addresses = ["192.0.2.10-192.0.2.13", "dev:eth0"]
+ports = "10000-32767, 61000-65535"
+allow = "user:33+sockets"
+quota = { ports = 20000 }
 "#;
 
 fn checked() -> Checked {
@@ -79,6 +85,19 @@ directory-mode = "0755"                      # default
 protocol = "tcp"                             # default
 remove-on-stop = false                       # default
 reuse-port = 1                               # default
+
+[[pool]]
+name = "egress"                              # /a.toml:12:8
+addresses = [
+    "192.0.2.10-192.0.2.13",                 # /a.toml:13:14
+    "dev:eth0",                              # /a.toml:13:39
+]
+ports = "10000-32767, 61000-65535"           # /a.toml:14:9
+spread = "least-used"                        # default
+allow = [
+    "user:33+sockets",                       # /a.toml:15:9
+]
+quota = { ports = 20000 }                    # /a.toml:16:19
 "#
     );
 }
@@ -95,6 +114,22 @@ fn what_is_shown_reads_as_the_same_configuration() {
     };
     assert_eq!(plain(&first), plain(&second));
     assert_eq!(first.config.protect, second.config.protect);
+    let pools = |checked: &Checked| {
+        let mut pools = checked.config.pools.clone();
+        pools.values_mut().for_each(|pool| pool.origin = Origin::default());
+        pools
+    };
+    assert_eq!(pools(&first), pools(&second));
+}
+
+#[test]
+fn the_pool_that_nobody_wrote_is_told_of() {
+    let empty = build(&Sources::default());
+    let text = config_toml(&empty);
+    assert!(text.contains("\n# No [[pool]], and so there is one: \"default\""), "{text}");
+    let file = TomlFile { path: "/shown.toml".into(), text };
+    assert_eq!(build(&Sources { files: vec![file], ..Sources::default() }).config, empty.config);
+    assert_eq!(config_json(&empty)["pools"], json!([]));
 }
 
 #[test]
@@ -112,6 +147,14 @@ fn json_has_the_documented_keys() {
     let backlog = db["values"].as_array().unwrap().iter().find(|value| value["key"] == "backlog").unwrap();
     assert_eq!((&backlog["value"], &backlog["origin"]), (&json!(4096), &Value::Null));
     assert_eq!(json["listeners"][1]["source"], "toml");
+    let pool = &json["pools"][0];
+    assert_eq!((&pool["name"], &pool["ports"]), (&json!("egress"), &json!("10000-32767,61000-65535")));
+    let values: Vec<_> = pool["values"].as_array().unwrap().iter().map(|value| &value["key"]).collect();
+    assert_eq!(values, ["addresses", "addresses", "ports", "spread", "allow", "quota"]);
+    assert_eq!(
+        (&pool["values"][5]["value"], &pool["values"][5]["origin"]["line"]),
+        (&json!({"ports": 20000}), &json!(16))
+    );
 }
 
 #[test]
@@ -121,7 +164,7 @@ fn faults_are_json_too() {
     let origin = json!({"file": "/a.toml", "line": 1, "column": 2, "unit": null});
     let fault = json!({
         "severity": "error", "origin": origin, "message": "unknown section \"x\"",
-        "help": "take it out; there is protect, listener", "related": [],
+        "help": "take it out; there is protect, listener, pool", "related": [],
     });
     assert_eq!(faults_json(&checked), json!({"valid": false, "errors": 1, "warnings": 0, "faults": [fault]}));
     assert_eq!(summary(&checked), "the configuration has 1 error");
@@ -131,6 +174,6 @@ fn faults_are_json_too() {
 fn the_summary_counts() {
     assert_eq!(
         summary(&checked()),
-        "the configuration is valid: 2 listeners, 3 sockets, 1 protected port, 0 warnings"
+        "the configuration is valid: 2 listeners, 3 sockets, 1 pool, 1 protected port, 0 warnings"
     );
 }

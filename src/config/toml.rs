@@ -1,9 +1,10 @@
-//! The TOML files: `[protect]` and `[[listener]]`, keys in kebab-case.
+//! The TOML files: `[protect]`, `[[listener]]` and `[[pool]]`, keys in kebab-case.
 //!
 //! The tables are walked by hand rather than by serde, which stops at the first fault: all faults of all
 //! files are reported at once. What a file with a syntax error has besides is looked at too, except for
 //! what could be missing only because of that error.
 
+mod pool;
 mod protect;
 
 pub(super) use protect::ProtectSection;
@@ -13,7 +14,8 @@ use super::definition::{Assignment, Draft, Source};
 use super::fault::{Fault, Place, quoted};
 use super::key::{self, Key, Shape};
 use super::listen::MAX_ENDPOINTS;
-use crate::model::ListenerName;
+use super::pool_definition::PoolDraft;
+use crate::model::{ListenerName, PoolName};
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -33,11 +35,12 @@ pub struct TomlFile {
 #[derive(Debug, Default)]
 pub(super) struct Parsed {
     pub(super) drafts: Vec<Draft>,
+    pub(super) pools: Vec<(PoolName, Place, PoolDraft)>,
     pub(super) protect: ProtectSection,
 }
 
 /// Sections of the contract that a later version may have.
-const SECTIONS_NOT_YET: [&str; 2] = ["pool", "socket"];
+const SECTIONS_NOT_YET: [&str; 1] = ["socket"];
 
 /// How many keys are named where a key is unknown.
 const MOST_NAMED: usize = 12;
@@ -147,22 +150,27 @@ impl<'a> Reader<'a> {
             match (name.get_ref().as_ref(), item.get_ref()) {
                 ("protect", DeValue::Table(protect)) => self.protect(protect),
                 ("protect", _) => self.wrong_type("protect", item, "a table", "[protect]"),
-                ("listener", DeValue::Array(listeners)) => {
-                    for listener in listeners.iter() {
-                        match listener.get_ref() {
-                            DeValue::Table(table) => self.listener(table, listener),
-                            _ => self.wrong_type("listener", listener, "tables", "[[listener]]"),
-                        }
-                    }
-                }
-                ("listener", _) => {
-                    self.wrong_type("listener", item, "a list of tables", "[[listener]], with two brackets");
-                }
+                ("listener", _) => self.tables("listener", item, Self::listener),
+                ("pool", _) => self.tables("pool", item, Self::pool),
                 (section, _) if SECTIONS_NOT_YET.contains(&section) => {
                     let place = self.place(name);
                     self.not_yet(&place, &format!("[[{section}]]"));
                 }
-                _ => self.unknown(name, "section", &["protect", "listener"]),
+                _ => self.unknown(name, "section", &["protect", "listener", "pool"]),
+            }
+        }
+    }
+
+    /// A list of tables, each with the place of its header.
+    fn tables(&mut self, section: &str, item: &Item<'a>, read: impl Fn(&mut Self, &DeTable<'a>, &Item<'a>)) {
+        let DeValue::Array(tables) = item.get_ref() else {
+            let example = format!("[[{section}]], with two brackets");
+            return self.wrong_type(section, item, "a list of tables", &example);
+        };
+        for table in tables.iter() {
+            match table.get_ref() {
+                DeValue::Table(of) => read(self, of, table),
+                _ => self.wrong_type(section, table, "tables", &format!("[[{section}]]")),
             }
         }
     }
@@ -184,26 +192,36 @@ impl<'a> Reader<'a> {
         }
         // The sockets are handed over in the order of the file; the table is in that of the alphabet.
         assignments.sort_by_key(|a| (a.place.origin.line, a.place.origin.column));
-        let Some((name, place)) = self.name(name, header) else { return };
+        let Some((name, place)) = self.name::<ListenerName>(name, header, "listener", "web") else { return };
         let incomplete = self.broken || self.faults.len() > faults_before;
         let grants = Vec::new();
         self.parsed.drafts.push(Draft { name, place, source: Source::Toml, assignments, grants, incomplete });
     }
 
-    fn name(&mut self, item: Option<&Item<'a>>, header: &Item<'a>) -> Option<(ListenerName, Place)> {
+    fn name<N>(
+        &mut self,
+        item: Option<&Item<'a>>,
+        header: &Item<'a>,
+        section: &str,
+        example: &str,
+    ) -> Option<(N, Place)>
+    where
+        N: for<'t> TryFrom<&'t str, Error: ToString>,
+    {
+        let example = format!("name = {example:?}");
         let Some(item) = item else {
             if !self.broken {
-                let fault = self.place(header).error("a [[listener]] without a name");
-                self.fault(fault.help("add a line as in name = \"web\""));
+                let fault = self.place(header).error(format!("a [[{section}]] without a name"));
+                self.fault(fault.help(format!("add a line as in {example}")));
             }
             return None;
         };
         let Some(text) = item.get_ref().as_str() else {
-            self.wrong_type("name", item, "a string", "name = \"web\"");
+            self.wrong_type("name", item, "a string", &example);
             return None;
         };
         let place = self.place(item);
-        match ListenerName::try_from(text) {
+        match N::try_from(text) {
             Ok(name) => Some((name, place)),
             Err(error) => {
                 self.fault(place.error(error.to_string()));

@@ -4,16 +4,22 @@
 //! [`crate::model`] and the plain types of [`crate::config`], and decides nothing: who may have a socket, and
 //! when it refuses, is said by the rooms that call it.
 
+pub mod addresses;
 pub mod arrivals;
 mod async_fd;
 pub mod cgroups;
+pub mod destroyed;
 pub mod exec;
 pub mod hangups;
 pub mod holder;
+mod inet_diag;
 pub mod inotify;
+pub mod journal;
+pub mod lifeline;
 pub mod listening;
 pub mod memory;
 pub mod migrate_requests;
+pub mod outbound_socket;
 pub mod peer;
 mod process;
 pub mod reserved_ports;
@@ -28,5 +34,6 @@ pub mod stored_sockets;
 pub mod stream;
 pub mod timer;
 pub mod triggers;
+pub mod tuples;
 pub mod unit_starts;
 mod unix_diag;

@@ -5,12 +5,14 @@
 //! /proc/PID/ns/*; what it reads instead is open to everybody.
 
 use super::process::{self, open_pidfd};
+use super::sockopt::network_cookie;
 use crate::model::UnitName;
 use nix::libc;
 use nix::sys::socket::{getsockopt, sockopt};
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 /// A process that calls.
@@ -24,6 +26,8 @@ pub struct Peer {
     pub pid: i32,
     /// `None` where it is gone already, or cannot be told from another.
     pub pidfd: Option<Arc<OwnedFd>>,
+    /// The number of the network namespace that its end of the connection was made in, where the kernel tells.
+    network: Option<u64>,
 }
 
 impl Peer {
@@ -43,7 +47,9 @@ impl Peer {
             // The peer is gone (ESRCH, or EINVAL for one that is reaped).
             Err(_) => None,
         };
-        Ok(Self { uid: credentials.uid(), groups, pid, pidfd: pidfd.map(Arc::new) })
+        // An accepted unix socket is of the namespace of the one that connected: unix_stream_connect() of the kernel.
+        let network = network_cookie(stream).ok();
+        Ok(Self { uid: credentials.uid(), groups, pid, pidfd: pidfd.map(Arc::new), network })
     }
 
     /// A process that somebody trustworthy named. The caller must make sure *afterwards* that this pid was
@@ -51,7 +57,19 @@ impl Peer {
     #[must_use]
     pub fn of_process(pid: i32, uid: u32, groups: Vec<u32>) -> Self {
         let pidfd = open_pidfd(pid).ok().filter(|pidfd| process::has_user(pid, uid, pidfd));
-        Self { uid, groups, pid, pidfd: pidfd.map(Arc::new) }
+        Self { uid, groups, pid, pidfd: pidfd.map(Arc::new), network: None }
+    }
+
+    /// Whether it is in the network namespace of this thread: by the socket that it connected with, or, where there is
+    /// none (on a bus) or the kernel does not tell, by the numbers of the files below its /proc/PID/net, which each
+    /// namespace has of its own, and which, unlike /proc/PID/ns/net, everybody may look at.
+    #[must_use]
+    pub fn is_in_our_network(&self) -> bool {
+        if let Some(theirs) = self.network {
+            return own_network().is_some_and(|own| own == theirs);
+        }
+        let number = |of: &str| Some(fs::metadata(format!("/proc/{of}/net/unix")).ok()?.ino());
+        self.while_alive(|pid| Some(number(&pid.to_string())? == number("thread-self")?)).unwrap_or(false)
     }
 
     /// What `read` finds below /proc, if the process was there before and after.
@@ -94,7 +112,13 @@ impl Peer {
 
 /// The system unit that has a process now, whoever that is.
 pub(super) fn unit_of(pid: i32) -> Option<UnitName> {
-    Peer { uid: 0, groups: Vec::new(), pid, pidfd: open_pidfd(pid).ok().map(Arc::new) }.unit()
+    let pidfd = open_pidfd(pid).ok().map(Arc::new);
+    Peer { uid: 0, groups: Vec::new(), pid, pidfd, network: None }.unit()
+}
+
+/// The number of this thread's network namespace.
+fn own_network() -> Option<u64> {
+    network_cookie(std::os::unix::net::UnixDatagram::unbound().ok()?).ok()
 }
 
 /// The path in systemd's own hierarchy: `name=systemd` where there is one (legacy, hybrid), else the unified.

@@ -50,6 +50,23 @@ pub(crate) fn set_int(fd: impl AsFd, level: i32, name: i32, value: i32) -> io::R
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// The number of the network namespace that a socket is of, `SO_NETNS_COOKIE` (Linux 5.14); never used twice.
+pub(crate) fn network_cookie(fd: impl AsFd) -> io::Result<u64> {
+    let mut cookie: u64 = 0;
+    let mut length = length_of::<u64>();
+    // SAFETY: cookie and length are live for the call and length says how large cookie is.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
 /// How much waits in the accept queue of a TCP socket that listens, and its backlog: what the kernel has in the
 /// fields `tcpi_unacked` and `tcpi_sacked` of `TCP_INFO` then.
 pub(crate) fn accept_queue(fd: impl AsFd) -> io::Result<(u32, u32)> {

@@ -301,12 +301,6 @@ impl Memory {
         ports.filter(|(_, known)| known.is_learned()).map(|((_, port), _)| *port).collect()
     }
 
-    /// What is learned and lies in a zone: what a pool with that zone would have to leave out.
-    #[must_use]
-    pub fn within_zone(&self, zone: &PortSet) -> Vec<Learned> {
-        self.learned().into_iter().filter(|learned| zone.contains(learned.port)).collect()
-    }
-
     /// The ports to reserve: those that were seen first come first, as many as the limits have room for. The
     /// ephemeral range may have become smaller since they were learned.
     #[must_use]

@@ -246,13 +246,27 @@ fn units_that_never_come_again_leave_no_more_than_a_bounded_memory() {
 }
 
 #[test]
-fn a_pool_can_ask_what_lies_in_its_zone() {
+fn a_learned_port_is_not_given_to_a_pool() {
+    use crate::config::PortsSpec;
     let mut host = Host::new();
     for id in ["1", "2"] {
         host.minute(&[("a", id, &[80, 20000])]);
     }
-    let found = host.memory.within_zone(&"10000-32767".parse().unwrap());
-    assert_eq!(found.iter().map(|learned| learned.port).collect::<Vec<_>>(), [20000]);
+    let learned = host.memory.learned().into_iter().map(|learned| (learned.port, learned.unit.to_string()));
+    let pools = crate::pools::Host {
+        ephemeral: host.rules.range.unwrap(),
+        brokered: Vec::new(),
+        protected: PortSet::default(),
+        learned: learned.collect(),
+        // The service is down: nothing but what was learned keeps its port.
+        listened: PortSet::default(),
+    };
+    for spec in [PortsSpec::Auto, PortsSpec::Ports("10000-32767".parse().unwrap())] {
+        let zone = crate::pools::zone(&spec, &pools);
+        assert!(!zone.ports.contains(20000) && zone.ports.contains(20001));
+        let left_out = zone.left_out.iter().find(|(ports, _)| ports.contains(20000)).unwrap();
+        assert_eq!((left_out.0.to_string().as_str(), left_out.1.as_str()), ("20000", "learned: a.service"));
+    }
 }
 
 #[test]

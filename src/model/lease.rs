@@ -3,6 +3,7 @@
 use super::{PortRange, Protocol, UnitName};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 /// The number of a lease. None is used twice as long as the kernel runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,4 +62,22 @@ pub struct Tuple {
     pub source: SocketAddr,
     /// Whom it goes to; `None`: anybody.
     pub destination: Option<SocketAddr>,
+}
+
+/// What the kernel has of a tuple.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Seen {
+    /// Nothing.
+    Free,
+    /// A connection that is over, for which the kernel keeps the tuple so much longer.
+    TimeWait(Duration),
+    /// A socket: bound, connected, on the way there or back. In FIN_WAIT2 the other side still has its half.
+    Open {
+        /// The number that the kernel gives each socket once (`SO_COOKIE`).
+        cookie: u64,
+        /// Whose it is; 0 also where no process has it any more.
+        uid: u32,
+        /// Where its maker was: the inode number of a cgroup's directory; 0: not known.
+        cgroup: u64,
+    },
 }

@@ -7,14 +7,16 @@ mod endpoint;
 mod lease;
 mod name;
 mod ports;
+mod present;
 mod protocol;
 mod unit;
 
 pub use endpoint::{
     DeviceName, Endpoint, EndpointError, InetEndpoint, SocketKind, UnixAddress, UnixEndpoint,
 };
-pub use lease::{LeaseId, Owner, SessionId, SourceRange, Tuple};
+pub use lease::{LeaseId, Owner, Seen, SessionId, SourceRange, Tuple};
 pub use name::{ListenerName, NameError, PoolName, PoolNameError};
 pub use ports::{PortRange, PortSet, PortSetError};
+pub use present::{InterfaceAddress, Present};
 pub use protocol::{Protocol, ProtocolError};
 pub use unit::{UnitName, UnitNameError};

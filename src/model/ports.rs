@@ -105,6 +105,17 @@ impl PortSet {
         new
     }
 
+    /// Adds all ports of a range, a word at a time.
+    pub fn insert_range(&mut self, range: PortRange) {
+        let (first, last) = (usize::from(range.first), usize::from(range.last));
+        let words = self.0.iter_mut().enumerate().skip(first / 64).take(last / 64 - first / 64 + 1);
+        for (index, word) in words {
+            // The bits from `low` to `high`, both included.
+            let (low, high) = (first.saturating_sub(index * 64), (last - index * 64).min(63));
+            *word |= (u64::MAX << low) & (u64::MAX >> (63 - high));
+        }
+    }
+
     /// Takes a port out; true when it was there.
     pub fn remove(&mut self, port: u16) -> bool {
         let (index, bit) = Self::word(port);
@@ -136,6 +147,17 @@ impl PortSet {
 
     fn combine(&self, other: &Self, with: impl Fn(u64, u64) -> u64) -> Self {
         Self(self.0.iter().zip(other.0.iter()).map(|(&a, &b)| with(a, b)).collect())
+    }
+
+    /// The set as words of 64 ports, the lowest port in the lowest bit; those with no port are left out.
+    pub fn words(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
+        (0u16..).zip(self.0.iter().copied()).filter(|(_, word)| *word != 0)
+    }
+
+    /// One word of [`words`](Self::words): ports `64 * number` and up.
+    #[must_use]
+    pub fn word_at(&self, number: u16) -> u64 {
+        self.0.get(usize::from(number)).copied().unwrap_or_default()
     }
 
     /// What is in either.
@@ -202,9 +224,17 @@ impl std::str::FromStr for PortSet {
     fn from_str(text: &str) -> Result<Self, PortSetError> {
         let mut set = Self::default();
         for part in text.split([',', ' ', '\n', '\t']).filter(|part| !part.trim().is_empty()) {
-            set.extend(part.parse::<PortRange>()?.iter());
+            set.insert_range(part.parse()?);
         }
         Ok(set)
+    }
+}
+
+impl From<PortRange> for PortSet {
+    fn from(range: PortRange) -> Self {
+        let mut set = Self::default();
+        set.insert_range(range);
+        set
     }
 }
 
@@ -245,6 +275,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_range_is_added_whole(before in 1u16.., first in 1u16.., more in prop_oneof![0u16..200, any::<u16>()]) {
+            let range = PortRange::new(first, first.saturating_add(more)).unwrap();
+            let mut set: PortSet = [before].into_iter().collect();
+            set.insert_range(range);
+            let expected: BTreeSet<u16> = range.iter().chain([before]).collect();
+            prop_assert_eq!(set.iter().collect::<BTreeSet<_>>(), expected);
+        }
+
         #[test]
         fn a_set_of_ports_is_a_set(a in proptest::collection::btree_set(1u16.., 0..300), b in proptest::collection::btree_set(1u16.., 0..300)) {
             let (x, y): (PortSet, PortSet) = (a.iter().copied().collect(), b.iter().copied().collect());

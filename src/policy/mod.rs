@@ -3,6 +3,10 @@
 //! Default deny. The reason of a denial goes to the log, never to the caller, who could learn from it what
 //! it could not know.
 
+mod lease;
+
+pub use lease::{Lend, may_lease};
+
 use crate::config::Grant;
 use crate::model::UnitName;
 
@@ -19,6 +23,17 @@ pub struct Caller {
     pub unit: Option<UnitName>,
     /// Uid 0 in the initial user, pid and mount namespaces, or the daemon's own user where that is not root.
     pub administrator: bool,
+    /// Where its sockets are.
+    pub network: Network,
+}
+
+/// A network namespace, as seen from the daemon's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// The daemon's own.
+    Ours,
+    /// Another, or it cannot be told.
+    Another,
 }
 
 /// An answer of the policy.
@@ -75,7 +90,14 @@ mod tests {
     }
 
     fn caller(uid: u32, gids: &[u32], of: Option<&str>) -> Caller {
-        Caller { uid, gids: gids.to_vec(), pid: 1, unit: of.map(unit), administrator: false }
+        Caller {
+            uid,
+            gids: gids.to_vec(),
+            pid: 1,
+            unit: of.map(unit),
+            administrator: false,
+            network: Network::Ours,
+        }
     }
 
     #[test]

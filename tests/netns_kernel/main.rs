@@ -6,6 +6,8 @@
 mod netns;
 
 #[cfg(test)]
+mod addresses;
+#[cfg(test)]
 mod adopt;
 #[cfg(test)]
 mod datagram;
@@ -17,6 +19,24 @@ mod mend;
 mod mptcp;
 #[cfg(test)]
 mod options;
+#[cfg(test)]
+mod outbound_end;
+#[cfg(test)]
+mod outbound_events;
+#[cfg(test)]
+mod outbound_journal;
+#[cfg(test)]
+mod outbound_lifeline;
+#[cfg(test)]
+mod outbound_lookup;
+#[cfg(test)]
+mod outbound_passing;
+#[cfg(test)]
+mod outbound_sharing;
+#[cfg(test)]
+mod outbound_support;
+#[cfg(test)]
+mod outbound_udp;
 #[cfg(test)]
 mod owner;
 #[cfg(test)]

@@ -180,3 +180,17 @@ fn a_caller_that_a_bus_told_is_known_by_its_pid_and_user() {
     end(child);
     assert!(Peer::of_process(pid, NOBODY, vec![]).pidfd.is_none());
 }
+
+#[test]
+fn the_network_of_a_caller_is_that_of_its_socket_or_of_its_process() {
+    let (peer, child) = peer_of(&[], "");
+    assert!(peer.is_in_our_network());
+    assert!(Peer::of_process(peer.pid, 0, Vec::new()).is_in_our_network());
+    end(child);
+    let (peer, child) = peer_of(&["unshare", "-n"], "");
+    assert!(!peer.is_in_our_network());
+    assert!(!Peer::of_process(peer.pid, 0, Vec::new()).is_in_our_network());
+    let pid = peer.pid;
+    end(child);
+    assert!(!Peer::of_process(pid, 0, Vec::new()).is_in_our_network(), "who is gone is nowhere");
+}

@@ -1,0 +1,135 @@
+//! What can be asked of the outbound half: plain values, and the part of the broker's handle that carries them.
+
+use super::super::command::{Command, Handle, Refusal, Stopping};
+use super::view::{LeaseView, PoolView};
+use crate::leases::{Kind, Lease};
+use crate::model::{LeaseId, Protocol, SessionId};
+use crate::policy::Caller;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// A request for source ports.
+#[derive(Debug)]
+pub struct LeaseRequest {
+    /// Who asks.
+    pub caller: Caller,
+    /// The session that the lease is to hang on.
+    pub session: SessionId,
+    /// The pool's name.
+    pub pool: String,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Whom the ports are for; `None`: anybody.
+    pub destination: Option<SocketAddr>,
+    /// What the ports are to come as.
+    pub kind: Kind,
+    /// How many, at least one and at most [`portbroker_client::wire::MAX_PORTS_OF_A_LEASE`].
+    pub ports: u32,
+    /// With how many the caller is content.
+    pub minimum: u32,
+}
+
+/// A lease whose ports come as sockets.
+#[derive(Debug)]
+pub struct LeasedSockets {
+    /// Its number.
+    pub id: LeaseId,
+    /// Its sockets, by what they are bound to.
+    pub sockets: Vec<(SocketAddr, OwnedFd)>,
+}
+
+/// What there is of a pool for one destination, where that is not enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shortage {
+    /// Addresses in use times ports.
+    pub capacity: u32,
+    /// Leased.
+    pub used: u32,
+    /// Given back, and not known to be free.
+    pub cooling: u32,
+    /// Free, and fewer than were asked for.
+    pub free: u32,
+    /// When the next one is expected; `None`: nobody knows.
+    pub next: Option<Duration>,
+}
+
+pub(in super::super) type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
+
+/// What the outbound half is asked.
+pub(in super::super) enum Ask {
+    Session(Caller, Answer<(SessionId, OwnedFd)>),
+    Lease(LeaseRequest, Answer<Lease>),
+    Sockets(LeaseRequest, Answer<LeasedSockets>),
+    Release(Caller, LeaseId, Answer<()>),
+    Leases(Caller, LeaseId, usize, oneshot::Sender<Vec<LeaseView>>),
+    Drain(Caller, IpAddr, Drain, Answer<()>),
+    Show(String, oneshot::Sender<Option<PoolView>>),
+}
+
+/// Whether an address is to be drained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drain {
+    /// Nothing more of it is leased.
+    Begin,
+    /// It is in use again.
+    Undo,
+}
+
+impl Handle {
+    async fn ask_outbound<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Stopping> {
+        self.ask(|reply| Command::Outbound(ask(reply))).await
+    }
+
+    /// A session, and the writing end of its lifeline.
+    pub async fn open_session(
+        &self,
+        caller: Caller,
+    ) -> Result<Result<(SessionId, OwnedFd), Refusal>, Stopping> {
+        self.ask_outbound(|reply| Ask::Session(caller, reply)).await
+    }
+
+    /// Ports that the caller binds itself.
+    pub async fn lease(&self, request: LeaseRequest) -> Result<Result<Lease, Refusal>, Stopping> {
+        self.ask_outbound(|reply| Ask::Lease(request, reply)).await
+    }
+
+    /// Ports as sockets; the broker keeps no copies.
+    pub async fn lease_sockets(
+        &self,
+        request: LeaseRequest,
+    ) -> Result<Result<LeasedSockets, Refusal>, Stopping> {
+        self.ask_outbound(|reply| Ask::Sockets(request, reply)).await
+    }
+
+    /// Ends a lease.
+    pub async fn release(&self, caller: Caller, lease: LeaseId) -> Result<Result<(), Refusal>, Stopping> {
+        self.ask_outbound(|reply| Ask::Release(caller, lease, reply)).await
+    }
+
+    /// The leases after a number that the caller may see, by number.
+    pub async fn leases(
+        &self,
+        caller: Caller,
+        after: LeaseId,
+        most: usize,
+    ) -> Result<Vec<LeaseView>, Stopping> {
+        self.ask_outbound(|reply| Ask::Leases(caller, after, most, reply)).await
+    }
+
+    /// Begins to drain a source address, or takes it back into use.
+    pub async fn drain(
+        &self,
+        caller: Caller,
+        address: IpAddr,
+        drain: Drain,
+    ) -> Result<Result<(), Refusal>, Stopping> {
+        self.ask_outbound(|reply| Ask::Drain(caller, address, drain, reply)).await
+    }
+
+    /// One pool.
+    pub async fn show_pool(&self, name: String) -> Result<Option<PoolView>, Stopping> {
+        self.ask_outbound(|reply| Ask::Show(name, reply)).await
+    }
+}

@@ -1,0 +1,219 @@
+//! Leasing and giving back: who may, what the ledger says, what is written down, what the log is told.
+
+use super::command::{LeaseRequest, LeasedSockets};
+use super::pools::Pool;
+use super::sessions::owner_of;
+use super::told::Tale;
+use super::{Outbound, view};
+use crate::broker::command::Refusal;
+use crate::kernel::outbound_socket::{self, Refused as NoSocket};
+use crate::leases::{Lease, NoSuchLease, Offer, Refused, Request};
+use crate::model::{LeaseId, PoolName, SessionId, SourceRange, Tuple};
+use crate::policy::{Caller, Decision, Lend, Network, may_lease};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+/// How many times as many sources as sockets are asked for are tried, where the kernel refuses some.
+const TRIES: usize = 8;
+/// How often what ended lately is looked at before a lease is refused.
+const ROUNDS: usize = 8;
+
+impl Pool {
+    fn offer<'a>(&'a self, name: &'a PoolName) -> Offer<'a> {
+        Offer {
+            pool: name,
+            addresses: &self.in_use,
+            zone: &self.zone.ports,
+            spread: self.config.spread,
+            quota: self.config.quota,
+        }
+    }
+}
+
+impl Outbound {
+    /// Leases ports that the caller binds itself.
+    pub(super) fn lease(&mut self, request: &LeaseRequest, now: Instant) -> Result<Lease, Refusal> {
+        let outcome = self.try_lease(request, Lend::Ports, now);
+        self.keep(now);
+        self.tell_leased(request, outcome.as_ref().map(|lease| (lease.id, ports_of(&lease.ranges))), now);
+        outcome
+    }
+
+    /// Leases ports as sockets. All or nothing.
+    pub(super) fn lease_sockets(
+        &mut self,
+        request: &LeaseRequest,
+        now: Instant,
+    ) -> Result<LeasedSockets, Refusal> {
+        let outcome = self.try_lease(request, Lend::Sockets, now).and_then(|lease| {
+            let made = self.make_sockets(request, &lease, now);
+            if made.is_err() {
+                // It was just made.
+                let _ = self.ledger.release(lease.id, now);
+            }
+            made
+        });
+        self.keep(now);
+        self.tell_leased(request, outcome.as_ref().map(|leased| (leased.id, leased.sockets.len())), now);
+        outcome
+    }
+
+    fn try_lease(&mut self, request: &LeaseRequest, lend: Lend, now: Instant) -> Result<Lease, Refusal> {
+        let no_such_pool = || Refusal::NoSuchPool(request.pool.chars().take(100).collect());
+        let (name, pool) = self.pools.get(&request.pool).ok_or_else(no_such_pool)?;
+        if let Decision::Denied(reason) = may_lease(&request.caller, &pool.config.allow, lend) {
+            let action = match (request.caller.network, lend) {
+                (Network::Another, Lend::Ports) => format!(
+                    "lease ports of pool {name}: you are in another network namespace, where you could not bind them; ask for sockets"
+                ),
+                _ => format!("lease of pool {name}: its configuration does not allow you to"),
+            };
+            return Err(Refusal::NotAllowed { action, reason });
+        }
+        self.check_session(&request.caller, request.session)?;
+        let wanted = Request {
+            session: request.session,
+            protocol: request.protocol,
+            destination: request.destination,
+            kind: request.kind,
+            ports: request.ports,
+            minimum: request.minimum,
+        };
+        let mut outcome = self.ledger.lease(&wanted, &pool.offer(name), now);
+        // Some of what ended may be free, and nobody has looked yet.
+        for _ in 0..ROUNDS {
+            let lacks = matches!(outcome, Err(Refused::Exhausted { .. }));
+            if !lacks || !self.looks.look_for(&mut self.ledger, &wanted, now) {
+                break;
+            }
+            outcome = self.ledger.lease(&wanted, &pool.offer(name), now);
+        }
+        Ok(outcome?)
+    }
+
+    /// The sockets of a lease. What the kernel refuses is somebody's who did not ask us: another takes its place.
+    fn make_sockets(
+        &mut self,
+        request: &LeaseRequest,
+        lease: &Lease,
+        now: Instant,
+    ) -> Result<LeasedSockets, Refusal> {
+        let no_such_pool = || Refusal::NoSuchPool(request.pool.clone());
+        let (name, pool) = self.pools.get(&request.pool).ok_or_else(no_such_pool)?;
+        let mut sources: Vec<SocketAddr> = sources_of(&lease.ranges).collect();
+        sources.reverse();
+        let mut tries = sources.len() * TRIES;
+        let mut sockets = Vec::with_capacity(sources.len());
+        while let Some(source) = sources.pop() {
+            let freebind = pool.takes_freebind(source.ip());
+            match outbound_socket::make(request.protocol, source, request.destination, freebind) {
+                Ok(socket) => sockets.push((source, socket)),
+                Err(NoSocket::Busy { .. }) if tries > 0 => {
+                    tries -= 1;
+                    let busy = Tuple { protocol: request.protocol, source, destination: request.destination };
+                    tracing::debug!(event = "busy", %source, "{source} is used by somebody who has no lease of it");
+                    let instead = self.ledger.replace(lease.id, &busy, &pool.offer(name), now);
+                    let nothing = || {
+                        Refusal::CannotLease(format!(
+                            "{source} is in use, and pool {name} has nothing else for this destination"
+                        ))
+                    };
+                    sources.push(instead.ok_or_else(nothing)?.source);
+                }
+                Err(error) => return Err(Refusal::CannotLease(error.to_string())),
+            }
+        }
+        Ok(LeasedSockets { id: lease.id, sockets })
+    }
+
+    /// Ends a lease of the caller's, or, for an administrator, any.
+    pub(super) fn release(&mut self, caller: &Caller, lease: LeaseId, now: Instant) -> Result<(), Refusal> {
+        let bad = |error: NoSuchLease| Refusal::BadArgument(error.to_string());
+        let owner = self.ledger.owner_of_lease(lease).ok_or_else(|| bad(NoSuchLease(lease)))?;
+        if !caller.administrator && *owner != owner_of(caller) {
+            return Err(Refusal::NotAllowed {
+                action: format!("release lease {lease}: it is another's"),
+                reason: "the lease is another's",
+            });
+        }
+        let owner = owner.to_string();
+        self.ledger.release(lease, now).map_err(bad)?;
+        self.keep(now);
+        if self.told.has_a_line(Tale::Ended { leases: 1 }, now) {
+            tracing::info!(event = "released", lease = lease.0, owner, "{owner} gave lease {lease} back");
+        } else {
+            tracing::debug!(event = "released", lease = lease.0, owner, "{owner} gave lease {lease} back");
+        }
+        Ok(())
+    }
+
+    /// The leases after a number that a caller may see.
+    pub(super) fn leases(&self, caller: &Caller, after: LeaseId, most: usize) -> Vec<view::LeaseView> {
+        let own = owner_of(caller);
+        let whose = if caller.administrator { None } else { Some(&own) };
+        self.ledger.rows(whose, after, most).into_iter().map(view::of_row).collect()
+    }
+
+    fn tell_leased(
+        &mut self,
+        request: &LeaseRequest,
+        outcome: Result<(LeaseId, usize), &Refusal>,
+        now: Instant,
+    ) {
+        let destination = request.destination.map_or_else(|| "any".to_owned(), |to| to.to_string());
+        let (protocol, session) = (request.protocol, request.session.0);
+        let Caller { uid, pid, .. } = request.caller;
+        let owner = owner_of(&request.caller).to_string();
+        let pool: String = request.pool.chars().take(100).collect();
+        match outcome {
+            Ok((lease, ports)) => {
+                let lease = lease.0;
+                if self.told.has_a_line(Tale::Leased { ports }, now) {
+                    tracing::info!(event = "leased", lease, session, pool, ports, %protocol, destination, owner, uid, pid, "leased {ports} ports of {pool} for {protocol} to {destination} to {owner} (lease {lease})");
+                } else {
+                    tracing::debug!(event = "leased", lease, session, pool, ports, %protocol, destination, owner, uid, pid, "leased {ports} ports of {pool} for {protocol} to {destination} to {owner} (lease {lease})");
+                }
+            }
+            Err(refusal) => {
+                let reason = match refusal {
+                    Refusal::NotAllowed { reason, .. } => (*reason).to_owned(),
+                    other => other.to_string(),
+                };
+                if self.told.has_a_line(Tale::Refused, now) {
+                    tracing::warn!(event = "refusal", pool, %protocol, destination, owner, uid, pid, reason, "refused a lease of {pool} to {owner}: {reason}");
+                } else {
+                    tracing::debug!(event = "refusal", pool, %protocol, destination, owner, uid, pid, reason, "refused a lease of {pool} to {owner}: {reason}");
+                }
+            }
+        }
+    }
+
+    pub(super) fn tell_ended(&mut self, session: SessionId, owner: &str, leases: usize, now: Instant) {
+        let number = session.0;
+        if leases > 0 && self.told.has_a_line(Tale::Ended { leases }, now) {
+            tracing::info!(
+                event = "session-ended",
+                session = number,
+                owner,
+                leases,
+                "session {session} of {owner} ended, and with it {leases} leases"
+            );
+        } else {
+            tracing::debug!(
+                event = "session-ended",
+                session = number,
+                owner,
+                leases,
+                "session {session} of {owner} ended, and with it {leases} leases"
+            );
+        }
+    }
+}
+
+fn sources_of(ranges: &[SourceRange]) -> impl Iterator<Item = SocketAddr> + '_ {
+    ranges.iter().flat_map(|range| range.ports.iter().map(|port| SocketAddr::new(range.address, port)))
+}
+
+fn ports_of(ranges: &[SourceRange]) -> usize {
+    ranges.iter().map(|range| usize::from(range.ports.last() - range.ports.first()) + 1).sum()
+}

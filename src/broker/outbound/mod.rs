@@ -1,0 +1,345 @@
+//! The outbound half: pools, sessions, leases and what cools after them, and what the kernel says of all that.
+//!
+//! Pools are made anew whenever something around them changes; leases are the ledger's, and live on whatever happens to
+//! pools. What happened is in the journal before anybody hears of it. The ledger decides; here are its effects.
+
+mod command;
+mod lending;
+mod looks;
+mod pools;
+mod refusals;
+mod sessions;
+mod store;
+mod told;
+mod view;
+
+pub use command::{Drain, LeaseRequest, LeasedSockets, Shortage};
+pub use view::{AddressView, LeaseView, PoolView};
+
+pub(super) use command::Ask;
+
+use super::authority::administrator;
+use super::command::{Notice, Refusal};
+use super::{Broker, until};
+use crate::config::Config;
+use crate::kernel::addresses::{AddressWatch, present};
+use crate::kernel::cgroups::Cgroups;
+use crate::kernel::destroyed::{Closed, Overflow};
+use crate::learn::service_of;
+use crate::leases::{Ledger, UsedAfterEnd};
+use crate::model::{PortRange, PortSet, Present, SessionId};
+use crate::policy::Caller;
+use crate::pools::Host;
+use looks::Looks;
+use pools::{News, Pools, Surroundings};
+use sessions::Lifelines;
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Instant;
+use store::Store;
+use told::Told;
+
+/// The kernel's default, for where it does not say.
+const EPHEMERAL: (u16, u16) = (32768, 60999);
+
+/// Pools and leases.
+pub(super) struct Outbound {
+    pools: Pools,
+    host: Host,
+    present: Present,
+    addresses: Option<AddressWatch>,
+    ledger: Ledger,
+    /// Addresses that are drained: the ledger's, for the pools.
+    draining: BTreeSet<IpAddr>,
+    store: Store,
+    lifelines: Lifelines,
+    looks: Looks,
+    told: Told,
+    /// Why it is not known which addresses there are, if so.
+    fault: Option<String>,
+}
+
+/// What happened by itself.
+pub(super) enum Happened {
+    LifelineCut(SessionId),
+    Ended(Result<Vec<Closed>, Overflow>),
+    Addresses,
+    Due,
+}
+
+impl Outbound {
+    /// Takes up what an earlier daemon left. Must be called within a tokio runtime.
+    pub(super) fn new(runtime_directory: &Path) -> io::Result<Self> {
+        let now = Instant::now();
+        let (store, events) = Store::open(runtime_directory);
+        let mut ledger = Ledger::restore(events, now);
+        let lifelines = sessions::resumed(&mut ledger, runtime_directory, now)?;
+        let addresses = AddressWatch::new().map_err(|error| {
+            tracing::error!(%error, "addresses that come and go are not seen until the next reload: {error}");
+        });
+        let (first, last) = EPHEMERAL;
+        let host = Host {
+            ephemeral: PortRange::new(first, last).map_err(io::Error::other)?,
+            brokered: Vec::new(),
+            protected: PortSet::default(),
+            learned: Vec::new(),
+            listened: PortSet::default(),
+        };
+        let mut outbound = Self {
+            pools: Pools::default(),
+            host,
+            present: Present::default(),
+            addresses: addresses.ok(),
+            draining: ledger.draining().collect(),
+            ledger,
+            store,
+            lifelines,
+            looks: Looks::new(),
+            told: Told::default(),
+            fault: None,
+        };
+        outbound.keep(now);
+        Ok(outbound)
+    }
+
+    /// What happens next. What was not awaited to its end is not lost.
+    pub(super) async fn next(&mut self) -> Happened {
+        let due = self.looks.next_due(&self.ledger);
+        let due = due.into_iter().chain(self.told.next_due()).chain(self.store.next_due()).min();
+        let Self { lifelines, looks, addresses, .. } = self;
+        let addresses = async {
+            match addresses {
+                Some(watch) => watch.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            session = lifelines.next() => Happened::LifelineCut(session),
+            ends = looks.ended() => Happened::Ended(ends),
+            () = addresses => Happened::Addresses,
+            () = until(due) => Happened::Due,
+        }
+    }
+
+    /// Writes down what happened, and tells what was noticed on the way.
+    fn keep(&mut self, now: Instant) {
+        self.store.keep(&mut self.ledger, now);
+        for used in self.ledger.used_after_end() {
+            warn_of_use(&used);
+        }
+    }
+
+    fn do_what_is_due(&mut self, now: Instant) {
+        self.looks.look(&mut self.ledger, now);
+        self.keep(now);
+        if let Some(untold) = self.told.sum(now) {
+            let told::Untold { leased, ports, ended, refused } = untold;
+            tracing::info!(
+                event = "leases",
+                leased,
+                ports,
+                ended,
+                refused,
+                "{leased} more leases of {ports} ports, {ended} ended, {refused} refused"
+            );
+        }
+    }
+
+    /// Everything that is not as it should be.
+    pub(super) fn faults(&self) -> Vec<String> {
+        let own = [self.fault.as_deref(), self.store.fault(), self.looks.fault()];
+        own.into_iter().flatten().map(str::to_owned).chain(self.pools.faults().cloned()).collect()
+    }
+
+    /// All pools.
+    pub(super) fn views(&self) -> Vec<PoolView> {
+        let names: Vec<String> = self.pools.iter().map(|(name, _)| name.to_string()).collect();
+        names.iter().filter_map(|name| self.show(name)).collect()
+    }
+
+    fn show(&self, name: &str) -> Option<PoolView> {
+        let (name, pool) = self.pools.get(name)?;
+        let usage = |address| {
+            let usage = self.ledger.usage(address);
+            (usage.leased, usage.cooling)
+        };
+        Some(pool.view(name, &self.draining, usage))
+    }
+
+    /// Looks at the addresses of the host anew.
+    fn see_addresses(&mut self) {
+        match self.addresses.as_ref().map_or_else(present, AddressWatch::present) {
+            Ok(present) => (self.present, self.fault) = (present, None),
+            Err(error) => {
+                let text = format!("cannot see which addresses this host has: {error}");
+                tracing::error!(event = "addresses", %error, "{text}");
+                self.fault = Some(text);
+            }
+        }
+    }
+
+    /// Drains an address, or takes it back into use.
+    fn drain(&mut self, address: IpAddr, drain: Drain, now: Instant) -> Result<(), Refusal> {
+        let known = self.pools.have(address) || self.draining.contains(&address);
+        if !known {
+            let text = format!("no pool has the address {address}: see \"portbroker list pools\"");
+            return Err(Refusal::BadArgument(text));
+        }
+        match drain {
+            Drain::Begin => self.ledger.drain(address),
+            Drain::Undo => self.ledger.undrain(address),
+        };
+        self.keep(now);
+        self.draining = self.ledger.draining().collect();
+        self.pools.refresh_addresses(&self.present, &self.draining);
+        let leased = self.ledger.usage(address).leased;
+        match drain {
+            Drain::Begin => {
+                tracing::info!(event = "draining", %address, leased, "drains {address}, of which {leased} ports are leased")
+            }
+            Drain::Undo => tracing::info!(event = "undrained", %address, "{address} is in use again"),
+        }
+        Ok(())
+    }
+}
+
+fn warn_of_use(used: &UsedAfterEnd) {
+    let UsedAfterEnd { lease, owner, pool, tuple, uid, cgroup } = used;
+    let unit = Cgroups::find()
+        .filter(|_| *cgroup != 0)
+        .and_then(|cgroups| cgroups.paths().get(cgroup).map(|path| (service_of(path), path.clone())));
+    let whose = match &unit {
+        Some((Some(unit), _)) => unit.to_string(),
+        Some((None, path)) => path.clone(),
+        None => format!("uid {uid}"),
+    };
+    let source = tuple.source;
+    let destination = tuple.destination.map_or_else(|| "any".to_owned(), |to| to.to_string());
+    tracing::warn!(
+        event = "used-after-end",
+        lease = lease.0,
+        %owner,
+        %pool,
+        %source,
+        destination,
+        uid,
+        cgroup,
+        "lease {lease} of {owner} has ended, and {whose} goes on using {source}, to {destination}: it is held until that ends"
+    );
+}
+
+impl Broker {
+    /// Takes the pools of a configuration. The ports that they ask for are reserved by who calls.
+    pub(super) fn configure_pools(&mut self, config: &Config) {
+        let ports = |endpoint: &crate::model::Endpoint| endpoint.port();
+        let brokered = self.table.iter().flat_map(|(name, listener)| {
+            listener.config.endpoints.iter().filter_map(ports).map(move |port| (port, name.to_string()))
+        });
+        let one = |(port, name)| Some((PortRange::new(port, port).ok()?, name));
+        self.outbound.host.brokered = brokered.filter_map(one).collect();
+        self.outbound.host.protected.clone_from(&config.protect.ports);
+        self.learning.see_ports();
+        self.see_taken_ports();
+        self.outbound.see_addresses();
+        let Outbound { pools, host, present, draining, ledger, .. } = &mut self.outbound;
+        for gone in pools.configure(&config.pools, &Surroundings { host, present, draining }) {
+            ledger.retire(&gone);
+        }
+        self.protection.set_leased_from(self.outbound.pools.reserve.clone());
+    }
+
+    /// Ports that are taken, and the range from which the kernel chooses, may change at any time; whether they did.
+    fn see_taken_ports(&mut self) -> bool {
+        let host = &mut self.outbound.host;
+        let ephemeral = self.protection.ephemeral_range().unwrap_or(host.ephemeral);
+        let learned = self.learning.learned();
+        let learned: Vec<(u16, String)> =
+            learned.into_iter().map(|learned| (learned.port, learned.unit.to_string())).collect();
+        let listened = self.learning.listened();
+        // A UDP port that is leased for any destination waits for anybody, and is no service's.
+        let of_others = listened.udp.difference(&self.outbound.ledger.udp_ports());
+        let listened = listened.tcp.union(&of_others);
+        let changed = (host.ephemeral, &host.learned, &host.listened) != (ephemeral, &learned, &listened);
+        (host.ephemeral, host.learned, host.listened) = (ephemeral, learned, listened);
+        changed
+    }
+
+    /// Brings the pools in step with the ports that are taken now.
+    pub(super) fn look_at_pools(&mut self) {
+        if !self.see_taken_ports() {
+            return;
+        }
+        let Outbound { pools, host, present, draining, .. } = &mut self.outbound;
+        pools.refresh(&Surroundings { host, present, draining });
+        self.touched = true;
+        if self.protection.set_leased_from(self.outbound.pools.reserve.clone()) {
+            self.assert_reserved_ports();
+        }
+    }
+
+    pub(super) fn outbound_happened(&mut self, happened: Happened) {
+        let now = Instant::now();
+        let outbound = &mut self.outbound;
+        match happened {
+            Happened::LifelineCut(session) => outbound.lifeline_cut(session, now),
+            Happened::Ended(ends) => {
+                outbound.looks.take_ends(&mut outbound.ledger, ends, now);
+                outbound.keep(now);
+            }
+            Happened::Addresses => {
+                outbound.see_addresses();
+                outbound.pools.refresh_addresses(&outbound.present, &outbound.draining);
+                self.touched = true;
+            }
+            Happened::Due => outbound.do_what_is_due(now),
+        }
+    }
+
+    pub(super) fn answer_outbound(&mut self, ask: Ask) {
+        let now = Instant::now();
+        let outbound = &mut self.outbound;
+        // Whoever asked may be gone by now, and then nobody wants the answer.
+        match ask {
+            Ask::Session(caller, reply) => drop(reply.send(outbound.open_session(&caller, now))),
+            Ask::Lease(request, reply) => drop(reply.send(outbound.lease(&request, now))),
+            Ask::Sockets(request, reply) => drop(reply.send(outbound.lease_sockets(&request, now))),
+            Ask::Release(caller, lease, reply) => drop(reply.send(outbound.release(&caller, lease, now))),
+            Ask::Leases(caller, after, most, reply) => {
+                drop(reply.send(outbound.leases(&caller, after, most)))
+            }
+            Ask::Drain(caller, address, drain, reply) => {
+                drop(reply.send(self.drain_address(&caller, address, drain, now)));
+            }
+            Ask::Show(name, reply) => drop(reply.send(outbound.show(&name))),
+        }
+    }
+
+    fn drain_address(
+        &mut self,
+        caller: &Caller,
+        address: IpAddr,
+        drain: Drain,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        administrator(caller, "drain addresses", &format!("drain {address}"))?;
+        self.touched = true;
+        self.outbound.drain(address, drain, now)
+    }
+
+    /// Tells those who watch what became of pools.
+    pub(super) fn announce_pools(&mut self) {
+        for (name, news) in std::mem::take(&mut self.outbound.pools.news) {
+            self.touched = true;
+            let view = self.outbound.show(name.as_str()).map(Box::new);
+            let notice = match (news, view) {
+                (News::Removed, _) | (_, None) => Notice::PoolRemoved(name.to_string()),
+                (News::Added, Some(view)) => Notice::PoolAdded(view),
+                (News::Changed, Some(view)) => Notice::PoolChanged(view),
+            };
+            // No receivers is no fault.
+            let _ = self.notices.send(notice);
+        }
+    }
+}

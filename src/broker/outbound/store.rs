@@ -1,0 +1,175 @@
+//! The leases as they are written down, for the daemon after this one.
+//!
+//! What happened to leases is in the journal before anybody hears of it. Where it cannot be written that is said, and
+//! leases go on: a daemon that is killed meanwhile forgets them, and its successor asks the kernel instead.
+
+use crate::broker::effects::with_causes;
+use crate::kernel::journal::{Journal, Lost, Opened, Unreadable};
+use crate::leases::{Event, EventError, Ledger};
+use crate::model::{LeaseId, SessionId};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How long to wait after the journal could not be written.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The journal, or what became of it.
+pub(super) struct Store {
+    journal: Option<Journal>,
+    fault: Option<String>,
+    /// Something happened that is not written down; when to try again.
+    behind: Option<Instant>,
+    forgot: bool,
+}
+
+impl Store {
+    /// Opens it, and reads what an earlier daemon wrote.
+    pub(super) fn open(runtime_directory: &Path) -> (Self, Vec<Event>) {
+        let path: PathBuf = runtime_directory.join("leases");
+        let mut store = Self { journal: None, fault: None, behind: None, forgot: false };
+        let mut events = Vec::new();
+        match Journal::open(&path) {
+            Ok(Opened { journal, records, lost }) => {
+                store.journal = Some(journal);
+                match decoded(&records) {
+                    Ok(found) => events = found,
+                    Err(error) => {
+                        store.forgot = true;
+                        let moved = path.with_extension("unreadable");
+                        // A copy: the file itself is the journal's, and is written anew with the next event.
+                        let _ = std::fs::copy(&path, &moved);
+                        store.behind = Some(Instant::now());
+                        tracing::error!(event = "journal", %error, "{} cannot be understood and was copied to {}; no lease of before is known: {error}", path.display(), moved.display());
+                    }
+                }
+                if let Some(lost) = lost {
+                    store.forgot |= store.say(&lost);
+                }
+                if store.forgot {
+                    events = vec![numbered_anew()];
+                }
+            }
+            Err(error) => store.fail(&with_causes(&error)),
+        }
+        // As long as the kernel runs there may be connections of leases that nobody knows of.
+        store.forgot |= path.with_extension("unreadable").exists();
+        (store, events)
+    }
+
+    /// Tells what was lost; whether it was leases of this boot.
+    fn say(&self, lost: &Lost) -> bool {
+        match lost {
+            Lost::All { moved, why: Unreadable::OtherBoot, .. } => {
+                tracing::info!(event = "journal", "{lost}");
+                let _ = std::fs::remove_file(moved);
+                false
+            }
+            Lost::All { .. } => {
+                tracing::error!(event = "journal", "{lost}");
+                true
+            }
+            Lost::Tail { .. } => {
+                tracing::warn!(event = "journal", "{lost}");
+                false
+            }
+        }
+    }
+
+    /// Whether there may be connections of leases that nobody knows of.
+    pub(super) fn forgot(&self) -> bool {
+        self.forgot
+    }
+
+    pub(super) fn fault(&self) -> Option<&str> {
+        self.fault.as_deref()
+    }
+
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.behind
+    }
+
+    /// Writes down what happened since the last time, with one write.
+    pub(super) fn keep(&mut self, ledger: &mut Ledger, now: Instant) {
+        let events = ledger.events();
+        let Some(journal) = &mut self.journal else { return };
+        let done = if let Some(again) = self.behind {
+            if again > now {
+                return;
+            }
+            journal.rewrite(ledger.snapshot().filter_map(|event| framed(&event)))
+        } else if events.is_empty() {
+            return;
+        } else {
+            let appended = journal.append(&events.iter().filter_map(framed).flatten().collect::<Vec<u8>>());
+            if appended.is_ok() && journal.is_due_for_rewrite() {
+                journal.rewrite(ledger.snapshot().filter_map(|event| framed(&event)))
+            } else {
+                appended
+            }
+        };
+        match done {
+            Ok(()) => {
+                self.behind = None;
+                if self.fault.take().is_some() {
+                    tracing::info!(event = "journal", "leases are written down again");
+                }
+            }
+            Err(error) => {
+                self.behind = now.checked_add(RETRY);
+                self.fail(&with_causes(&error));
+            }
+        }
+    }
+
+    fn fail(&mut self, error: &str) {
+        let text =
+            format!("leases are not written down, and would be forgotten if the daemon were killed: {error}");
+        if self.fault.as_ref() != Some(&text) {
+            tracing::error!(event = "journal", error, "{text}");
+        }
+        self.fault = Some(text);
+    }
+}
+
+/// Numbers that nobody has: clients of a daemon whose journal was lost still know theirs.
+fn numbered_anew() -> Event {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
+    let number = u64::try_from(since).unwrap_or(1);
+    Event::Numbered { session: SessionId(number), lease: LeaseId(number) }
+}
+
+/// An event with its length before it: a record has all that happened at once.
+fn framed(event: &Event) -> Option<Vec<u8>> {
+    let written = event.to_bytes().map_err(|error| error.to_string());
+    let framed = written.and_then(|bytes| {
+        let length = u32::try_from(bytes.len()).map_err(|error| error.to_string())?;
+        Ok([&length.to_le_bytes(), bytes.as_slice()].concat())
+    });
+    framed
+        .map_err(|error| {
+            tracing::error!(event = "journal", error, "an event cannot be written down: {error}")
+        })
+        .ok()
+}
+
+/// All events of all records.
+fn decoded(records: &[Vec<u8>]) -> Result<Vec<Event>, EventError> {
+    let mut events = Vec::new();
+    for record in records {
+        let mut rest = record.as_slice();
+        while !rest.is_empty() {
+            let (event, after) = first_event(rest)?;
+            events.push(event);
+            rest = after;
+        }
+    }
+    Ok(events)
+}
+
+fn first_event(bytes: &[u8]) -> Result<(Event, &[u8]), EventError> {
+    let cut = || EventError::Impossible("a length that goes beyond its record");
+    let (length, rest) = bytes.split_first_chunk().ok_or_else(cut)?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| cut())?;
+    let (event, after) = rest.split_at_checked(length).ok_or_else(cut)?;
+    Ok((Event::from_bytes(event)?, after))
+}

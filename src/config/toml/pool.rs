@@ -1,0 +1,76 @@
+//! `[[pool]]`: source addresses and ports to lease.
+
+use super::{Item, Reader};
+use crate::config::fault::Place;
+use crate::config::pool_definition::PoolDraft;
+use crate::model::PoolName;
+use toml::de::{DeTable, DeValue};
+
+const KEYS: [&str; 6] = ["name", "addresses", "ports", "spread", "allow", "quota"];
+
+impl<'a> Reader<'a> {
+    pub(super) fn pool(&mut self, table: &DeTable<'a>, header: &Item<'a>) {
+        let faults_before = self.faults.len();
+        let (mut name, mut draft) = (None, PoolDraft::default());
+        for (key, item) in table {
+            match key.get_ref().as_ref() {
+                "name" => name = Some(item),
+                "addresses" => {
+                    let example =
+                        "addresses = [\"192.0.2.10-192.0.2.13\", \"2001:db8:1::/64\", \"dev:eth0\"]";
+                    draft.addresses = self.texts("addresses", item, example);
+                }
+                "ports" => draft.ports = self.texts("ports", item, "ports = \"10000-32767, 61000-65535\""),
+                "spread" => draft.spread = self.text("spread", item, "spread = \"round-robin\""),
+                "allow" => {
+                    let example = "allow = [\"unit:crawler.service\", \"user:deploy\"]";
+                    draft.allow = self.texts("allow", item, example);
+                }
+                "quota" => draft.quota = self.quota(item),
+                _ => self.unknown(key, "key in [[pool]]", &KEYS),
+            }
+        }
+        let name = self.name::<PoolName>(name, header, "pool", "egress");
+        draft.incomplete = self.broken || self.faults.len() > faults_before;
+        self.parsed.pools.extend(name.map(|(name, place)| (name, place, draft)));
+    }
+
+    fn text(&mut self, key: &str, item: &Item<'a>, example: &str) -> Option<(String, Place)> {
+        match item.get_ref().as_str() {
+            Some(text) => Some((text.to_owned(), self.place(item))),
+            None => {
+                self.wrong_type(key, item, "a string", example);
+                None
+            }
+        }
+    }
+
+    fn quota(&mut self, item: &Item<'a>) -> Option<(u32, Place)> {
+        const EXAMPLE: &str = "quota = { ports = 20000 }";
+        let DeValue::Table(table) = item.get_ref() else {
+            self.wrong_type("quota", item, "a table", EXAMPLE);
+            return None;
+        };
+        let mut quota = None;
+        for (key, item) in table {
+            match (key.get_ref().as_ref(), item.get_ref()) {
+                ("ports", DeValue::Integer(number)) if number.radix() == 10 => {
+                    match number.as_str().parse().ok().filter(|ports| *ports > 0) {
+                        Some(ports) => quota = Some((ports, self.place(item))),
+                        None => {
+                            let fault = self.place(item).error(format!(
+                                "{} is no quota: a number of ports from 1 to {}",
+                                number.as_str(),
+                                u32::MAX
+                            ));
+                            self.fault(fault.help("leave the quota out where there is to be none"));
+                        }
+                    }
+                }
+                ("ports", _) => self.wrong_type("ports", item, "a decimal integer", EXAMPLE),
+                _ => self.unknown(key, "key in quota", &["ports"]),
+            }
+        }
+        quota
+    }
+}

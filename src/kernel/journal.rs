@@ -1,0 +1,355 @@
+//! The journal of leases: records that are appended to a file on the runtime directory's tmpfs, which lives exactly as
+//! long as the kernel's own state does.
+//!
+//! - Every record is there whole or not at all: it is written with one write(2), and one that a SIGKILL tore is thrown
+//!   away when the file is read again. What must not come apart belongs into one record.
+//! - The file is always replaced whole, by rename(2): whoever opens it finds a header.
+//! - A record that could not be written leaves the file as it was before.
+//! - Nothing that cannot be understood is thrown away: it is moved aside.
+//!
+//! What is in a record is not this module's matter.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read as _, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::libc;
+
+/// The first bytes of the file; the version is after them, and then the boot.
+const MAGIC: &[u8; 8] = b"pbleases";
+/// The version of what is written here.
+const VERSION: u32 = 1;
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+/// The bytes of a boot id as text.
+const BOOT_LENGTH: usize = 36;
+const HEADER: usize = MAGIC.len() + 4 + BOOT_LENGTH;
+/// Length and checksum of each record.
+const FRAME: usize = 8;
+/// No journal is larger, and no record either.
+const MOST: u64 = 256 << 20;
+/// No smaller file is worth a snapshot.
+const WORTH: u64 = 1 << 20;
+
+/// The file.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    boot: String,
+    file: File,
+    /// Up to here the file is as it should be.
+    length: u64,
+    /// Behind `length` there is something that could not be taken back.
+    spoilt: bool,
+    /// What the last snapshot took.
+    snapshot: u64,
+}
+
+/// A journal, and what was in it.
+#[derive(Debug)]
+pub struct Opened {
+    /// The journal.
+    pub journal: Journal,
+    /// The records, in the order in which they were appended.
+    pub records: Vec<Vec<u8>>,
+    /// What of an earlier file was not taken.
+    pub lost: Option<Lost>,
+}
+
+/// What was not taken of a file that was there, for the log.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    /// The end of the file, which is no whole record: its writer was killed in the middle.
+    #[error(
+        "the last {bytes} bytes of {path} are no whole record, as of a write that was killed half-way: they are dropped"
+    )]
+    Tail {
+        /// The file.
+        path: PathBuf,
+        /// How many bytes.
+        bytes: u64,
+    },
+    /// All of it.
+    #[error("{path} {why}: it was moved to {moved}, and no lease of before is known")]
+    All {
+        /// The file.
+        path: PathBuf,
+        /// Where it is now.
+        moved: PathBuf,
+        /// Why.
+        why: Unreadable,
+    },
+}
+
+/// Why nothing of a file was taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// It was written before the host was started.
+    #[error("is of another boot")]
+    OtherBoot,
+    /// It was written by a broker of another version.
+    #[error("is of version {0}, and this broker knows version {VERSION}")]
+    OtherVersion(u32),
+    /// It does not begin as one of ours.
+    #[error("is not a journal of leases")]
+    NoJournal,
+    /// It is larger than any can be.
+    #[error("is larger than a journal of leases can be")]
+    TooLarge,
+    /// The kernel does not let us read it.
+    #[error("cannot be read ({0})")]
+    Io(String),
+}
+
+/// Why the journal was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The file system is full.
+    #[error("cannot {action} {path}: no space is left in its file system; make room, or enlarge that tmpfs")]
+    Full {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// An append before this one failed half-way; only a rewrite helps.
+    #[error("{path} ends with a part of a record that could not be taken back; it has to be rewritten")]
+    Spoilt {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It would be larger than is read again.
+    #[error("cannot {action} {path}: it would be larger than 256 MiB")]
+    TooLarge {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// Anything else.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+impl JournalError {
+    fn new(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| match source.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => Self::Full { action, path },
+            _ => Self::Io { action, path, source },
+        }
+    }
+}
+
+impl Journal {
+    /// Opens the journal of this boot, or begins one, and reads what is in it.
+    pub fn open(path: &Path) -> Result<Opened, JournalError> {
+        let boot = fs::read_to_string(BOOT).map_err(JournalError::new("read", Path::new(BOOT)))?;
+        Self::open_of_boot(path, boot.trim())
+    }
+
+    fn open_of_boot(path: &Path, boot: &str) -> Result<Opened, JournalError> {
+        let boot = format!("{boot:<BOOT_LENGTH$.BOOT_LENGTH$}");
+        let content = match read(path) {
+            Err(Unreadable::Io(_)) if !path.exists() && !path.is_symlink() => return begun(path, boot, None),
+            Err(why) => Err(why),
+            Ok(bytes) => understood(&bytes, &boot).map(|(records, whole)| (records, whole, bytes.len())),
+        };
+        let (records, whole, read) = match content {
+            Ok(content) => content,
+            Err(why) => {
+                let moved = path.with_extension("unreadable");
+                fs::rename(path, &moved).map_err(JournalError::new("move aside", path))?;
+                return begun(path, boot, Some(Lost::All { path: path.to_owned(), moved, why }));
+            }
+        };
+        let file = OpenOptions::new().append(true).custom_flags(libc::O_NOFOLLOW).open(path);
+        let file = file.map_err(JournalError::new("open", path))?;
+        let torn = bytes(read.saturating_sub(whole));
+        if torn > 0 {
+            file.set_len(bytes(whole)).map_err(JournalError::new("shorten", path))?;
+        }
+        let lost = (torn > 0).then(|| Lost::Tail { path: path.to_owned(), bytes: torn });
+        let journal =
+            Self { path: path.to_owned(), boot, file, length: bytes(whole), spoilt: false, snapshot: 0 };
+        Ok(Opened { journal, records, lost })
+    }
+
+    /// Appends a record.
+    pub fn append(&mut self, record: &[u8]) -> Result<(), JournalError> {
+        let action = "append to";
+        if self.spoilt {
+            return Err(JournalError::Spoilt { path: self.path.clone() });
+        }
+        let Some(record) = framed(record, self.length) else {
+            return Err(JournalError::TooLarge { action, path: self.path.clone() });
+        };
+        if let Err(error) = self.file.write_all(&record) {
+            self.spoilt = self.file.set_len(self.length).is_err();
+            return Err(JournalError::new(action, &self.path)(error));
+        }
+        self.length += bytes(record.len());
+        Ok(())
+    }
+
+    /// Puts these records in the place of all that there are.
+    pub fn rewrite<R: AsRef<[u8]>>(
+        &mut self,
+        records: impl IntoIterator<Item = R>,
+    ) -> Result<(), JournalError> {
+        (self.file, self.length) = written(&self.path, &self.boot, records)?;
+        self.snapshot = self.length;
+        self.spoilt = false;
+        Ok(())
+    }
+
+    /// Whether the file is so much larger than the last snapshot that another is worth its price; or it takes one to
+    /// go on.
+    #[must_use]
+    pub fn is_due_for_rewrite(&self) -> bool {
+        self.spoilt || self.length > WORTH.max(2 * self.snapshot)
+    }
+
+    /// The bytes that the file has.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+}
+
+fn begun(path: &Path, boot: String, lost: Option<Lost>) -> Result<Opened, JournalError> {
+    let (file, length) = written::<&[u8]>(path, &boot, [])?;
+    let journal = Journal { path: path.to_owned(), boot, file, length, spoilt: false, snapshot: length };
+    Ok(Opened { journal, records: Vec::new(), lost })
+}
+
+/// Writes a new file and puts it in the place of the old one; it stays open for what follows.
+fn written<R: AsRef<[u8]>>(
+    path: &Path,
+    boot: &str,
+    records: impl IntoIterator<Item = R>,
+) -> Result<(File, u64), JournalError> {
+    let action = "rewrite";
+    let new = path.with_extension("new");
+    let result = written_beside(&new, boot, records).and_then(|written| match written {
+        Some(written) => fs::rename(&new, path).map(|()| Some(written)),
+        None => Ok(None),
+    });
+    match result {
+        Ok(Some(written)) => Ok(written),
+        refused => {
+            // What is there is of no use to anybody, and takes room that is needed.
+            let _ = fs::remove_file(&new);
+            Err(match refused {
+                Err(error) => JournalError::new(action, path)(error),
+                Ok(_) => JournalError::TooLarge { action, path: path.to_owned() },
+            })
+        }
+    }
+}
+
+/// `None` where it would be too large.
+fn written_beside<R: AsRef<[u8]>>(
+    new: &Path,
+    boot: &str,
+    records: impl IntoIterator<Item = R>,
+) -> io::Result<Option<(File, u64)>> {
+    match fs::remove_file(new) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(new)?;
+    let mut buffered = io::BufWriter::new(file);
+    buffered.write_all(&header(boot))?;
+    let mut length = bytes(HEADER);
+    for record in records {
+        let Some(record) = framed(record.as_ref(), length) else { return Ok(None) };
+        buffered.write_all(&record)?;
+        length += bytes(record.len());
+    }
+    let file = buffered.into_inner().map_err(io::IntoInnerError::into_error)?;
+    Ok(Some((file, length)))
+}
+
+fn header(boot: &str) -> Vec<u8> {
+    let mut header = MAGIC.to_vec();
+    header.extend(VERSION.to_le_bytes());
+    header.extend(boot.as_bytes());
+    header
+}
+
+/// A record with length and checksum before it; `None` where a file of this length would become too large.
+fn framed(record: &[u8], length: u64) -> Option<Vec<u8>> {
+    let size = u32::try_from(record.len()).ok()?;
+    if length + bytes(FRAME) + u64::from(size) > MOST {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(FRAME + record.len());
+    bytes.extend(size.to_le_bytes());
+    bytes.extend(checksum(record).to_le_bytes());
+    bytes.extend(record);
+    Some(bytes)
+}
+
+/// That of nothing is not zero, so that a row of zeros is no row of empty records.
+fn checksum(record: &[u8]) -> u32 {
+    !crc32fast::hash(record)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Unreadable> {
+    let failed = |error: io::Error| Unreadable::Io(error.to_string());
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(Unreadable::NoJournal);
+    }
+    if metadata.len() > MOST {
+        return Err(Unreadable::TooLarge);
+    }
+    let mut bytes = Vec::new();
+    file.take(MOST).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(bytes)
+}
+
+/// The records, and how far the file is whole.
+fn understood(file: &[u8], boot: &str) -> Result<(Vec<Vec<u8>>, usize), Unreadable> {
+    let (header, mut rest) = file.split_first_chunk::<HEADER>().ok_or(Unreadable::NoJournal)?;
+    let of_header = header.strip_prefix(MAGIC).and_then(|rest| rest.split_first_chunk());
+    let (version, their_boot) = of_header.ok_or(Unreadable::NoJournal)?;
+    match u32::from_le_bytes(*version) {
+        VERSION => {}
+        other => return Err(Unreadable::OtherVersion(other)),
+    }
+    if their_boot != boot.as_bytes() {
+        return Err(Unreadable::OtherBoot);
+    }
+    let mut records = Vec::new();
+    while let Some((record, after)) = first_record(rest) {
+        records.push(record.to_vec());
+        rest = after;
+    }
+    Ok((records, file.len() - rest.len()))
+}
+
+fn first_record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (size, bytes) = bytes.split_first_chunk()?;
+    let (sum, bytes) = bytes.split_first_chunk()?;
+    let size = usize::try_from(u32::from_le_bytes(*size)).ok()?;
+    let (record, rest) = bytes.split_at_checked(size)?;
+    (checksum(record) == u32::from_le_bytes(*sum)).then_some((record, rest))
+}
+
+fn bytes(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! Whether source addresses and ports are in use, by `NETLINK_SOCK_DIAG` (sock_diag(7)): one 4-tuple exactly, in a
+//! few microseconds, or whatever is on some ports of an address, which takes the kernel a walk over all its sockets.
+//!
+//! - Sockets of IPv6 programs that talk IPv4 have IPv4 tuples and are found as such.
+//! - A TCP socket that only listens does not have a tuple, and [`Lookup::look`] does not see it.
+//! - A TCP socket that is bound and neither listens nor is connected is seen by [`Lookup::range`] alone, from Linux
+//!   6.8 on.
+//! - A socket that is bound to all addresses is on none of them here: `listening` tells of those.
+//!
+//! The network namespace is that of the thread that made the [`Lookup`]. What to do about what is seen is decided by
+//! others.
+
+use super::inet_diag::{ANY_STATE, Answer, BC_JUMP, Diag, JUMP, Question, family_of};
+use crate::model::{PortRange, Protocol, Seen, SourceRange, Tuple};
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, TCP_TIME_WAIT};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// `INET_DIAG_BC_S_GE`, `INET_DIAG_BC_S_LE` and `INET_DIAG_BC_S_COND`, operations of filters, with the bytes that they
+/// take.
+const BC_PORT_FROM: u8 = 2;
+const BC_PORT_TO: u8 = 3;
+const BC_LOCAL: u8 = 7;
+const COMPARISON: u8 = 8;
+/// So many ranges are asked for at once.
+const MOST: usize = 64;
+
+/// A socket that is kept for asking.
+pub struct Lookup(Diag);
+
+impl Lookup {
+    /// Opens it, in the network namespace of this thread.
+    pub fn new() -> io::Result<Self> {
+        Diag::new().map(Self)
+    }
+
+    /// What the kernel has of a tuple.
+    ///
+    /// One of UDP, and one without a destination, is in use when anything is on its source; that is a [`Self::range`]
+    /// of one port.
+    pub fn look(&mut self, tuple: &Tuple) -> io::Result<Seen> {
+        match (tuple.protocol, tuple.destination) {
+            (Protocol::Tcp, Some(destination)) => {
+                let found = self.exactly(tuple.source, destination, seen)?;
+                Ok(found.unwrap_or(Seen::Free))
+            }
+            _ => self.anything_on(tuple),
+        }
+    }
+
+    /// What is on these ports of an address: own address, whom it is connected to (port 0: nobody), and what it is.
+    pub fn range(
+        &mut self,
+        protocol: Protocol,
+        range: &SourceRange,
+    ) -> io::Result<Vec<(SocketAddr, SocketAddr, Seen)>> {
+        self.ranges(protocol, std::slice::from_ref(range))
+    }
+
+    /// The same of several ranges, for about the price of one.
+    pub fn ranges(
+        &mut self,
+        protocol: Protocol,
+        ranges: &[SourceRange],
+    ) -> io::Result<Vec<(SocketAddr, SocketAddr, Seen)>> {
+        let mut found = Vec::new();
+        for ranges in ranges.chunks(MOST) {
+            let filter = within(ranges);
+            // IPv4 addresses are those of sockets of both families.
+            let four = ranges.iter().any(|range| range.address.is_ipv4());
+            for family in [four.then_some(AF_INET), Some(AF_INET6)].into_iter().flatten() {
+                let question = Question { filter: &filter, ..Question::all(family, protocol, ANY_STATE) };
+                self.0.dump(&question, |answer| {
+                    found.push((answer.local(), answer.remote(), seen(answer)));
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(found)
+    }
+
+    fn exactly<R>(
+        &mut self,
+        source: SocketAddr,
+        destination: SocketAddr,
+        read: impl FnOnce(Answer<'_>) -> R,
+    ) -> io::Result<Option<R>> {
+        let family = family_of(source.ip());
+        let question = Question {
+            local: Some(source),
+            remote: Some(destination),
+            ..Question::all(family, Protocol::Tcp, ANY_STATE)
+        };
+        // Where nothing is connected, the kernel answers with who listens there.
+        let is_it = |answer: &Answer<'_>| answer.remote().port() == destination.port();
+        self.0.find(&question, |answer| Some(answer).filter(is_it).map(read))
+    }
+
+    fn anything_on(&mut self, tuple: &Tuple) -> io::Result<Seen> {
+        let port = tuple.source.port();
+        let ports = PortRange::new(port, port).map_err(|error| io::Error::other(error.to_string()))?;
+        let found = self.range(tuple.protocol, &SourceRange { address: tuple.source.ip(), ports })?;
+        Ok(found.into_iter().map(|(_, _, seen)| seen).max().unwrap_or(Seen::Free))
+    }
+}
+
+fn seen(answer: Answer<'_>) -> Seen {
+    if answer.state() == TCP_TIME_WAIT {
+        return Seen::TimeWait(Duration::from_millis(answer.expires().into()));
+    }
+    Seen::Open { cookie: answer.cookie(), uid: answer.uid(), cgroup: answer.cgroup() }
+}
+
+/// A program for `inet_diag_bc_run()` that accepts the sockets of these ranges.
+///
+/// Each range is its conditions and a jump to the very end; a condition that does not hold leads to the next range,
+/// and of the last one beyond the end.
+fn within(ranges: &[SourceRange]) -> Vec<u8> {
+    let mut program = Vec::new();
+    let sizes: Vec<usize> = ranges.iter().map(size).collect();
+    let mut left: usize = sizes.iter().sum();
+    for (range, size) in ranges.iter().zip(sizes) {
+        left = left.saturating_sub(size);
+        // How far the next range is from the end of this one: at once, or beyond the end.
+        let over = if left == 0 { 4 } else { 0 };
+        let begin = program.len();
+        let otherwise = |program: &Vec<u8>| distance(size + over + begin - program.len());
+        for (code, port) in [(BC_PORT_FROM, range.ports.first()), (BC_PORT_TO, range.ports.last())] {
+            let way = otherwise(&program);
+            program.extend([code, COMPARISON]);
+            program.extend(way);
+            program.extend([0, 0]);
+            program.extend(port.to_ne_bytes());
+        }
+        let way = otherwise(&program);
+        let (family, octets) = condition(range.address);
+        program.extend([BC_LOCAL, 12 + u8::try_from(octets.len()).unwrap_or_default()]);
+        program.extend(way);
+        // Family, length of the prefix, padding, and any port.
+        program.extend([family, u8::try_from(octets.len() * 8).unwrap_or_default(), 0, 0]);
+        program.extend((-1i32).to_ne_bytes());
+        program.extend(octets);
+        program.extend([BC_JUMP, 4]);
+        program.extend(distance(JUMP + left));
+    }
+    program
+}
+
+/// The bytes of one range.
+fn size(range: &SourceRange) -> usize {
+    2 * usize::from(COMPARISON) + 12 + condition(range.address).1.len() + JUMP
+}
+
+fn condition(address: IpAddr) -> (u8, Vec<u8>) {
+    match address {
+        IpAddr::V4(four) => (AF_INET, four.octets().to_vec()),
+        IpAddr::V6(six) => (AF_INET6, six.octets().to_vec()),
+    }
+}
+
+fn distance(bytes: usize) -> [u8; 2] {
+    u16::try_from(bytes).unwrap_or(u16::MAX).to_ne_bytes()
+}

@@ -1,0 +1,154 @@
+//! The zone of a pool: the ports that can be leased, the ones that were left out and why, and those that have to be
+//! put into the reserved ports because the kernel would choose from them too.
+//!
+//! What always holds: a port that was asked for is either in the zone or left out, for one reason; the zone has none
+//! that is taken, and none of the kernel's own range but those that it reserves.
+
+use crate::config::PortsSpec;
+use crate::model::{PoolName, PortRange, PortSet};
+use std::collections::BTreeMap;
+
+/// `auto` takes from the kernel's own range only where fewer ports than this are left beside it.
+pub const ENOUGH: usize = 16_384;
+/// The lowest port of `auto`: those below take a privilege to bind.
+const LOWEST: u16 = 1024;
+
+/// Which ports of this host are whose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// `net.ipv4.ip_local_port_range`
+    pub ephemeral: PortRange,
+    /// Those of listeners, each with the listener's name.
+    pub brokered: Vec<(PortRange, String)>,
+    /// `[protect] ports`
+    pub protected: PortSet,
+    /// Those that are learned, each with its unit.
+    pub learned: Vec<(u16, String)>,
+    /// Those that somebody listens on now.
+    pub listened: PortSet,
+}
+
+/// The ports of a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Zone {
+    /// What can be leased.
+    pub ports: PortSet,
+    /// What was left out of that which is configured, and why; no port twice.
+    pub left_out: Vec<(PortSet, String)>,
+    /// The part of `ports` that has to be kept out of the kernel's own choice.
+    pub reserve: PortSet,
+}
+
+impl Zone {
+    /// Takes ports out, for a reason.
+    fn leave_out(&mut self, ports: &PortSet, why: &str) {
+        let taken = self.ports.intersection(ports);
+        if taken.is_empty() {
+            return;
+        }
+        self.ports = self.ports.difference(&taken);
+        self.reserve = self.reserve.difference(&taken);
+        match self.left_out.iter_mut().find(|(_, reason)| reason == why) {
+            Some((ports, _)) => *ports = ports.union(&taken),
+            None => self.left_out.push((taken, why.to_owned())),
+        }
+    }
+
+    fn of(ports: PortSet) -> Self {
+        Self { ports, left_out: Vec::new(), reserve: PortSet::default() }
+    }
+}
+
+fn set(first: u16, last: u16) -> PortSet {
+    PortRange::new(first, last).map(PortSet::from).unwrap_or_default()
+}
+
+/// The zone of a pool on this host, as if it were the only pool: see [`limit_reserved`].
+#[must_use]
+pub fn zone(spec: &PortsSpec, host: &Host) -> Zone {
+    let ephemeral = PortSet::from(host.ephemeral);
+    let mut zone = match spec {
+        PortsSpec::Ports(ports) => Zone::of(ports.clone()),
+        PortsSpec::Auto => {
+            let mut all = Zone::of(set(1, u16::MAX));
+            all.leave_out(&set(1, LOWEST - 1), &format!("below {LOWEST}"));
+            let mut outside = all.clone();
+            outside.leave_out(&ephemeral, OWN_RANGE);
+            leave_out_what_is_taken(&mut outside, host);
+            if outside.ports.len() >= ENOUGH {
+                return outside;
+            }
+            all.leave_out(&lower_half(host.ephemeral), OWN_RANGE);
+            all
+        }
+    };
+    leave_out_what_is_taken(&mut zone, host);
+    zone.reserve = zone.ports.intersection(&ephemeral);
+    zone
+}
+
+const OWN_RANGE: &str = "the kernel's own range";
+
+/// The half of the kernel's range that it keeps, the larger one.
+fn lower_half(range: PortRange) -> PortSet {
+    set(range.first(), range.first() + (range.last() - range.first()) / 2)
+}
+
+fn leave_out_what_is_taken(zone: &mut Zone, host: &Host) {
+    let mut by_listener: BTreeMap<&str, PortSet> = BTreeMap::new();
+    for (range, listener) in &host.brokered {
+        by_listener.entry(listener).or_default().insert_range(*range);
+    }
+    for (listener, ports) in by_listener {
+        zone.leave_out(&ports, &format!("held by listener {listener}"));
+    }
+    zone.leave_out(&host.protected, "[protect] ports");
+    let mut by_unit: BTreeMap<&str, PortSet> = BTreeMap::new();
+    for (port, unit) in &host.learned {
+        by_unit.entry(unit).or_default().insert(*port);
+    }
+    for (unit, ports) in by_unit {
+        zone.leave_out(&ports, &format!("learned: {unit}"));
+    }
+    zone.leave_out(&host.listened, "listened on");
+}
+
+/// Leaves out of the zones what would reserve more than three quarters of the kernel's own range in all: whoever
+/// reserves the whole of it stops every connection that chooses no port. The ports that are kept out of it for
+/// listeners and services count too. A pool that would go beyond is left without those ports of the range that no pool
+/// before it has; what is returned says so, a sentence for each.
+pub fn limit_reserved(zones: &mut [(PoolName, Zone)], host: &Host) -> Vec<String> {
+    let ephemeral = PortSet::from(host.ephemeral);
+    let most = ephemeral.len() - ephemeral.len().div_ceil(4);
+    let mut reserved = host.protected.clone();
+    reserved.extend(host.learned.iter().map(|(port, _)| *port));
+    host.brokered.iter().for_each(|(range, _)| reserved.insert_range(*range));
+    let mut reserved = reserved.intersection(&ephemeral);
+    let mut faults = Vec::new();
+    for (name, zone) in zones {
+        let with = reserved.union(&zone.reserve);
+        if with.len() <= most {
+            reserved = with;
+            continue;
+        }
+        let too_many = zone.reserve.difference(&reserved);
+        if too_many.is_empty() {
+            continue;
+        }
+        faults.push(format!(
+            "the pool {name} asks for {} ports of the kernel's own range {}, and with them {} of its {} ports would be \
+             reserved, more than three quarters: it goes without them; give it fewer, or make \
+             net.ipv4.ip_local_port_range larger",
+            too_many.len(),
+            host.ephemeral,
+            with.len(),
+            ephemeral.len(),
+        ));
+        zone.leave_out(&too_many, "more than three quarters of the kernel's own range");
+    }
+    faults
+}
+
+#[cfg(test)]
+#[path = "zone_tests.rs"]
+mod tests;

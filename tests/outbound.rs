@@ -1,0 +1,187 @@
+//! Leases of a real daemon, in a network namespace of the test's own: every member, every refusal, and what is left of
+//! a lease when its program ends.
+
+#![cfg(test)]
+
+#[path = "support/daemon.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod daemon;
+#[path = "support/leases.rs"]
+mod leases;
+#[path = "support/netns.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod netns;
+
+use daemon::Daemon;
+use leases::{Client, bound, connected, eventually};
+use netns::{in_netns, spawn};
+use portbroker_client::wire::ErrorName;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::process::Command;
+use zbus::{OwnedObjectPath, Variant};
+
+/// Four addresses of a hundred ports.
+const POOL: &str = "\
+[[pool]]
+name = \"egress\"
+addresses = [\"192.0.2.1-192.0.2.4\"]
+ports = \"10000-10099\"
+";
+/// Where everybody connects to.
+const TO: &str = "192.0.2.9:443";
+
+pub(crate) fn ip(arguments: &str) {
+    let status = spawn(Command::new("ip").args(arguments.split_whitespace())).wait().unwrap();
+    assert!(status.success(), "ip {arguments}");
+}
+
+fn addresses() {
+    for n in [1, 2, 3, 4, 9] {
+        ip(&format!("address add 192.0.2.{n}/32 dev lo"));
+    }
+}
+
+fn started(configuration: &str) -> Daemon {
+    addresses();
+    Daemon::start(configuration)
+}
+
+#[expect(clippy::disallowed_methods, reason = "somebody else's service")]
+fn service() -> TcpListener {
+    TcpListener::bind(TO).unwrap()
+}
+
+#[test]
+fn pairs_are_spread_and_can_be_bound_and_connected() {
+    in_netns(|| {
+        let daemon = started(POOL);
+        let client = Client::of(&daemon);
+        let session = client.open();
+        let (lease, pairs) = client.pairs(&session, "egress", "tcp", TO, 40).unwrap();
+        let mut of_each: BTreeMap<_, u32> = BTreeMap::new();
+        pairs.iter().for_each(|source| *of_each.entry(source.ip()).or_default() += 1);
+        assert_eq!(of_each.values().copied().collect::<Vec<_>>(), [10, 10, 10, 10]);
+        assert_eq!(pairs.iter().collect::<BTreeSet<_>>().len(), 40);
+        assert!(pairs.iter().all(|source| (10_000..=10_099).contains(&source.port())));
+        let service = service();
+        let to = service.local_addr().unwrap();
+        let connections: Vec<_> = pairs.iter().map(|source| connected(*source, to).unwrap()).collect();
+        assert_eq!(connections[7].local_addr().unwrap(), pairs[7]);
+        let rows = client.leases();
+        assert_eq!(rows.len(), 1);
+        let row = &rows[0];
+        assert_eq!((row.0, row.2.as_str(), row.3.as_str(), row.4.as_str()), (lease, "egress", "tcp", TO));
+        assert_eq!((row.5.as_str(), row.6, row.7.as_str()), ("pairs", 40, "held"));
+        assert!(daemon.log().contains("leased 40 ports of egress"));
+    });
+}
+
+#[test]
+fn one_port_serves_many_destinations_and_none_twice() {
+    in_netns(|| {
+        let daemon = started(POOL);
+        let client = Client::of(&daemon);
+        let session = client.open();
+        let (_, all) = client.blocks(&session, "egress", TO, 400, None).unwrap();
+        assert_eq!(all.iter().map(|(_, first, last)| u32::from(last - first) + 1).sum::<u32>(), 400);
+        assert!(all.iter().all(|(_, first, last)| first / 64 == last / 64), "{all:?}");
+        let other = "192.0.2.9:444";
+        let (_, others) = client.pairs(&session, "egress", "tcp", other, 400).unwrap();
+        assert_eq!(others.iter().collect::<BTreeSet<_>>().len(), 400);
+        // Of UDP the kernel guards nothing: whoever has a port has it alone.
+        let (_, udp) = client.pairs(&session, "egress", "udp", TO, 300).unwrap();
+        let (_, more) = client.pairs(&session, "egress", "udp", other, 100).unwrap();
+        assert_eq!(udp.iter().chain(&more).collect::<BTreeSet<_>>().len(), 400);
+        for (protocol, to) in [("tcp", TO), ("tcp", other), ("tcp", ""), ("udp", TO), ("udp", "")] {
+            let refused = client.pairs(&session, "egress", protocol, to, 1).unwrap_err();
+            assert_eq!(refused.name, Some(ErrorName::Exhausted), "{protocol} {to}: {refused:?}");
+            assert_eq!((refused.number("capacity"), refused.number("used")), (400, 400));
+            assert_eq!((refused.number("cooling"), refused.number("free")), (0, 0));
+            assert!(refused.text.contains("egress") && !refused.details.contains_key("next"), "{refused:?}");
+        }
+        let some = client.blocks(&session, "egress", "192.0.2.9:445", 1000, Some(1)).unwrap();
+        assert_eq!(some.1.iter().map(|(_, first, last)| u32::from(last - first) + 1).sum::<u32>(), 400);
+    });
+}
+
+#[test]
+fn every_wrong_argument_has_its_error() {
+    in_netns(|| {
+        let daemon = started(&format!("{POOL}quota = {{ ports = 50 }}\n"));
+        let client = Client::of(&daemon);
+        let session = client.open();
+        let error = |pool: &str, protocol: &str, to: &str, count| {
+            client.pairs(&session, pool, protocol, to, count).unwrap_err()
+        };
+        for (name, pool, protocol, to, count) in [
+            (ErrorName::NoSuchPool, "else", "tcp", TO, 1),
+            (ErrorName::NoSuchPool, "", "tcp", TO, 1),
+            (ErrorName::BadArgument, "egress", "sctp", TO, 1),
+            (ErrorName::BadArgument, "egress", "tcp", TO, 0),
+            (ErrorName::BadArgument, "egress", "tcp", TO, 65_537),
+            (ErrorName::BadArgument, "egress", "tcp", TO, u32::MAX),
+            (ErrorName::BadArgument, "egress", "tcp", "192.0.2.9", 1),
+            (ErrorName::BadArgument, "egress", "tcp", "192.0.2.9:0", 1),
+            (ErrorName::BadArgument, "egress", "tcp", "0.0.0.0:1", 1),
+            (ErrorName::BadArgument, "egress", "tcp", "224.0.0.1:1", 1),
+            (ErrorName::BadArgument, "egress", "tcp", "[::ffff:192.0.2.9]:443", 1),
+            (ErrorName::BadArgument, "egress", "tcp", "[2001:db8::1]:443", 1),
+            (ErrorName::QuotaExceeded, "egress", "tcp", TO, 51),
+        ] {
+            let refused = error(pool, protocol, to, count);
+            assert_eq!(refused.name, Some(name), "{pool} {protocol} {to} {count}: {refused:?}");
+            assert!(!refused.text.is_empty());
+        }
+        let path = session.path.as_ref();
+        let option = |key, value| HashMap::from([(key, value)]);
+        for options in [option("else", Variant::U32(1)), option("minimum", Variant::U32(1))] {
+            let refused = client
+                .ask(async |manager| manager.lease_pairs(&path, "egress", "tcp", TO, 1, options).await)
+                .unwrap_err();
+            assert_eq!(refused.name, Some(ErrorName::BadArgument));
+        }
+        for wrong in ["/org/portbroker/PortBroker1/session/99", "/", "/org/portbroker/PortBroker1"] {
+            let wrong = OwnedObjectPath::try_from(wrong).unwrap();
+            let refused = client
+                .ask(async |manager| {
+                    manager.lease_blocks(&wrong.as_ref(), "egress", "tcp", TO, 1, HashMap::new()).await
+                })
+                .unwrap_err();
+            assert_eq!(refused.name, Some(ErrorName::BadArgument), "{refused:?}");
+        }
+        let refused = client.sockets(&session, "egress", "tcp", TO, 254).unwrap_err();
+        assert_eq!(refused.name, Some(ErrorName::TooManySockets));
+        assert_eq!(client.release(99).unwrap_err().name, Some(ErrorName::BadArgument));
+        assert_eq!(client.drain("192.0.2.77", false).unwrap_err().name, Some(ErrorName::BadArgument));
+        assert_eq!(client.drain("x", false).unwrap_err().name, Some(ErrorName::BadArgument));
+        // Nothing of all that was leased.
+        assert!(client.leases().is_empty());
+        let (lease, _) = client.pairs(&session, "egress", "tcp", TO, 50).unwrap();
+        assert_eq!(error("egress", "udp", TO, 1).name, Some(ErrorName::QuotaExceeded));
+        client.release(lease).unwrap();
+        assert_eq!(client.release(lease).unwrap_err().name, Some(ErrorName::BadArgument));
+        client.pairs(&session, "egress", "udp", TO, 1).unwrap();
+    });
+}
+
+#[test]
+fn a_lease_ends_with_the_last_copy_of_its_lifeline() {
+    in_netns(|| {
+        let daemon = started(POOL);
+        let client = Client::of(&daemon);
+        let session = client.open();
+        client.pairs(&session, "egress", "tcp", TO, 400).unwrap();
+        let copy = session.lifeline.try_clone().unwrap();
+        let inherited = session.lifeline.try_clone().unwrap();
+        let mut child = spawn(Command::new("cat").stdin(std::process::Stdio::piped()).stdout(inherited));
+        drop((session, copy));
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        assert_eq!(client.leases().len(), 1, "a child holds it");
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        eventually("the end of the lease", || client.leases().is_empty());
+        let session = client.open();
+        client.pairs(&session, "egress", "tcp", TO, 400).expect("nobody used them, so all are free at once");
+    });
+}
