@@ -7,26 +7,27 @@
 
 #![cfg(test)]
 
-#[path = "outbound/allocate.rs"]
+#[path = "load/allocate.rs"]
 mod allocate;
-#[path = "outbound/churn.rs"]
+#[path = "load/churn.rs"]
 mod churn;
-#[path = "outbound/connect.rs"]
+#[path = "load/connect.rs"]
 mod connect;
-#[path = "outbound/crew.rs"]
+#[path = "load/crew.rs"]
 mod crew;
-#[path = "outbound/ground.rs"]
+#[path = "load/ground.rs"]
 mod ground;
-#[path = "outbound/lease.rs"]
+#[path = "load/lease.rs"]
 mod lease;
-#[path = "outbound/many.rs"]
+#[path = "load/many.rs"]
 mod many;
+#[expect(dead_code, reason = "nothing takes milliseconds here")]
 mod measure;
-#[path = "outbound/one_address.rs"]
+#[path = "load/one_address.rs"]
 mod one_address;
 #[expect(dead_code, reason = "no listeners here")]
 mod place;
-#[path = "outbound/way.rs"]
+#[path = "load/way.rs"]
 mod way;
 
 #[path = "../support/daemon.rs"]

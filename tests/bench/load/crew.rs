@@ -50,8 +50,6 @@ pub(crate) enum End {
 pub(crate) struct Opened {
     pub(crate) count: u32,
     pub(crate) end: End,
-    /// By the worker's clock.
-    pub(crate) time: Duration,
 }
 
 /// What came of changing connections for a while.
@@ -88,7 +86,7 @@ impl Worker {
         let mut line = String::new();
         self.answers.read_line(&mut line).expect("the worker lives");
         assert!(line.ends_with('\n'), "the worker ended: {line:?}");
-        line.trim_end().splitn(4, ' ').map(str::to_owned).collect()
+        line.trim_end().splitn(3, ' ').map(str::to_owned).collect()
     }
 
     /// Begins to open so many connections more; all of its workers can be told before one is heard.
@@ -98,22 +96,12 @@ impl Worker {
 
     pub(crate) fn hear_opened(&mut self) -> Opened {
         let answer = self.hear();
-        let end = match answer[2].as_str() {
+        let end = match answer[1].as_str() {
             "done" => End::Done,
             "exhausted" => End::Exhausted,
-            _ => End::Failed(answer[3].clone()),
+            _ => End::Failed(answer[2].clone()),
         };
-        Opened {
-            count: answer[0].parse().unwrap(),
-            time: Duration::from_micros(answer[1].parse().unwrap()),
-            end,
-        }
-    }
-
-    /// Opens so many more.
-    pub(crate) fn open(&mut self, count: u32) -> Opened {
-        self.tell_open(count);
-        self.hear_opened()
+        Opened { count: answer[0].parse().unwrap(), end }
     }
 
     /// So many times, closes any one and opens another: how long each took to open.
@@ -158,35 +146,25 @@ impl Drop for Worker {
     }
 }
 
-/// Has all of them open connections, a few at a time, until each has so many or no source is left: how many there are
-/// then, what of them is not [`End::Done`], and what the workers did not see to be the fault of ours.
+/// Has all of them open connections, a few at a time, until each has so many or finds no source left.
 pub(crate) fn fill(workers: &mut [Worker], each: u32, at_a_time: u32) -> Filled {
-    let mut open = vec![true; workers.len()];
     let mut filled = Filled::default();
-    let mut counts = vec![0; workers.len()];
-    while open.contains(&true) {
-        for (worker, (count, _)) in workers.iter_mut().zip(counts.iter().zip(&open)).filter(|(_, (_, o))| **o)
-        {
-            worker.tell_open(at_a_time.min(each - *count));
+    let mut at_work: Vec<_> = workers.iter_mut().map(|worker| (worker, each)).collect();
+    while !at_work.is_empty() {
+        for (worker, left) in &mut at_work {
+            worker.tell_open(at_a_time.min(*left));
         }
-        for (worker, (count, open)) in
-            workers.iter_mut().zip(counts.iter_mut().zip(&mut open)).filter(|(_, (_, o))| **o)
-        {
+        at_work.retain_mut(|(worker, left)| {
             let opened = worker.hear_opened();
-            *count += opened.count;
+            *left -= opened.count;
             filled.connections += opened.count;
             match opened.end {
-                End::Done => *open = *count < each,
-                End::Exhausted => {
-                    filled.exhausted += 1;
-                    *open = false;
-                }
-                End::Failed(error) => {
-                    filled.failures.push(error);
-                    *open = false;
-                }
+                End::Done => return *left > 0,
+                End::Exhausted => filled.exhausted += 1,
+                End::Failed(error) => filled.failures.push(error),
             }
-        }
+            false
+        });
     }
     filled
 }
@@ -251,7 +229,6 @@ impl Life {
     }
 
     fn open(&mut self, count: u32) -> String {
-        let begin = Instant::now();
         let mut end = "done".to_owned();
         let mut opened = 0;
         while opened < count {
@@ -268,7 +245,7 @@ impl Life {
             }
             opened += 1;
         }
-        format!("{opened} {} {end}", begin.elapsed().as_micros())
+        format!("{opened} {end}")
     }
 
     fn times(&mut self, count: u32) -> String {

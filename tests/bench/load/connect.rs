@@ -32,6 +32,8 @@ const FASTER_AT: u32 = 90;
 pub(crate) struct Size {
     /// Shares of the ports that are in use, in per cent, rising.
     pub(crate) levels: &'static [u32],
+    /// Up to which of them the kernel's choice is measured too: it takes minutes to fill so much.
+    pub(crate) kernels_most: u32,
     /// The sides take so many turns at each level.
     pub(crate) turns: u32,
     pub(crate) calls: u32,
@@ -39,9 +41,8 @@ pub(crate) struct Size {
     pub(crate) kernels_calls: u32,
 }
 
-pub(crate) const FULL: Size =
-    Size { levels: &[1, 25, 50, 75, 90, 99], turns: 12, calls: 400, kernels_calls: 100 };
-pub(crate) const SHORT: Size = Size { levels: &[1, 49, 60], turns: 2, calls: 100, kernels_calls: 50 };
+const FULL: Size =
+    Size { levels: &[1, 25, 50, 75, 90, 99], kernels_most: 100, turns: 12, calls: 400, kernels_calls: 100 };
 
 /// How long each took, in microseconds, and the means of the turns.
 #[derive(Debug, Default)]
@@ -151,18 +152,25 @@ pub(crate) fn run(size: Size) -> Vec<Level> {
     for per_cent in size.levels.iter().copied() {
         let each = PORTS * per_cent / 100 / 2;
         open(&mut ours, each - filled);
-        open(&mut kernels, each - filled);
+        let by_kernel = per_cent <= size.kernels_most;
+        if by_kernel {
+            open(&mut kernels, each - filled);
+        }
         filled = each;
         let [mut of_ours, mut of_kernels, mut of_low]: [Times; 3] = Default::default();
         let [connector, _] = &mut ours;
         let [kernel, _] = &mut kernels;
         // What was filled in order is closed and opened at random from here on.
         Times::default().turn(connector, size.calls);
-        Times::default().turn(kernel, size.kernels_calls);
+        if by_kernel {
+            Times::default().turn(kernel, size.kernels_calls);
+        }
         for _ in 0..size.turns {
             of_ours.turn(connector, size.calls);
             of_low.turn(&mut low, size.calls);
-            of_kernels.turn(kernel, size.kernels_calls);
+            if by_kernel {
+                of_kernels.turn(kernel, size.kernels_calls);
+            }
         }
         levels.push(Level { per_cent, ours: of_ours, kernels: of_kernels, low: of_low });
     }

@@ -43,8 +43,7 @@ pub(crate) struct Size {
     pub(crate) refusals: u32,
 }
 
-pub(crate) const FULL: Size = Size { many: 100_000, turns: 5, leases: 4_000, refusals: 2_000 };
-pub(crate) const SHORT: Size = Size { many: 1_000, turns: 1, leases: 400, refusals: 50 };
+const FULL: Size = Size { many: 100_000, turns: 5, leases: 4_000, refusals: 2_000 };
 
 /// Figures with so many leases alive, in microseconds.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ const PORT: u16 = 8_080;
 const PORTS: u32 = 62_500;
 
 /// The most that the daemon should have of memory, in megabytes, and of the processors, in per cent.
-const MEGABYTES: f64 = 32.0;
+pub(crate) const MEGABYTES: f64 = 32.0;
 const PER_CENT: f64 = 2.0;
 
 /// What came of it.

@@ -43,8 +43,7 @@ pub(crate) struct Size {
     pub(crate) turn: Duration,
 }
 
-pub(crate) const FULL: Size = Size { turns: 6, turn: Duration::from_secs(10) };
-pub(crate) const SHORT: Size = Size { turns: 1, turn: Duration::from_secs(8) };
+const FULL: Size = Size { turns: 6, turn: Duration::from_secs(10) };
 
 /// What came of it.
 #[derive(Debug)]

@@ -81,33 +81,3 @@ pub(crate) fn check(records: &mut [Record]) -> Result<(), String> {
         None => Ok(()),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn record(cookie: u64, port: u16, begin: u64, end: u64) -> Record {
-        Record { cookie, address: Ipv4Addr::LOCALHOST, port, begin, end, closed: end }
-    }
-
-    #[test]
-    fn one_after_the_other_is_well() {
-        assert_eq!(check(&mut [record(1, 7, 20, 30), record(2, 7, 10, 20), record(3, 8, 15, 25)]), Ok(()));
-    }
-
-    #[test]
-    fn two_at_a_time_are_found() {
-        let mut records = [record(1, 7, 10, 20), record(2, 8, 0, 99), record(3, 7, 19, 30)];
-        assert!(check(&mut records).unwrap_err().starts_with("one source for two"));
-        assert!(check(&mut [record(1, 7, 10, 20), record(1, 8, 10, 20)]).is_err());
-    }
-
-    #[test]
-    fn records_come_back_from_a_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("records");
-        let records = [record(u64::MAX, u16::MAX, 1, u64::MAX), Record::default()];
-        write(&path, &records);
-        assert_eq!(read(&path), records);
-    }
-}
