@@ -1,4 +1,5 @@
-use crate::config::{AddressSpec, Checked, PortsSpec, Quota, Sources, Spread, TomlFile, build};
+use crate::config::{AddressSpec, Checked, PortsSpec, Quota, Sources, Spread, TomlFile, build, show};
+use proptest::prelude::*;
 
 fn read(texts: &[&str]) -> Checked {
     let file =
@@ -96,4 +97,37 @@ fn an_account_that_is_not_there_is_warned_of() {
             "/0:4:10: warning: the user \"later\" is not in /etc/passwd yet; the grant matches nobody until it is, and the configuration is read again"
         ]
     );
+}
+
+proptest! {
+    /// What the daemon keeps, and what `cat-config` prints, is the same pool again.
+    #[test]
+    fn a_pool_reads_as_it_was_kept(
+        addresses in proptest::collection::vec(
+            "(10\\.0\\.0\\.[1-9]|10\\.0\\.1\\.1-10\\.0\\.1\\.9|2001:db8:[1-9]::/64|10\\.1\\.0\\.0/2[2-4]|dev:[a-z]{1,9})", 1..4,
+        ),
+        ports in prop_oneof![Just("auto".to_owned()), "[1-9][0-9]{0,3}(-6[0-4][0-9]{3})?(, [1-5][0-9]{2,4})?"],
+        spread in prop_oneof![Just("least-used"), Just("round-robin"), Just("sticky")],
+        allow in proptest::collection::vec("(unit:[a-z]{1,5}\\.service|group:[0-9]{1,4})(\\+user:[0-9]{1,4})?(\\+sockets)?", 0..3),
+        quota in proptest::option::of(1u32..),
+        name in "[ -9;-~]{1,20}",
+    ) {
+        let quota = quota.map_or(String::new(), |ports| format!("quota = {{ ports = {ports} }}"));
+        let name = toml::Value::from(name);
+        let text = format!(
+            "[[pool]]\nname = {name}\naddresses = {addresses:?}\nports = {ports:?}\nspread = {spread:?}\nallow = {allow:?}\n{quota}"
+        );
+        let without_origin = |checked: Checked| {
+            let mut pools = checked.config.pools;
+            pools.values_mut().for_each(|pool| pool.origin = super::super::Origin::default());
+            (checked.faults, pools)
+        };
+        let first = read(&[&text]);
+        let (kept, shown) = (show::to_toml(&first.config), show::config_toml(&first));
+        let (faults, pools) = without_origin(first);
+        prop_assert_eq!((faults.len(), pools.len()), (0, 1), "{:?} of {}", faults, text);
+        for again in [&kept, &shown] {
+            prop_assert_eq!(without_origin(read(&[again])), (Vec::new(), pools.clone()), "{}", again);
+        }
+    }
 }

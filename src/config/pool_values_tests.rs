@@ -110,7 +110,7 @@ proptest! {
 
     #[test]
     fn of_any_address_and_length_the_prefix_that_is_meant_is_one(bits in any::<u128>(), length in 0u8..=129, four in any::<bool>()) {
-        let address = if four { IpAddr::V4((bits as u32).into()) } else { IpAddr::V6(bits.into()) };
+        let address = if four { IpAddr::V4(u32::try_from(bits >> 96).unwrap().into()) } else { IpAddr::V6(bits.into()) };
         match addresses(&format!("{address}/{length}")) {
             Ok(AddressSpec::Prefix(base, _)) => prop_assert_eq!(base, address),
             Ok(other) => prop_assert!(false, "{:?}", other),

@@ -250,7 +250,7 @@ proptest! {
     #[test]
     fn no_text_like_a_configuration_is_too_much(
         lines in proptest::collection::vec(
-            "(\\[{1,2}(listener|protect|pool)\\]{1,2}|(name|stream|datagram|allow|idle|backlog|socket-mode|ports) = (\"[0-9a-z:/@.%\\[\\]-]{0,12}\"|\\[\"[0-9-]{0,9}\"(, \"@[a-z]\")?\\]|[0-9]{1,3}|true|\"ü))",
+            "(\\[{1,2}(listener|protect|pool)\\]{1,2}|(name|stream|datagram|allow|idle|backlog|socket-mode|ports|addresses|spread|quota) = (\\{ ports = [0-9]{1,12} \\}|\"[0-9a-z:/@.%\\[\\]-]{0,12}\"|\\[\"[0-9-]{0,9}\"(, \"@[a-z]\")?\\]|[0-9]{1,3}|true|\"ü))",
             0..12,
         )
     ) {

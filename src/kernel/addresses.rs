@@ -271,3 +271,33 @@ fn local_route(message: &RouteMessage) -> Option<(IpAddr, u8)> {
     };
     Some((base.unwrap_or(everything), header.destination_prefix_length))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_answer_is_too_odd(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200), length in 0u32..220,
+            kind in prop_oneof![Just(20u16), Just(24u16), any::<u16>()],
+        ) {
+            let mut answer = length.to_ne_bytes().to_vec();
+            answer.extend(kind.to_ne_bytes());
+            answer.extend(&bytes);
+            for answer in [&answer, &bytes] {
+                let (mut found, mut whole) = (Vec::new(), true);
+                let _ = read_part(answer, &mut found, &mut whole);
+                for message in found {
+                    match message {
+                        RouteNetlinkMessage::NewAddress(message) => drop(interface_address(&message, &mut HashMap::new())),
+                        RouteNetlinkMessage::NewRoute(message) => drop(local_route(&message)),
+                        _ => {}
+                    }
+                }
+                let _ = is_of_use(answer);
+            }
+        }
+    }
+}

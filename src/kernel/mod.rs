@@ -34,6 +34,7 @@ pub mod stored_sockets;
 pub mod stream;
 pub mod timer;
 pub mod triggers;
+pub mod tuple_user;
 pub mod tuples;
 pub mod unit_starts;
 mod unix_diag;

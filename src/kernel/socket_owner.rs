@@ -192,7 +192,7 @@ fn unix_socket(line: &str, name: &str) -> Option<(u64, Usage)> {
 }
 
 /// The processes that have sockets of these inodes among their descriptors.
-fn processes_of(inodes: &HashSet<u64>) -> HashMap<u64, Who> {
+pub(super) fn processes_of(inodes: &HashSet<u64>) -> HashMap<u64, Who> {
     let mut found = HashMap::new();
     let mut looked_at = 0;
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();

@@ -5,6 +5,8 @@
 //! - A TCP socket that only listens does not have a tuple, and [`Lookup::look`] does not see it.
 //! - A TCP socket that is bound and neither listens nor is connected is seen by [`Lookup::range`] alone, from Linux
 //!   6.8 on.
+//! - A TCP socket that is bound to a device (`SO_BINDTODEVICE`) is seen by [`Lookup::range`] alone: the kernel keeps its
+//!   tuple apart, and lets others connect the same one.
 //! - A socket that is bound to all addresses is on none of them here: `listening` tells of those.
 //!
 //! The network namespace is that of the thread that made the [`Lookup`]. What to do about what is seen is decided by
@@ -65,6 +67,36 @@ impl Lookup {
         ranges: &[SourceRange],
     ) -> io::Result<Vec<(SocketAddr, SocketAddr, Seen)>> {
         let mut found = Vec::new();
+        self.each(protocol, ranges, |answer| found.push((answer.local(), answer.remote(), seen(answer))))?;
+        Ok(found)
+    }
+
+    /// The sockets that have a tuple, or may take it: those that are bound to its source.
+    pub(super) fn holders(&mut self, tuple: &Tuple) -> io::Result<Vec<Holder>> {
+        if let (Protocol::Tcp, Some(destination)) = (tuple.protocol, tuple.destination) {
+            let found = self.exactly(tuple.source, destination, holder)?;
+            if let Some(found) = found.filter(|holder| holder.inode != 0) {
+                return Ok(vec![found]);
+            }
+        }
+        let mut found = Vec::new();
+        let of_it = |remote: SocketAddr| {
+            remote.port() == 0 || tuple.destination.is_none_or(|destination| destination == remote)
+        };
+        self.each(tuple.protocol, &[source_of(tuple)?], |answer| {
+            if answer.inode() != 0 && (tuple.protocol == Protocol::Udp || of_it(answer.remote())) {
+                found.push(holder(answer));
+            }
+        })?;
+        Ok(found)
+    }
+
+    fn each(
+        &mut self,
+        protocol: Protocol,
+        ranges: &[SourceRange],
+        mut read: impl FnMut(Answer<'_>),
+    ) -> io::Result<()> {
         for ranges in ranges.chunks(MOST) {
             let filter = within(ranges);
             // IPv4 addresses are those of sockets of both families.
@@ -72,12 +104,12 @@ impl Lookup {
             for family in [four.then_some(AF_INET), Some(AF_INET6)].into_iter().flatten() {
                 let question = Question { filter: &filter, ..Question::all(family, protocol, ANY_STATE) };
                 self.0.dump(&question, |answer| {
-                    found.push((answer.local(), answer.remote(), seen(answer)));
+                    read(answer);
                     Ok(())
                 })?;
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     fn exactly<R>(
@@ -98,11 +130,29 @@ impl Lookup {
     }
 
     fn anything_on(&mut self, tuple: &Tuple) -> io::Result<Seen> {
-        let port = tuple.source.port();
-        let ports = PortRange::new(port, port).map_err(|error| io::Error::other(error.to_string()))?;
-        let found = self.range(tuple.protocol, &SourceRange { address: tuple.source.ip(), ports })?;
+        let found = self.range(tuple.protocol, &source_of(tuple)?)?;
         Ok(found.into_iter().map(|(_, _, seen)| seen).max().unwrap_or(Seen::Free))
     }
+}
+
+/// What of a socket leads to its owner.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Holder {
+    pub(super) uid: u32,
+    /// 0 where no process has it any more.
+    pub(super) inode: u32,
+    pub(super) cgroup: u64,
+}
+
+fn holder(answer: Answer<'_>) -> Holder {
+    Holder { uid: answer.uid(), inode: answer.inode(), cgroup: answer.cgroup() }
+}
+
+/// The one port of a tuple's source.
+fn source_of(tuple: &Tuple) -> io::Result<SourceRange> {
+    let port = tuple.source.port();
+    let ports = PortRange::new(port, port).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(SourceRange { address: tuple.source.ip(), ports })
 }
 
 fn seen(answer: Answer<'_>) -> Seen {
@@ -161,4 +211,60 @@ fn condition(address: IpAddr) -> (u8, Vec<u8>) {
 
 fn distance(bytes: usize) -> [u8; 2] {
     u16::try_from(bytes).unwrap_or(u16::MAX).to_ne_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What `inet_diag_bc_run()` of the kernel makes of a program; `None`: `inet_diag_bc_audit()` refuses it.
+    fn accepts(program: &[u8], local: SocketAddr) -> Option<bool> {
+        let mut at = 0;
+        while at < program.len() {
+            let [code, yes, no, no_high] = program.get(at..at + 4)?.try_into().ok()?;
+            let no = usize::from(u16::from_ne_bytes([no, no_high]));
+            let left = program.len() - at;
+            (yes.is_multiple_of(4) && no.is_multiple_of(4) && no >= 4 && no <= left + 4).then_some(())?;
+            let value = || u16::from_ne_bytes([program[at + 6], program[at + 7]]);
+            let holds = match code {
+                BC_PORT_FROM => local.port() >= value(),
+                BC_PORT_TO => local.port() <= value(),
+                BC_LOCAL => {
+                    let (family, octets) = condition(local.ip());
+                    program[at + 4] == family && program[at + 12..at + usize::from(yes)] == octets
+                }
+                BC_JUMP => false,
+                _ => return None,
+            };
+            at += if holds { usize::from(yes) } else { no };
+        }
+        Some(at == program.len())
+    }
+
+    fn any_range() -> impl Strategy<Value = SourceRange> {
+        let address = prop_oneof!["10[.]0[.]0[.][1-3]", "2001:db8::[1-3]"];
+        (address, 1u16..40, 0u16..10).prop_map(|(address, first, more)| {
+            let ports = PortRange::new(first, first + more).unwrap();
+            SourceRange { address: address.parse().unwrap(), ports }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_filter_accepts_what_is_in_one_of_its_ranges_and_nothing_else(
+            ranges in proptest::collection::vec(any_range(), 1..=MOST),
+            sockets in proptest::collection::vec(any_range(), 1..20),
+        ) {
+            let program = within(&ranges);
+            for socket in sockets {
+                let local = SocketAddr::new(socket.address, socket.ports.first());
+                let inside = ranges.iter().any(|range| {
+                    range.address == local.ip()
+                        && (range.ports.first()..=range.ports.last()).contains(&local.port())
+                });
+                prop_assert_eq!(accepts(&program, local), Some(inside), "{}", local);
+            }
+        }
+    }
 }

@@ -99,10 +99,7 @@ impl Ledger {
 
     /// Ends a lease; its ports cool.
     pub fn release(&mut self, id: LeaseId, _now: Instant) -> Result<(), NoSuchLease> {
-        let record = self.leases.get(&id).filter(|record| record.held).ok_or(NoSuchLease(id))?;
-        if let Some(session) = self.sessions.get_mut(&record.session) {
-            session.leases.remove(&id);
-        }
+        self.leases.get(&id).filter(|record| record.held).ok_or(NoSuchLease(id))?;
         self.events.push(Event::Released { id });
         self.end(id);
         Ok(())
@@ -123,8 +120,11 @@ impl Ledger {
 
     /// The ports of a lease cool from now on.
     pub(super) fn end(&mut self, id: LeaseId) {
-        let Some(record) = self.leases.get_mut(&id) else { return };
+        let Some(record) = self.leases.get_mut(&id).filter(|record| record.held) else { return };
         record.held = false;
+        if let Some(session) = self.sessions.get_mut(&record.session) {
+            session.leases.remove(&id);
+        }
         let (claim, ports) = (record.claim(), record.ports());
         record.cooling = ports;
         if claim.destination.is_none() {

@@ -117,7 +117,7 @@ fn leave_out_what_is_taken(zone: &mut Zone, host: &Host) {
 /// reserves the whole of it stops every connection that chooses no port. The ports that are kept out of it for
 /// listeners and services count too. A pool that would go beyond is left without those ports of the range that no pool
 /// before it has; what is returned says so, a sentence for each.
-pub fn limit_reserved(zones: &mut [(PoolName, Zone)], host: &Host) -> Vec<String> {
+pub fn limit_reserved(zones: &mut [(PoolName, Zone)], host: &Host) -> Vec<(PoolName, String)> {
     let ephemeral = PortSet::from(host.ephemeral);
     let most = ephemeral.len() - ephemeral.len().div_ceil(4);
     let mut reserved = host.protected.clone();
@@ -135,7 +135,7 @@ pub fn limit_reserved(zones: &mut [(PoolName, Zone)], host: &Host) -> Vec<String
         if too_many.is_empty() {
             continue;
         }
-        faults.push(format!(
+        let fault = format!(
             "the pool {name} asks for {} ports of the kernel's own range {}, and with them {} of its {} ports would be \
              reserved, more than three quarters: it goes without them; give it fewer, or make \
              net.ipv4.ip_local_port_range larger",
@@ -143,7 +143,8 @@ pub fn limit_reserved(zones: &mut [(PoolName, Zone)], host: &Host) -> Vec<String
             host.ephemeral,
             with.len(),
             ephemeral.len(),
-        ));
+        );
+        faults.push((name.clone(), fault));
         zone.leave_out(&too_many, "more than three quarters of the kernel's own range");
     }
     faults

@@ -19,6 +19,8 @@ mod crew;
 mod ground;
 #[path = "load/lease.rs"]
 mod lease;
+mod lease_calls;
+mod ledger;
 #[path = "load/many.rs"]
 mod many;
 #[expect(dead_code, reason = "nothing takes milliseconds here")]
@@ -43,7 +45,9 @@ use place::in_role;
 /// What can be measured: the name that the command line has for it, what it is, and how.
 type Figure = (&'static str, &'static str, fn(&Options) -> Vec<Table>);
 
-const FIGURES: [Figure; 6] = [
+const FIGURES: [Figure; 8] = [
+    ("ledger", "the ledger alone: a lease, a refusal, memory", |_| ledger::measure()),
+    ("calls", "the calls alone", |_| lease_calls::measure()),
     ("allocate", "the choice of a leased port, over bare system calls", |_| allocate::measure()),
     ("connect", "a connection, the fuller the source address is; 2 minutes", |_| connect::measure()),
     ("one-address", "64,512 connections from one address", |_| one_address::measure()),

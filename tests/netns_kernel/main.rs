@@ -38,6 +38,8 @@ mod outbound_support;
 #[cfg(test)]
 mod outbound_udp;
 #[cfg(test)]
+mod outbound_user;
+#[cfg(test)]
 mod owner;
 #[cfg(test)]
 mod peer;

@@ -1,7 +1,7 @@
 //! What the kernel tells of TCP sockets that end, and when; and that a burst is told as such.
 
 use crate::netns::{in_netns, undisturbed};
-use crate::outbound_support::{D1, S1, connect, cookie, leased, pair, reset, tcp};
+use crate::outbound_support::{D1, S1, connect, cookie, leased, pair, pair_as, reset, tcp};
 use crate::support::address;
 use portbroker::kernel::destroyed::{Closed, Destroyed, Overflow, ROOM};
 use portbroker::kernel::tuples::Lookup;
@@ -110,6 +110,16 @@ fn ipv6_sockets_are_told_of_too() {
             let told = rest(&mut events).await;
             let closed = told.iter().flatten().find(|closed| closed.cookie == near).unwrap();
             assert_eq!((closed.local, closed.remote), (address("[::1]:46000"), address("[::1]:8081")));
+            // An IPv6 socket that talks IPv4 has an IPv4 tuple here too.
+            let listener = TcpListener::bind(D1).unwrap();
+            let (client, accepted) =
+                pair_as("[::ffff:127.0.0.1]:46000", "[::ffff:127.0.0.9]:8081", &listener);
+            let near = cookie(&client);
+            undisturbed(|| drop(client));
+            undisturbed(|| drop(accepted));
+            let told = rest(&mut events).await;
+            let closed = told.iter().flatten().find(|closed| closed.cookie == near).unwrap();
+            assert_eq!((closed.local, closed.remote), (address(S1), address(D1)));
         });
     });
 }

@@ -9,7 +9,7 @@ use portbroker::kernel::tuples::Lookup;
 use portbroker::model::{PortRange, Protocol, Seen, SourceRange};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 fn ports(address: &str, first: u16, last: u16) -> SourceRange {
@@ -123,18 +123,11 @@ fn an_ipv6_socket_that_talks_ipv4_has_an_ipv4_tuple() {
     in_netns(|| {
         let mut lookup = Lookup::new().unwrap();
         let listener = TcpListener::bind(D1).unwrap();
-        let client = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
-        client.set_reuse_address(true).unwrap();
-        let mapped = |text: &str| {
-            let at = address(text);
-            let SocketAddr::V4(four) = at else { panic!("{text}") };
-            SockAddr::from(SocketAddr::new(four.ip().to_ipv6_mapped().into(), at.port()))
-        };
-        client.bind(&mapped(S1)).unwrap();
+        let client = leased("[::ffff:127.0.0.1]:46000").unwrap();
         let bound = lookup.range(Protocol::Tcp, &ports("127.0.0.1", 46000, 46000)).unwrap();
         assert_eq!(bound.len(), 1);
         assert_eq!(bound[0].0, address(S1));
-        client.connect(&mapped(D1)).unwrap();
+        connect(&client, "[::ffff:127.0.0.9]:8081").unwrap();
         let (accepted, _) = listener.accept().unwrap();
         assert_eq!(open(lookup.look(&tcp(S1, D1)).unwrap()), Some(cookie(&client)));
         let found = lookup.range(Protocol::Tcp, &ports("127.0.0.1", 46000, 46000)).unwrap();
@@ -197,7 +190,7 @@ fn many_ranges_of_both_families_are_asked_for_at_once() {
 }
 
 #[test]
-fn a_socket_that_is_bound_to_a_device_is_seen_by_a_range_only() {
+fn a_socket_that_is_bound_to_a_device_is_seen_by_a_range_only_and_guards_nothing() {
     in_netns(|| {
         let mut lookup = Lookup::new().unwrap();
         let listener = TcpListener::bind(D1).unwrap();
@@ -208,6 +201,8 @@ fn a_socket_that_is_bound_to_a_device_is_seen_by_a_range_only() {
         let found = lookup.range(Protocol::Tcp, &ports("127.0.0.1", 46000, 46000)).unwrap();
         assert_eq!(open(found[0].2), Some(cookie(&client)));
         assert_eq!(lookup.look(&tcp(S1, D1)).unwrap(), Seen::Free);
+        // Nor does the kernel keep others from connecting the same tuple.
+        connect(&leased(S1).unwrap(), D1).unwrap();
     });
 }
 

@@ -33,10 +33,15 @@ pub(crate) fn connect(socket: &Socket, to: &str) -> io::Result<()> {
 
 /// A client at `source`, and the other end of its connection.
 pub(crate) fn pair(source: &str, listener: &TcpListener) -> (Socket, TcpStream) {
+    pair_as(source, &listener.local_addr().unwrap().to_string(), listener)
+}
+
+/// The same, where the client calls itself and the listener by these names.
+pub(crate) fn pair_as(source: &str, to: &str, listener: &TcpListener) -> (Socket, TcpStream) {
     let client = leased(source).expect("the source is bound");
-    client.connect(&SockAddr::from(listener.local_addr().unwrap())).expect("the client connects");
+    connect(&client, to).expect("the client connects");
     let (accepted, from) = listener.accept().expect("the client is accepted");
-    assert_eq!(from, address(source));
+    assert_eq!((from.ip(), from.port()), (address(source).ip().to_canonical(), address(source).port()));
     (client, accepted)
 }
 

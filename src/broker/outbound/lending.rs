@@ -88,7 +88,64 @@ impl Outbound {
             }
             outcome = self.ledger.lease(&wanted, &pool.offer(name), now);
         }
-        Ok(outcome?)
+        let lease = match outcome {
+            // They may come back: the destination is not at fault.
+            Err(refused @ Refused::NoAddress { .. }) if pool.ever_reaches(request.destination) => {
+                return Err(Refusal::CannotLease(refused.to_string()));
+            }
+            outcome => outcome?,
+        };
+        if !self.store.forgot() {
+            return Ok(lease);
+        }
+        self.without_what_is_used(request, lease, now)
+    }
+
+    /// Leases of before were lost, and whoever had them may go on using them: of what the kernel has something of,
+    /// nothing is given out.
+    fn without_what_is_used(
+        &mut self,
+        request: &LeaseRequest,
+        lease: Lease,
+        now: Instant,
+    ) -> Result<Lease, Refusal> {
+        let Some((name, pool)) = self.pools.get(&request.pool) else { return Ok(lease) };
+        let (protocol, destination) = (request.protocol, request.destination);
+        let mut fresh: Vec<SocketAddr> = sources_of(&lease.ranges).collect();
+        let mut rounds = ROUNDS;
+        let failure = loop {
+            let used = match self.looks.in_use(protocol, destination, &fresh) {
+                Ok(used) => used,
+                Err(error) => {
+                    break format!(
+                        "leases of before were lost, and the kernel does not say what is in use: {error}"
+                    );
+                }
+            };
+            if used.is_empty() {
+                let ranges = self.ledger.get(lease.id).map(|row| row.ranges).unwrap_or_default();
+                if ports_of(&ranges) >= usize::try_from(request.minimum).unwrap_or(usize::MAX) {
+                    return Ok(Lease { ranges, ..lease });
+                }
+                break format!("pool {name} has not enough for this destination that nobody uses");
+            }
+            if rounds == 0 {
+                break format!(
+                    "pool {name} has too much that is used by those whose leases were lost: try again"
+                );
+            }
+            rounds -= 1;
+            let offer = pool.offer(name);
+            let replace = |source| {
+                let tuple =
+                    self.ledger.replace(lease.id, &Tuple { protocol, source, destination }, &offer, now);
+                tuple.map(|tuple| tuple.source)
+            };
+            fresh = used.into_iter().filter_map(replace).collect();
+        };
+        // It was just made.
+        let _ = self.ledger.release(lease.id, now);
+        Err(Refusal::CannotLease(failure))
     }
 
     /// The sockets of a lease. What the kernel refuses is somebody's who did not ask us: another takes its place.

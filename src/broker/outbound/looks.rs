@@ -3,9 +3,9 @@
 use crate::kernel::destroyed::{Closed, Destroyed, Overflow, ROOM};
 use crate::kernel::tuples::Lookup;
 use crate::leases::{Ledger, Look, Request};
-use crate::model::{Protocol, Seen, SourceRange, Tuple};
+use crate::model::{PortRange, Protocol, Seen, SourceRange, Tuple};
 use futures_util::FutureExt as _;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -89,6 +89,30 @@ impl Looks {
             failed = self.in_ranges(ledger, protocol, &looks, now).err().or(failed);
         }
         self.note(failed, now);
+    }
+
+    /// Which of some sources the kernel has something of.
+    pub(super) fn in_use(
+        &mut self,
+        protocol: Protocol,
+        destination: Option<SocketAddr>,
+        sources: &[SocketAddr],
+    ) -> io::Result<Vec<SocketAddr>> {
+        if protocol == Protocol::Tcp && destination.is_some() && sources.len() <= AT_ONCE {
+            let mut used = Vec::new();
+            for source in sources {
+                let seen = self.lookup()?.look(&Tuple { protocol, source: *source, destination })?;
+                used.extend((seen != Seen::Free).then_some(*source));
+            }
+            return Ok(used);
+        }
+        let found = self.lookup()?.ranges(protocol, &hulls(sources))?;
+        let counts = |remote: SocketAddr| {
+            protocol == Protocol::Udp || remote.port() == 0 || destination.is_none_or(|to| to == remote)
+        };
+        let found: HashSet<SocketAddr> =
+            found.into_iter().filter(|(_, remote, _)| counts(*remote)).map(|(local, ..)| local).collect();
+        Ok(sources.iter().copied().filter(|source| found.contains(source)).collect())
     }
 
     fn lookup(&mut self) -> io::Result<&mut Lookup> {
@@ -191,6 +215,18 @@ impl Looks {
         }
         self.look(ledger, now);
     }
+}
+
+/// A range of each address that has all of its sources.
+fn hulls(sources: &[SocketAddr]) -> Vec<SourceRange> {
+    let mut hulls: HashMap<IpAddr, (u16, u16)> = HashMap::new();
+    for source in sources {
+        let (first, last) = hulls.entry(source.ip()).or_insert((source.port(), source.port()));
+        (*first, *last) = ((*first).min(source.port()), (*last).max(source.port()));
+    }
+    let range =
+        |(address, (first, last))| Some(SourceRange { address, ports: PortRange::new(first, last).ok()? });
+    hulls.into_iter().filter_map(range).collect()
 }
 
 fn by_address(found: &[Found]) -> HashMap<IpAddr, Vec<&Found>> {

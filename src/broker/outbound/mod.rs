@@ -6,6 +6,7 @@
 mod command;
 mod lending;
 mod looks;
+mod misuse;
 mod pools;
 mod refusals;
 mod sessions;
@@ -23,10 +24,8 @@ use super::command::{Notice, Refusal};
 use super::{Broker, until};
 use crate::config::Config;
 use crate::kernel::addresses::{AddressWatch, present};
-use crate::kernel::cgroups::Cgroups;
 use crate::kernel::destroyed::{Closed, Overflow};
-use crate::learn::service_of;
-use crate::leases::{Ledger, UsedAfterEnd};
+use crate::leases::Ledger;
 use crate::model::{PortRange, PortSet, Present, SessionId};
 use crate::policy::Caller;
 use crate::pools::Host;
@@ -39,7 +38,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Instant;
 use store::Store;
-use told::Told;
+use told::{Tale, Told};
 
 /// The kernel's default, for where it does not say.
 const EPHEMERAL: (u16, u16) = (32768, 60999);
@@ -53,6 +52,8 @@ pub(super) struct Outbound {
     ledger: Ledger,
     /// Addresses that are drained: the ledger's, for the pools.
     draining: BTreeSet<IpAddr>,
+    /// Those of them of which nothing is leased, and that was said.
+    drained: BTreeSet<IpAddr>,
     store: Store,
     lifelines: Lifelines,
     looks: Looks,
@@ -93,6 +94,7 @@ impl Outbound {
             present: Present::default(),
             addresses: addresses.ok(),
             draining: ledger.draining().collect(),
+            drained: BTreeSet::new(),
             ledger,
             store,
             lifelines,
@@ -126,8 +128,25 @@ impl Outbound {
     /// Writes down what happened, and tells what was noticed on the way.
     fn keep(&mut self, now: Instant) {
         self.store.keep(&mut self.ledger, now);
-        for used in self.ledger.used_after_end() {
-            warn_of_use(&used);
+        let used = self.ledger.used_after_end();
+        if !used.is_empty() {
+            let (told, others): (Vec<_>, Vec<_>) =
+                used.into_iter().partition(|_| self.told.has_a_line(Tale::Misused, now));
+            others.iter().for_each(misuse::report_briefly);
+            if !told.is_empty() {
+                misuse::report(told);
+            }
+        }
+        self.tell_drained();
+    }
+
+    fn tell_drained(&mut self) {
+        for &address in &self.draining {
+            if self.ledger.usage(address).leased > 0 {
+                self.drained.remove(&address);
+            } else if self.drained.insert(address) {
+                tracing::info!(event = "drained", %address, "{address} is drained: nothing of it is leased");
+            }
         }
     }
 
@@ -135,14 +154,15 @@ impl Outbound {
         self.looks.look(&mut self.ledger, now);
         self.keep(now);
         if let Some(untold) = self.told.sum(now) {
-            let told::Untold { leased, ports, ended, refused } = untold;
+            let told::Untold { leased, ports, ended, refused, misused } = untold;
             tracing::info!(
                 event = "leases",
                 leased,
                 ports,
                 ended,
                 refused,
-                "{leased} more leases of {ports} ports, {ended} ended, {refused} refused"
+                misused,
+                "{leased} more leases of {ports} ports, {ended} ended, {refused} refused, {misused} used after their end"
             );
         }
     }
@@ -191,43 +211,19 @@ impl Outbound {
             Drain::Begin => self.ledger.drain(address),
             Drain::Undo => self.ledger.undrain(address),
         };
-        self.keep(now);
         self.draining = self.ledger.draining().collect();
+        self.drained.retain(|address| self.draining.contains(address));
         self.pools.refresh_addresses(&self.present, &self.draining);
         let leased = self.ledger.usage(address).leased;
         match drain {
             Drain::Begin => {
-                tracing::info!(event = "draining", %address, leased, "drains {address}, of which {leased} ports are leased")
+                tracing::info!(event = "draining", %address, leased, "drains {address}, of which {leased} ports are leased");
             }
             Drain::Undo => tracing::info!(event = "undrained", %address, "{address} is in use again"),
         }
+        self.keep(now);
         Ok(())
     }
-}
-
-fn warn_of_use(used: &UsedAfterEnd) {
-    let UsedAfterEnd { lease, owner, pool, tuple, uid, cgroup } = used;
-    let unit = Cgroups::find()
-        .filter(|_| *cgroup != 0)
-        .and_then(|cgroups| cgroups.paths().get(cgroup).map(|path| (service_of(path), path.clone())));
-    let whose = match &unit {
-        Some((Some(unit), _)) => unit.to_string(),
-        Some((None, path)) => path.clone(),
-        None => format!("uid {uid}"),
-    };
-    let source = tuple.source;
-    let destination = tuple.destination.map_or_else(|| "any".to_owned(), |to| to.to_string());
-    tracing::warn!(
-        event = "used-after-end",
-        lease = lease.0,
-        %owner,
-        %pool,
-        %source,
-        destination,
-        uid,
-        cgroup,
-        "lease {lease} of {owner} has ended, and {whose} goes on using {source}, to {destination}: it is held until that ends"
-    );
 }
 
 impl Broker {

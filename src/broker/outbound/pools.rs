@@ -9,7 +9,7 @@ use crate::config::{AddressSpec, PoolConfig, PoolGrant};
 use crate::model::{PoolName, PortSet, Present};
 use crate::pools::{Host, PoolAddress, Zone, addresses, capacity, limit_reserved, zone};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// So many absent addresses are named in a fault.
 const NAMED: usize = 8;
@@ -92,14 +92,12 @@ impl Pools {
             .iter()
             .map(|(name, pool)| (name.clone(), zone(&pool.config.ports, around.host)))
             .collect();
-        let mut limits = limit_reserved(&mut zones, around.host);
+        let limits = limit_reserved(&mut zones, around.host);
         self.reserve = PortSet::default();
         for (name, zone) in zones {
             self.reserve = self.reserve.union(&zone.reserve);
-            // Each of these sentences begins with the pool that it is about.
-            let about = format!("the pool {name} ");
-            let (of_this, others) = limits.into_iter().partition(|fault: &String| fault.starts_with(&about));
-            limits = others;
+            let of_this =
+                limits.iter().filter(|(pool, _)| *pool == name).map(|(_, fault)| fault.clone()).collect();
             let Some(pool) = self.pools.get_mut(&name) else { continue };
             if pool.take(&name, zone, around, of_this) {
                 self.tell(name, News::Changed);
@@ -211,6 +209,14 @@ impl Pool {
     /// Whether to bind one of its addresses takes `IPV6_FREEBIND`.
     pub(super) fn takes_freebind(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|of| of.address == address && of.freebind)
+    }
+
+    /// Whether it has addresses of a destination's family, be they here or not; those of interfaces come and go.
+    pub(super) fn ever_reaches(&self, destination: Option<SocketAddr>) -> bool {
+        let comes_and_goes = |spec: &AddressSpec| matches!(spec, AddressSpec::Device(_) | AddressSpec::Host);
+        let fits = |of: &PoolAddress| destination.is_none_or(|to| to.is_ipv4() == of.address.is_ipv4());
+        self.addresses.iter().any(fits)
+            || self.addresses.is_empty() && self.config.addresses.iter().any(comes_and_goes)
     }
 
     fn state(&self) -> &'static str {

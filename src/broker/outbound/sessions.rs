@@ -2,6 +2,7 @@
 
 use super::Outbound;
 use crate::broker::command::Refusal;
+use crate::broker::effects::with_causes;
 use crate::kernel::lifeline::{self, Lifeline, LifelineWatch};
 use crate::leases::Ledger;
 use crate::model::{Owner, SessionId};
@@ -26,7 +27,10 @@ impl Lifelines {
         sessions: &[SessionId],
     ) -> io::Result<(Self, Vec<SessionId>)> {
         let directory = runtime_directory.join("sessions");
-        lifeline::prepare(&directory)?;
+        // Without it sessions cannot be opened, and whoever tries is told; listeners do not need it.
+        if let Err(error) = lifeline::prepare(&directory) {
+            tracing::error!(%error, "cannot make {}: {error}", directory.display());
+        }
         let known: std::collections::HashSet<SessionId> = sessions.iter().copied().collect();
         if let Err(error) = lifeline::remove_others(&directory, |id| known.contains(&id)) {
             tracing::warn!(%error, "cannot remove lifelines of sessions that are over: {error}");
@@ -50,7 +54,8 @@ impl Lifelines {
     }
 
     fn begin(&mut self, id: SessionId) -> io::Result<OwnedFd> {
-        let (writing, reading) = lifeline::open(&self.directory, id).map_err(io::Error::other)?;
+        let (writing, reading) =
+            lifeline::open(&self.directory, id).map_err(|error| io::Error::other(with_causes(&error)))?;
         self.keep(id, reading)?;
         Ok(writing)
     }

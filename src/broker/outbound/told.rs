@@ -12,9 +12,15 @@ const SPAN: Duration = Duration::from_secs(10);
 /// What there is to tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tale {
-    Leased { ports: usize },
-    Ended { leases: usize },
+    Leased {
+        ports: usize,
+    },
+    Ended {
+        leases: usize,
+    },
     Refused,
+    /// Ports of a lease are used after its end.
+    Misused,
 }
 
 /// How many there were in a span, and were not told.
@@ -24,6 +30,7 @@ pub(super) struct Untold {
     pub(super) ports: usize,
     pub(super) ended: usize,
     pub(super) refused: usize,
+    pub(super) misused: usize,
 }
 
 /// Lines that were written lately.
@@ -52,6 +59,7 @@ impl Told {
             }
             Tale::Ended { leases } => self.untold.ended += leases,
             Tale::Refused => self.untold.refused += 1,
+            Tale::Misused => self.untold.misused += 1,
         }
         false
     }
@@ -85,7 +93,7 @@ mod tests {
         assert!(!told.has_a_line(Tale::Ended { leases: 7 }, begin));
         assert!(!told.has_a_line(Tale::Refused, begin));
         assert_eq!((told.next_due(), told.sum(begin)), (Some(begin + SPAN), None));
-        let sum = Untold { leased: 1, ports: 64, ended: 7, refused: 1 };
+        let sum = Untold { leased: 1, ports: 64, ended: 7, refused: 1, misused: 0 };
         assert_eq!(told.sum(begin + SPAN), Some(sum));
         assert!(told.has_a_line(Tale::Refused, begin + SPAN));
         assert_eq!(told.sum(begin + SPAN * 9), None);

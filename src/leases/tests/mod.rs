@@ -1,5 +1,9 @@
 //! The ledger as its callers see it.
 
+mod kernel;
+mod naive;
+mod random;
+
 use super::*;
 use std::time::{Duration, Instant};
 

@@ -1,0 +1,234 @@
+//! The ledger as anybody would write it first: plain sets of tuples, searched from end to end.
+//!
+//! It learns from events what was leased, and from answers what is free; and says whether it may be.
+
+use super::super::*;
+use super::Pool;
+use crate::model::Seen;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A claim: a source, and for whom; `None`: alone.
+pub(super) type Key = (Protocol, IpAddr, u16, Option<SocketAddr>);
+
+#[derive(Debug, Clone)]
+pub(super) struct Naive {
+    pub(super) sessions: BTreeMap<SessionId, Owner>,
+    pub(super) leases: BTreeMap<LeaseId, Known>,
+    /// What is claimed, by which lease; true: it cools.
+    pub(super) claims: BTreeMap<Key, (LeaseId, bool)>,
+    pub(super) draining: BTreeSet<IpAddr>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    pub(super) session: SessionId,
+    pub(super) owner: Owner,
+    pub(super) pool: PoolName,
+    pub(super) protocol: Protocol,
+    pub(super) destination: Option<SocketAddr>,
+    pub(super) held: bool,
+    pub(super) keys: Vec<Key>,
+}
+
+pub(super) fn key(protocol: Protocol, ip: IpAddr, port: u16, destination: Option<SocketAddr>) -> Key {
+    (protocol, ip, port, destination.filter(|_| protocol == Protocol::Tcp))
+}
+
+fn keys(protocol: Protocol, destination: Option<SocketAddr>, ranges: &[SourceRange]) -> Vec<Key> {
+    let of = |range: &SourceRange| {
+        let ip = range.address;
+        range.ports.iter().map(move |port| key(protocol, ip, port, destination)).collect::<Vec<_>>()
+    };
+    ranges.iter().flat_map(of).collect()
+}
+
+impl Naive {
+    pub(super) fn new() -> Self {
+        Self {
+            sessions: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            draining: BTreeSet::new(),
+        }
+    }
+
+    /// Claims of a source, whoever they are for.
+    pub(super) fn of_source(&self, key: Key) -> impl Iterator<Item = (&Key, &(LeaseId, bool))> {
+        let (protocol, ip, port, _) = key;
+        let last = (protocol, ip, port.wrapping_add(1), None);
+        self.claims.range((protocol, ip, port, None)..).take_while(move |(found, _)| **found < last)
+    }
+
+    /// The claims in the way of another one.
+    pub(super) fn in_the_way(&self, key: Key) -> Vec<(Key, LeaseId, bool)> {
+        let blocks = |found: &Key| key.3.is_none() || found.3.is_none() || found.3 == key.3;
+        let found = self.of_source(key).filter(|(found, _)| blocks(found));
+        found.map(|(found, (lease, cools))| (*found, *lease, *cools)).collect()
+    }
+
+    fn claim(&mut self, key: Key, lease: LeaseId) {
+        let before = self.in_the_way(key);
+        assert!(before.is_empty(), "{key:?} of {lease} was given out twice: {before:?}");
+        self.claims.insert(key, (lease, false));
+    }
+
+    pub(super) fn apply(&mut self, event: &Event) {
+        match event {
+            Event::Numbered { .. } => {}
+            Event::SessionOpened { id, owner } => assert!(self.sessions.insert(*id, owner.clone()).is_none()),
+            Event::SessionEnded { id } => {
+                assert!(self.sessions.remove(id).is_some());
+                let theirs = self.leases.iter().filter(|(_, known)| known.session == *id && known.held);
+                let theirs: Vec<LeaseId> = theirs.map(|(id, _)| *id).collect();
+                theirs.into_iter().for_each(|lease| self.end(lease));
+            }
+            Event::Leased { id, session, pool, protocol, destination, ranges, .. } => {
+                let keys = keys(*protocol, *destination, ranges);
+                let owner = self.sessions[session].clone();
+                for key in &keys {
+                    self.claim(*key, *id);
+                }
+                let (session, pool, protocol) = (*session, pool.clone(), *protocol);
+                let destination = *destination;
+                let known = Known { session, owner, pool, protocol, destination, held: true, keys };
+                assert!(self.leases.insert(*id, known).is_none(), "{id} was used before");
+            }
+            Event::Replaced { id, busy, with } => self.replaced(*id, *busy, *with),
+            Event::Released { id } => self.end(*id),
+            Event::Freed { id } => {
+                let known = self.leases.remove(id).unwrap();
+                assert!(!known.held);
+                assert!(self.claims.values().all(|(lease, _)| lease != id), "{id} cools still");
+            }
+            Event::Drained { address } => assert!(self.draining.insert(*address)),
+            Event::Undrained { address } => assert!(self.draining.remove(address)),
+        }
+    }
+
+    fn replaced(&mut self, id: LeaseId, busy: SocketAddr, with: Option<SocketAddr>) {
+        let known = self.leases.get(&id).unwrap();
+        let of = |at: SocketAddr| key(known.protocol, at.ip(), at.port(), known.destination);
+        let (busy, with) = (of(busy), with.map(of));
+        if let Some(with) = with {
+            self.claim(with, id);
+        }
+        self.claims.remove(&busy).unwrap();
+        let known = self.leases.get_mut(&id).unwrap();
+        known.keys.retain(|key| *key != busy);
+        known.keys.extend(with);
+    }
+
+    fn end(&mut self, id: LeaseId) {
+        let known = self.leases.get_mut(&id).unwrap();
+        assert!(std::mem::replace(&mut known.held, false), "{id} ended before");
+        for key in &known.keys {
+            let claim = self.claims.get_mut(key).unwrap();
+            assert_eq!(*claim, (id, false));
+            claim.1 = true;
+        }
+    }
+
+    /// The kernel was asked, because of a lease; `answers` are by port.
+    pub(super) fn looked(&mut self, look: &Look, lease: LeaseId, answers: &BTreeMap<u16, Seen>) {
+        let keys: Vec<Key> = match look {
+            Look::Exact(tuple) => {
+                vec![key(tuple.protocol, tuple.source.ip(), tuple.source.port(), tuple.destination)]
+            }
+            Look::Range { protocol, source } => keys(*protocol, None, &[*source]),
+        };
+        let cools = |key: &Key| self.claims.get(key).is_some_and(|(_, cools)| *cools);
+        if keys.iter().all(cools) {
+            for key in keys {
+                if answers.get(&key.2).is_none_or(|seen| *seen == Seen::Free) {
+                    self.claims.remove(&key);
+                }
+            }
+            return;
+        }
+        // A second look: what nobody has and is used cools.
+        for key in keys {
+            let used = answers.get(&key.2).is_some_and(|seen| *seen != Seen::Free);
+            if used && self.in_the_way(key).is_empty() {
+                self.claims.insert(key, (lease, true));
+            }
+        }
+    }
+
+    /// What had ended and was not freed cools again, but for what was leased since.
+    pub(super) fn restart(&mut self) {
+        self.claims.retain(|_, (_, cools)| !*cools);
+        let ended: Vec<(LeaseId, Vec<Key>)> = self
+            .leases
+            .iter()
+            .rev()
+            .filter(|(_, known)| !known.held)
+            .map(|(id, known)| (*id, known.keys.clone()))
+            .collect();
+        for (id, keys) in ended {
+            for key in keys {
+                if self.in_the_way(key).is_empty() {
+                    self.claims.insert(key, (id, true));
+                }
+            }
+        }
+    }
+
+    pub(super) fn figures(
+        &self,
+        pool: &Pool,
+        protocol: Protocol,
+        destination: Option<SocketAddr>,
+    ) -> Figures {
+        let mut sum = Figures::default();
+        for ip in &pool.addresses {
+            if destination.is_some_and(|destination| destination.is_ipv4() != ip.is_ipv4()) {
+                continue;
+            }
+            for port in pool.zone.iter() {
+                let in_the_way = self.in_the_way(key(protocol, *ip, port, destination));
+                sum.capacity += 1;
+                if in_the_way.is_empty() {
+                    sum.free += 1;
+                } else if in_the_way.iter().all(|(.., cools)| *cools) {
+                    sum.cooling += 1;
+                } else {
+                    sum.used += 1;
+                }
+            }
+        }
+        sum
+    }
+
+    /// Ports held of a pool, by one owner or all.
+    pub(super) fn held(&self, pool: &PoolName, owner: Option<&Owner>) -> u64 {
+        let of = |known: &&Known| {
+            known.held && known.pool == *pool && owner.is_none_or(|owner| known.owner == *owner)
+        };
+        self.leases.values().filter(of).map(|known| known.keys.len() as u64).sum()
+    }
+
+    pub(super) fn quota_left(&self, pool: &Pool, owner: &Owner) -> u64 {
+        let capacity = (pool.addresses.len() * pool.zone.len()) as u64;
+        let of_owner = self.held(&pool.name, Some(owner));
+        match pool.quota {
+            Quota::None => u64::MAX,
+            Quota::PortsPerCaller(most) => u64::from(most).saturating_sub(of_owner),
+            Quota::Quarter => {
+                let shared = (capacity / 4 * 3).saturating_sub(self.held(&pool.name, None));
+                (capacity / 4).saturating_sub(of_owner).min(shared)
+            }
+        }
+    }
+
+    /// Free ports of an address for a destination.
+    pub(super) fn free(&self, pool: &Pool, of: Key) -> Vec<u16> {
+        let free = |port: &u16| self.in_the_way((of.0, of.1, *port, of.3)).is_empty();
+        pool.zone.iter().filter(free).collect()
+    }
+
+    /// Ports that are claimed of an address for just this destination.
+    pub(super) fn used(&self, of: Key) -> usize {
+        let mine = |key: &&Key| key.0 == of.0 && key.1 == of.1 && key.3 == of.3;
+        self.claims.keys().filter(mine).count()
+    }
+}
