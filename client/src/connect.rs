@@ -13,6 +13,8 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use zbus::Connection;
@@ -55,6 +57,8 @@ impl Holder {
 pub struct Broker {
     socket: Option<PathBuf>,
     timeout: Duration,
+    /// How many questions, of all clones, may have been answered and the answer was lost.
+    lost: Arc<AtomicU64>,
 }
 
 impl Default for Broker {
@@ -71,7 +75,7 @@ impl Broker {
     #[must_use]
     pub fn new() -> Self {
         let socket = std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
-        Self { socket, timeout: DEFAULT_TIMEOUT }
+        Self { socket, timeout: DEFAULT_TIMEOUT, lost: Arc::default() }
     }
 
     /// The broker at this socket, and nowhere else.
@@ -224,6 +228,11 @@ impl Broker {
         ListenerStatus::read(properties)
     }
 
+    /// How many answers may have been lost until now.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
     /// Asks, and asks again where the daemon goes away in between, until the time is up.
     pub(crate) async fn ask<'a, T>(
         &self,
@@ -236,8 +245,14 @@ impl Broker {
             let failure = match tokio::time::timeout_at(deadline, attempt).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(failure)) => failure,
-                Err(_) => Failure::Absent(format!("no reply within {:?}", self.timeout)),
+                Err(_) => {
+                    self.lost.fetch_add(1, Ordering::Relaxed);
+                    Failure::Absent(format!("no reply within {:?}", self.timeout))
+                }
             };
+            if matches!(failure, Failure::Lost(_)) {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+            }
             tried += 1;
             match failure {
                 Failure::Final(error) => return Err(error),

@@ -17,6 +17,9 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use zbus::wire::{OwnedObjectPath, Variant};
 
+/// The state of a lease that has not ended, in a row of ListLeases.
+const HELD: &str = "held";
+
 /// Keeps leases alive as long as it (or a copy of its [`lifeline`](Session::lifeline)) lives.
 ///
 /// ```no_run
@@ -140,6 +143,29 @@ impl Session {
                 })
             })
             .await
+    }
+
+    /// The numbers of the leases that the broker has for this session. (One that was given in an answer that was lost,
+    /// because the broker was killed just then, is among them.)
+    pub async fn leases(&self) -> Result<Vec<u64>, Error> {
+        let (mut numbers, mut after) = (Vec::new(), 0);
+        loop {
+            let rows = self
+                .broker
+                .ask(|connection| {
+                    Box::pin(async move {
+                        let manager = manager(&connection).await?;
+                        manager.list_leases(after, wire::MAX_LEASE_ROWS).await
+                    })
+                })
+                .await?;
+            // Of rows that do not go on nothing more can be asked.
+            match rows.iter().map(|row| row.0).max() {
+                Some(last) if last > after => after = last,
+                _ => return Ok(numbers),
+            }
+            numbers.extend(rows.iter().filter(|row| row.1 == self.id && row.7 == HELD).map(|row| row.0));
+        }
     }
 
     /// Gives a lease back whose reply cannot be used.

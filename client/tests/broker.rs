@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+#[expect(dead_code, reason = "other tests use the rest")]
 mod peer;
 
 use peer::{Call, Peer, Reply};

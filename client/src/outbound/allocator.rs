@@ -6,6 +6,7 @@ use super::destinations::Destinations;
 use super::error::ConnectError;
 use super::helper::Helper;
 use super::lookup::{Lookups, Seen};
+use super::prefix::Prefixes;
 use crate::connect::Broker;
 use crate::error::Error;
 use crate::lease::Protocol;
@@ -28,6 +29,7 @@ pub(crate) struct Allocator {
     pub(crate) broker: Broker,
     destinations: Arc<Destinations>,
     lookups: Lookups,
+    pub(crate) prefixes: Prefixes,
     helper: OnceLock<Started>,
     starting: Mutex<()>,
     unreachable: Mutex<Option<(Instant, Arc<Error>)>>,
@@ -47,6 +49,7 @@ impl Allocator {
             broker,
             destinations: Arc::default(),
             lookups: Lookups::default(),
+            prefixes: Prefixes::default(),
             helper: OnceLock::new(),
             starting: Mutex::new(()),
             unreachable: Mutex::new(None),
@@ -246,5 +249,21 @@ fn refusal(word: Word) -> Option<Word> {
     match word {
         Word::Again => None,
         word => Some(word),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fork_does_not_give_out_its_parents_ports() {
+        let broker = Broker::new().socket_path("/nonexistent");
+        let allocator = Allocator::new("egress".into(), broker.clone());
+        let helper = Helper::start("egress", &broker, &allocator.destinations).unwrap();
+        allocator.helper.set(Started { helper, process: std::process::id() + 1 }).unwrap();
+        let destination = "192.0.2.1:80".parse().unwrap();
+        let error = super::super::wait::wait(allocator.search(Protocol::Tcp, destination).next(false));
+        assert!(matches!(error, Err(ConnectError::Forked)), "{error:?}");
     }
 }

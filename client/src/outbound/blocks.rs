@@ -10,8 +10,9 @@
 //! Fresh ports come first, for nothing can be on them, in turns over all ranges, so that the addresses are used
 //! evenly. A used one is given out with the word that it was, and whoever takes it asks the kernel first.
 
+use super::demand::Demand;
+use super::held::Held;
 use crate::lease::Block;
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -20,8 +21,6 @@ use std::time::{Duration, Instant};
 pub(crate) const LEAST: u32 = 64;
 /// What one lease has at most.
 pub(crate) const MOST: u32 = 1_024;
-/// What was needed in the last two to three such spans is kept: what is returned was idle for a minute.
-const SPAN: Duration = Duration::from_secs(30);
 
 const OPEN_FIRST: Duration = Duration::from_millis(100);
 const OPEN_MOST: Duration = Duration::from_secs(30);
@@ -108,36 +107,6 @@ impl Idle {
     }
 }
 
-#[derive(Debug)]
-struct Held {
-    until: Instant,
-    since: Instant,
-    /// Nothing changes before that time.
-    certain: bool,
-    idle: Idle,
-}
-
-/// The earliest is the greatest, for `BinaryHeap` gives the greatest.
-impl Ord for Held {
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.until.cmp(&self.until)
-    }
-}
-
-impl PartialOrd for Held {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Held {
-    fn eq(&self, other: &Self) -> bool {
-        self.until == other.until
-    }
-}
-
-impl Eq for Held {}
-
 /// The ports of one address family.
 #[derive(Debug, Default)]
 struct Queue {
@@ -154,26 +123,6 @@ impl Queue {
     }
 }
 
-/// How many ports were out or held at a time, at most, of late.
-#[derive(Debug)]
-struct Demand {
-    since: Instant,
-    now: u32,
-    before: u32,
-    earlier: u32,
-}
-
-impl Demand {
-    fn most(&mut self, current: u32, now: Instant) -> u32 {
-        while now >= self.since + SPAN {
-            (self.earlier, self.before, self.now) = (self.before, self.now, current);
-            // After a long time without a look all of them are as now.
-            self.since = if now > self.since + 4 * SPAN { now - SPAN } else { self.since + SPAN };
-        }
-        self.now.max(self.before).max(self.earlier)
-    }
-}
-
 /// The ports that this process has for a destination.
 #[derive(Debug)]
 pub(crate) struct Blocks {
@@ -184,7 +133,7 @@ pub(crate) struct Blocks {
     known: BTreeMap<(IpAddr, u16), u16>,
     v4: Queue,
     v6: Queue,
-    held: BinaryHeap<Held>,
+    held: BinaryHeap<Held<Idle>>,
     held_ports: u32,
     out: u32,
     absent: HashMap<IpAddr, (u8, Instant)>,
@@ -217,7 +166,7 @@ impl Blocks {
             out: 0,
             absent: HashMap::new(),
             distrusted: false,
-            demand: Demand { since: now, now: 0, before: 0, earlier: 0 },
+            demand: Demand::new(now),
             used_last: now,
         }
     }
@@ -404,7 +353,7 @@ impl Blocks {
     pub(crate) fn look_early(&mut self, now: Instant, most: u32) -> bool {
         let mut some = false;
         for _ in 0..most {
-            let early = |held: &Held| !held.certain && held.since + LOOKED <= now;
+            let early = |held: &Held<Idle>| !held.certain && held.since + LOOKED <= now;
             if !self.held.peek().is_some_and(early) {
                 break;
             }
@@ -435,6 +384,11 @@ impl Blocks {
     /// a tenth, and others find the pool exhausted only when it nearly is.
     pub(crate) fn wanted(&self) -> u32 {
         (self.out / 16).next_multiple_of(LEAST).clamp(LEAST, MOST)
+    }
+
+    /// The numbers of the leases.
+    pub(crate) fn leases(&self) -> impl Iterator<Item = u64> {
+        self.leases.keys().copied()
     }
 
     /// Leases that were not needed of late, and of which no port is out. They are forgotten here, to be released.
@@ -518,7 +472,7 @@ impl Blocks {
     }
 
     fn note(&mut self) {
-        self.demand.now = self.demand.now.max(self.out + self.held_ports);
+        self.demand.note(self.out + self.held_ports);
     }
 
     fn address(&self, index: u32) -> Option<IpAddr> {

@@ -7,6 +7,7 @@ use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A socket from a [`Connector`](super::Connector): of tokio's or the standard library's, which it dereferences to.
@@ -34,6 +35,14 @@ impl<S> Connection<S> {
     #[must_use]
     pub fn leased(&self) -> Option<SocketAddr> {
         self.slot.as_ref().map(|slot| slot.source)
+    }
+
+    /// Closes it, and leaves its source alone for a while: the kernel said that somebody else uses it.
+    pub fn refused(self) {
+        drop(self.socket);
+        if let Some(slot) = self.slot {
+            slot.refused(Instant::now());
+        }
     }
 
     /// The socket alone. Its end is not seen any more; its source port is used again when the kernel is found to have

@@ -11,7 +11,7 @@ use crate::lease::Protocol;
 use socket2::{SockAddr, Socket};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -156,6 +156,34 @@ impl Connector {
         })
     }
 
+    /// A socket that is bound to a leased source for this destination, for programs that connect it themselves. It
+    /// blocks for a round trip to the broker, now and then.
+    ///
+    /// Where connect(2) answers EADDRNOTAVAIL, somebody uses the source without the broker:
+    /// [`Connection::refused`], and ask for the next.
+    pub fn bind_blocking(
+        &self,
+        protocol: Protocol,
+        destination: SocketAddr,
+    ) -> Result<Connection<OwnedFd>, ConnectError> {
+        let plan = self.plan(protocol, destination, Blocking::Yes);
+        let mut search = self.allocator.search(plan.protocol, plan.destination);
+        let (candidate, socket) = wait(self.next(&plan, &mut search))?;
+        Ok(Connection::new(socket.into(), candidate.map(|candidate| candidate.slot)))
+    }
+
+    /// As [`bind_blocking`](Self::bind_blocking), not blocking.
+    pub async fn bind(
+        &self,
+        protocol: Protocol,
+        destination: SocketAddr,
+    ) -> Result<Connection<OwnedFd>, ConnectError> {
+        let plan = self.plan(protocol, destination, Blocking::No);
+        let mut search = self.allocator.search(plan.protocol, plan.destination);
+        let (candidate, socket) = self.next(&plan, &mut search).await?;
+        Ok(Connection::new(socket.into(), candidate.map(|candidate| candidate.slot)))
+    }
+
     /// IPv4 as such, also where it comes as IPv6: that is what the packets are.
     fn plan(&self, protocol: Protocol, destination: SocketAddr, blocking: Blocking) -> Plan<'_> {
         let destination = match destination.ip().to_canonical() {
@@ -182,7 +210,7 @@ impl Connector {
                 }
                 Err(error) => return Err(error),
             };
-            match plan.bound(candidate.slot.source) {
+            match plan.bound(candidate.slot.source, &self.allocator.prefixes) {
                 Ok(socket) => return Ok((Some(candidate), socket)),
                 Err(Unbound::Busy(error)) => search.refused(candidate, error)?,
                 Err(Unbound::Absent(error)) => search.absent(candidate, error)?,

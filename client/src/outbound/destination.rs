@@ -176,6 +176,11 @@ impl Destination {
         }
     }
 
+    /// The numbers of its leases.
+    pub(crate) fn leases(&self) -> Vec<u64> {
+        self.lock().blocks.leases().collect()
+    }
+
     /// Leases that are not needed now, to be released.
     pub(crate) fn idle(&self, now: Instant) -> Vec<u64> {
         self.lock().blocks.idle(now)

@@ -12,10 +12,12 @@ use crate::error::Error;
 use crate::lease::{Block, Exhausted, Lease, Target};
 use crate::session::Session;
 use crate::wire::ErrorName;
+use std::collections::HashSet;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{RwLock, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
@@ -51,6 +53,8 @@ impl Helper {
             session: tokio::sync::Mutex::new(None),
             turns: Semaphore::new(QUESTIONS),
             unreleased: Mutex::new(Vec::new()),
+            books: RwLock::new(()),
+            compared: AtomicU64::new(broker.lost()),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let run = move || runtime.block_on(run(worker, receiver));
@@ -72,7 +76,12 @@ async fn run(worker: Arc<Worker>, mut questions: mpsc::UnboundedReceiver<Arc<Des
         let worker = Arc::clone(&worker);
         tokio::select! {
             question = questions.recv() => match question {
-                Some(destination) => { tasks.spawn(async move { worker.serve(&destination).await }); }
+                Some(destination) => {
+                    tasks.spawn(async move {
+                        worker.serve(&destination).await;
+                        worker.compare().await;
+                    });
+                }
                 None => return,
             },
             _ = tick.tick() => { tasks.spawn(async move { worker.sweep().await }); }
@@ -89,6 +98,10 @@ struct Worker {
     turns: Semaphore,
     /// Leases that are not needed and could not be released yet.
     unreleased: Mutex<Vec<u64>>,
+    /// Read by each question, until its answer is in the books; written by whoever compares these with the broker's.
+    books: RwLock<()>,
+    /// How many answers had been lost when they were compared.
+    compared: AtomicU64,
 }
 
 impl Worker {
@@ -96,6 +109,7 @@ impl Worker {
         let Some(want) = destination.want() else { return };
         let mut answer = Answer { destination, given: false };
         let _turn = self.turns.acquire().await;
+        let _books = self.books.read().await;
         let error = match self.ask(&destination.key, want).await {
             Ok(lease) => match destination.answered(lease.id, &lease.items) {
                 Ok(()) => {
@@ -204,6 +218,23 @@ impl Worker {
             leases.extend(self.destinations.abandon(&destination, now, patience));
         }
         self.release(leases).await;
+        self.compare().await;
+    }
+
+    /// After answers were lost: releases what the broker leased and we never heard of.
+    async fn compare(&self) {
+        let lost = self.broker.lost();
+        let Some(session) = self.session.lock().await.clone() else { return };
+        if lost == self.compared.load(Ordering::Relaxed) {
+            return;
+        }
+        // Where there are questions now, one of these compares when it is answered.
+        let Ok(_books) = self.books.try_write() else { return };
+        let Ok(leased) = session.leases().await else { return };
+        let mut known: HashSet<u64> = self.lock_unreleased().iter().copied().collect();
+        known.extend(self.destinations.all().iter().flat_map(|destination| destination.leases()));
+        self.release(leased.into_iter().filter(|lease| !known.contains(lease)).collect()).await;
+        self.compared.store(lost, Ordering::Relaxed);
     }
 
     /// Releases leases, and those that could not be before.

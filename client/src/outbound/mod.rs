@@ -28,11 +28,14 @@ mod allocator;
 mod blocks;
 mod connection;
 mod connector;
+mod demand;
 mod destination;
 mod destinations;
 mod error;
+mod held;
 mod helper;
 mod lookup;
+mod prefix;
 mod socket;
 mod wait;
 

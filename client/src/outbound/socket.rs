@@ -1,5 +1,6 @@
 //! Makes sockets with a given source, and sorts what the kernel says of it.
 
+use super::prefix::Prefixes;
 use crate::lease::Protocol;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::fmt;
@@ -69,26 +70,31 @@ impl Plan<'_> {
 
     /// A socket with this source. TCP: SO_REUSEADDR, without which a source port could serve one destination only;
     /// UDP: without it, for then the kernel keeps the port for this socket alone.
-    pub(crate) fn bound(&self, source: SocketAddr) -> Result<Socket, Unbound> {
+    pub(crate) fn bound(&self, source: SocketAddr, prefixes: &Prefixes) -> Result<Socket, Unbound> {
         let socket = self.socket().map_err(Unbound::Failed)?;
         if self.protocol == Protocol::Tcp {
             socket.set_reuse_address(true).map_err(Unbound::Failed)?;
         }
-        let address = SockAddr::from(source);
-        let result = match socket.bind(&address) {
-            // An address of a prefix that is local as a whole (AnyIP) is none of an interface's.
-            Err(error) if source.is_ipv6() && is_unavailable(&error) => {
-                socket.set_freebind_v6(true).and_then(|()| socket.bind(&address))
-            }
-            result => result,
-        };
-        match result {
+        match bind(&socket, source, prefixes) {
             Ok(()) => Ok(socket),
             Err(error) if is_unavailable(&error) => Err(Unbound::Absent(error)),
             Err(error) if error.raw_os_error() == Some(EADDRINUSE) => Err(Unbound::Busy(error)),
             Err(error) => Err(Unbound::Failed(error)),
         }
     }
+}
+
+fn bind(socket: &Socket, source: SocketAddr, prefixes: &Prefixes) -> io::Result<()> {
+    let address = SockAddr::from(source);
+    let SocketAddr::V6(v6) = source else { return socket.bind(&address) };
+    if !prefixes.knows(*v6.ip()) {
+        match socket.bind(&address) {
+            Err(error) if is_unavailable(&error) && prefixes.ask(*v6.ip()) => {}
+            result => return result,
+        }
+    }
+    socket.set_freebind_v6(true)?;
+    socket.bind(&address)
 }
 
 /// Whether connect(2) says that the 4-tuple is in use, or bind(2) that the address is not there.

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use tokio::io::AsyncWriteExt;
 use zbus::Message;
 use zbus::connection::Builder;
-use zbus::wire::{Fd, OwnedVariant, Variant};
+use zbus::wire::{Fd, ObjectPath, OwnedVariant, Variant};
 
 /// One call, and which connection it came over (from 1).
 #[derive(Debug, Clone)]
@@ -20,6 +20,21 @@ pub(crate) struct Call {
     pub(crate) path: String,
     pub(crate) names: Vec<String>,
     pub(crate) holder: String,
+    /// Of a call for a lease.
+    pub(crate) lease: Option<Lease>,
+    /// Of Release.
+    pub(crate) released: u64,
+}
+
+/// What a lease is asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Lease {
+    pub(crate) session: String,
+    pub(crate) pool: String,
+    pub(crate) protocol: String,
+    pub(crate) destination: String,
+    pub(crate) count: u32,
+    pub(crate) minimum: Option<u32>,
 }
 
 /// What to answer.
@@ -27,6 +42,15 @@ pub(crate) enum Reply {
     Sockets(Vec<(String, OwnedFd)>),
     Properties(HashMap<String, OwnedVariant>),
     Objects(portbroker_client::wire::ManagedObjects),
+    /// A session with this number, and its lifeline.
+    Session(u64, OwnedFd),
+    Pairs(u64, Vec<(String, u16)>),
+    Blocks(u64, Vec<(String, u16, u16)>),
+    LeasedSockets(u64, Vec<(String, u16, OwnedFd)>),
+    /// Number, session's number and state of leases; none above a number that was asked for.
+    Leases(Vec<(u64, u64, &'static str)>),
+    /// Exhausted, with its facts.
+    Exhausted(HashMap<String, OwnedVariant>),
     Done,
     /// A method return of another type than it should have.
     Nonsense,
@@ -119,7 +143,8 @@ async fn serve(listener: tokio::net::UnixListener, calls: Arc<Mutex<Vec<Call>>>,
         let (stream, _) = listener.accept().await.unwrap();
         let builder = Builder::unix_stream(stream.into_std().unwrap()).server(guid.clone()).p2p();
         // The reader has not run yet when this returns, on this one thread: no message is lost.
-        let connection = builder.build().await.unwrap();
+        // A client may go before it has asked anything.
+        let Ok(connection) = builder.build().await else { continue };
         let mut messages = zbus::MessageStream::from(&connection);
         while let Some(Ok(message)) = messages.next().await {
             let call = read(number, &message);
@@ -136,6 +161,8 @@ async fn serve(listener: tokio::net::UnixListener, calls: Arc<Mutex<Vec<Call>>>,
     }
 }
 
+type LeaseBody<'a> = (ObjectPath<'a>, String, String, String, u32, HashMap<String, Variant<'a>>);
+
 fn read(connection: usize, message: &Message) -> Call {
     let header = message.header();
     let member = header.member().unwrap().to_string();
@@ -145,7 +172,20 @@ fn read(connection: usize, message: &Message) -> Call {
         names: Vec::new(),
         holder: String::new(),
         member,
+        lease: None,
+        released: 0,
     };
+    if call.member.starts_with("Lease") {
+        let body = message.body();
+        let (session, pool, protocol, destination, count, options): LeaseBody<'_> =
+            body.deserialize().unwrap();
+        let minimum = options.get("minimum").map(|minimum| u32::try_from(minimum).unwrap());
+        let session = session.to_string();
+        call.lease = Some(Lease { session, pool, protocol, destination, count, minimum });
+    }
+    if call.member == "Release" {
+        call.released = message.body().deserialize().unwrap();
+    }
     if call.member == "AcquireListeners" {
         let body = message.body();
         let (names, options): (Vec<String>, HashMap<String, Variant<'_>>) = body.deserialize().unwrap();
@@ -165,10 +205,38 @@ async fn send(connection: &zbus::Connection, message: &Message, reply: Reply) {
         }
         Reply::Properties(properties) => connection.reply(&header, properties).await,
         Reply::Objects(objects) => connection.reply(&header, objects).await,
+        Reply::Session(id, lifeline) => {
+            let path =
+                ObjectPath::try_from(format!("{}{id}", portbroker_client::wire::SESSION_PREFIX)).unwrap();
+            connection.reply(&header, &(path, Fd::from(lifeline))).await
+        }
+        Reply::Pairs(id, rows) => connection.reply(&header, &(id, rows)).await,
+        Reply::Blocks(id, rows) => connection.reply(&header, &(id, rows)).await,
+        Reply::LeasedSockets(id, rows) => {
+            let rows: Vec<(&str, u16, Fd<'_>)> =
+                rows.iter().map(|(address, port, fd)| (address.as_str(), *port, Fd::from(fd))).collect();
+            connection.reply(&header, &(id, rows)).await
+        }
+        Reply::Leases(rows) => {
+            let (after, _): (u64, u32) = message.body().deserialize().unwrap();
+            let rows = rows.iter().filter(|row| row.0 > after);
+            let rows: Vec<portbroker_client::wire::LeaseRow> = rows
+                .map(|&(id, session, state)| {
+                    let text = String::new;
+                    (id, session, text(), text(), text(), text(), 1, state.to_owned(), text(), vec![], 0)
+                })
+                .collect();
+            connection.reply(&header, &rows).await
+        }
+        Reply::Exhausted(facts) => {
+            let name = "org.portbroker.PortBroker1.Error.Exhausted";
+            connection.reply_error(&header, name, &("nothing left", facts)).await
+        }
         Reply::Done => connection.reply(&header, &()).await,
         Reply::Nonsense => connection.reply(&header, &("nonsense", 7_u8)).await,
         Reply::Error(name, text) => connection.reply_error(&header, *name, text).await,
         Reply::HangUp | Reply::Silence => unreachable!(),
     };
-    sent.unwrap();
+    // A client may go with its question unanswered.
+    assert!(matches!(sent, Ok(()) | Err(zbus::Error::InputOutput(_))), "{sent:?}");
 }
