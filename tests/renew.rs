@@ -127,6 +127,31 @@ fn a_service_that_is_well_goes_on_with_the_old_socket_until_it_is_restarted() {
 }
 
 #[test]
+fn old_sockets_take_no_room_from_those_that_were_asked_for() {
+    in_netns(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        // As many as one message takes.
+        let daemon = Daemon::start(&format!(
+            "[[listener]]\nname = \"a\"\nstream = {path:?}\n\
+             [[listener]]\nname = \"b\"\nstream = \"127.0.0.1:20000-20251\"\n"
+        ));
+        let _waits = UnixStream::connect(&path).unwrap();
+        assert_eq!(renew(&daemon, "a"), (0, String::new()));
+        assert_eq!(states(&daemon, "a"), ["listening", "draining"]);
+        let names = |asked: &[&str]| {
+            let command = ["--", "sh", "-c", "echo $LISTEN_FDNAMES"];
+            let words: Vec<&str> = ["exec"].iter().chain(asked).chain(&command).copied().collect();
+            let (status, text, errors) = run(&mut daemon.portbroker(&words));
+            assert_eq!((status, errors.as_str()), (0, ""));
+            text.trim().to_owned()
+        };
+        assert_eq!(names(&["a", "b"]), format!("a{}", ":b".repeat(252)));
+        assert_eq!(names(&["a"]), "a:a", "the old one goes where there is room");
+    });
+}
+
+#[test]
 fn who_waits_in_an_old_socket_still_has_the_service_started() {
     in_netns(|| {
         let daemon = Daemon::start(

@@ -67,8 +67,8 @@ fn tangle() -> Preparation {
 fn files_of(unit: &Unit) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = Vec::new();
     for setting in &unit.settings {
-        if files.last() != Some(&setting.origin.file) {
-            files.push(setting.origin.file.clone());
+        if files.last().map(|path| path.as_path()) != Some(&*setting.origin.file) {
+            files.push(setting.origin.file.to_path_buf());
         }
     }
     files

@@ -67,7 +67,7 @@ impl Default for Broker {
     }
 }
 
-type Answer<'a, T> = Pin<Box<dyn Future<Output = zbus::Result<T>> + Send + 'a>>;
+pub(crate) type Answer<'a, T> = Pin<Box<dyn Future<Output = zbus::Result<T>> + Send + 'a>>;
 
 impl Broker {
     /// The broker of this host: at `PORTBROKER_SOCKET` where that is set, else at the private socket
@@ -303,13 +303,13 @@ pub(crate) async fn manager(connection: &Connection) -> zbus::Result<ManagerProx
     ManagerProxy::builder(connection).cache_properties(CacheProperties::No).build().await
 }
 
-async fn managed_objects(connection: &Connection) -> zbus::Result<wire::ManagedObjects> {
+pub(crate) async fn managed_objects(connection: &Connection) -> zbus::Result<wire::ManagedObjects> {
     let objects = ObjectManagerProxy::builder(connection).cache_properties(CacheProperties::No);
     objects.build().await?.get_managed_objects().await
 }
 
 /// The properties of an object. Not by the proxies, whose getters are a round trip for each property.
-async fn get_all(
+pub(crate) async fn get_all(
     connection: &Connection,
     path: &str,
     interface: &str,
@@ -330,7 +330,7 @@ fn no_such_object(error: Error, name: &str) -> Error {
 }
 
 /// Whether it is one of D-Bus's own errors.
-fn is_standard(error: &Error, which: impl Fn(&Standard) -> bool) -> bool {
+pub(crate) fn is_standard(error: &Error, which: impl Fn(&Standard) -> bool) -> bool {
     matches!(error, Error::Protocol { source, .. } if matches!(source.as_ref(),
         zbus::Error::FDO(standard) if which(standard)))
 }

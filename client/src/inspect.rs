@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use zbus::wire::OwnedVariant;
 
-type Properties = HashMap<String, OwnedVariant>;
+pub(crate) type Properties = HashMap<String, OwnedVariant>;
 
 /// How the broker is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,7 +160,7 @@ fn take_text(properties: &mut Properties, name: &str) -> Result<Option<String>, 
     Ok(Some(take::<String>(properties, name)?).filter(|text| !text.is_empty()))
 }
 
-fn take<T>(properties: &mut Properties, name: &str) -> Result<T, Error>
+pub(crate) fn take<T>(properties: &mut Properties, name: &str) -> Result<T, Error>
 where
     T: TryFrom<OwnedVariant>,
 {

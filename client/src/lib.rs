@@ -24,6 +24,7 @@ pub mod inspect;
 mod lease;
 mod listen;
 pub mod outbound;
+pub mod pools;
 mod session;
 mod shard;
 mod socket;

@@ -56,6 +56,9 @@ pub enum Refusal {
     /// The caller would have more than its share of a pool.
     #[error("{0}")]
     QuotaExceeded(String),
+    /// The session is over, or unknown: its client opens another.
+    #[error("{0}")]
+    NoSuchSession(String),
     /// What a lease takes cannot be made.
     #[error("{0}")]
     CannotLease(String),

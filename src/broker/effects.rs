@@ -34,8 +34,11 @@ impl Broker {
     pub(super) fn act_on(&mut self, name: &ListenerName, impatient: bool) {
         // First what is not bound is bound, then what is bound is brought into its state.
         for impatient in [impatient, false] {
-            for action in self.table.actions_of(name, Instant::now(), impatient) {
+            let actions = self.table.actions_of(name, Instant::now(), impatient);
+            if !actions.is_empty() {
                 self.changed.insert(name.clone());
+            }
+            for action in actions {
                 match action {
                     Action::Bind(id) => self.bind(name, id),
                     Action::Set(id, target) => self.set(name, id, target),
@@ -61,7 +64,7 @@ impl Broker {
         }
         match ListenerSocket::bind(&endpoint, &listener.config.options) {
             Ok(socket) => {
-                self.told.bound(name, &endpoint, inode_of(&socket));
+                self.told.bound(name, &socket);
                 say_unmet(name, &socket);
                 self.sockets.insert(id, socket);
                 self.stored.added(id);
@@ -105,7 +108,7 @@ impl Broker {
             self.table.lost(id, Instant::now());
             return;
         };
-        let before = inode_of(socket);
+        let before = socket.replacements();
         let done = match target {
             Target::Listening => socket.listen(),
             Target::Refusing => socket.refuse(),
@@ -139,9 +142,9 @@ impl Broker {
     }
 
     /// Keeps the descriptor store in step where a socket was replaced by a new one.
-    fn replaced(&mut self, id: SocketId, before: u64) {
+    fn replaced(&mut self, id: SocketId, before: u32) {
         let Some(socket) = self.sockets.get(&id) else { return };
-        if inode_of(socket) != before {
+        if socket.replacements() != before {
             self.stored.given_up();
         }
     }
@@ -168,7 +171,7 @@ impl Broker {
         how: impl FnOnce(&mut ListenerSocket) -> Result<Mended, SocketError>,
     ) {
         let Some(socket) = self.sockets.get_mut(&id) else { return };
-        let before = inode_of(socket);
+        let before = socket.replacements();
         let endpoint = socket.endpoint().clone();
         let mended = how(socket);
         self.replaced(id, before);

@@ -32,7 +32,10 @@ impl Broker {
         let ids: Vec<SocketId> = listener.slots.iter().map(|slot| slot.id).collect();
         let is_held = !listener.holders.is_empty();
         // Who held it once may have left a copy with somebody.
-        ids.into_iter().for_each(|id| self.prepare_to_give(id));
+        for id in ids {
+            self.settle(id);
+            self.prepare_to_give(id);
+        }
         if !is_held {
             self.mend(name);
         }
@@ -46,9 +49,16 @@ impl Broker {
         let ours: Vec<_> = ours.filter_map(|slot| Some((slot.id, slot.state?))).collect();
         for (id, state) in ours {
             if let Some(socket) = self.sockets.get_mut(&id) {
+                socket.settle();
                 socket.remember_options_as_made();
                 self.watch_hangups(id, state);
             }
+        }
+    }
+
+    fn settle(&mut self, id: SocketId) {
+        if let Some(socket) = self.sockets.get_mut(&id) {
+            socket.settle();
         }
     }
 

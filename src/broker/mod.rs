@@ -41,7 +41,7 @@ use crate::kernel::hangups::HangupWatch;
 use crate::kernel::memory::{give_back_freed, keep_little_free};
 use crate::kernel::socket::ListenerSocket;
 use crate::kernel::timer::Every;
-use crate::listeners::{SocketId, Table};
+use crate::listeners::{BySocket, SocketId, Table};
 use crate::model::ListenerName;
 use activation::Activations;
 use command::Command;
@@ -52,7 +52,7 @@ use learning::Learning;
 use outbound::{Happened, Outbound};
 use protection::Protection;
 use records::Records;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use stored::Stored;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -82,7 +82,7 @@ pub enum Stop {
 /// The state of everything.
 pub struct Broker {
     table: Table,
-    sockets: HashMap<SocketId, ListenerSocket>,
+    sockets: BySocket<ListenerSocket>,
     hangups: HangupWatch,
     activations: Activations,
     holders: Holders,

@@ -95,8 +95,7 @@ impl Broker {
         for id in change.kept {
             self.adjust(id);
         }
-        let now: Vec<ListenerName> = self.table.iter().map(|(name, _)| name.clone()).collect();
-        for name in &now {
+        for name in &self.table.waiting_for_action(Instant::now()) {
             self.act_on(name, true);
         }
         last.into_iter().for_each(|id| self.close(id));
@@ -143,7 +142,7 @@ impl Broker {
                 let _ = self.notices.send(Notice::Added(Box::new(view)));
             }
         }
-        for name in before.iter().filter(|name| !now.contains(name)) {
+        for name in before.iter().filter(|name| !now.contains(*name)) {
             self.changed.remove(name);
             let _ = self.notices.send(Notice::Removed(name.to_string()));
         }

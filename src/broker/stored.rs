@@ -6,11 +6,8 @@
 //! until then.
 
 use super::Broker;
-use super::effects::inode_of;
-use crate::kernel::socket::ListenerSocket;
-use crate::kernel::stored_sockets::{Kept, StoredSockets};
+use crate::kernel::stored_sockets::StoredSockets;
 use crate::listeners::SocketId;
-use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 /// How long to wait after the store could not be told everything.
@@ -52,10 +49,6 @@ impl Stored {
     }
 }
 
-fn kept(socket: &ListenerSocket) -> Kept<'_> {
-    (inode_of(socket), socket.as_fd())
-}
-
 impl Broker {
     /// Tells the store what has changed since the last call.
     pub(super) fn keep_stored(&mut self) {
@@ -66,11 +59,11 @@ impl Broker {
         let rests = retry_at.is_some_and(|at| at > now);
         added.retain(|id| self.sockets.contains_key(id));
         let to_rewrite = *given_up || store.is_outdated(self.sockets.len());
-        if to_rewrite && !rests && store.rewrite(&self.sockets.values().map(kept).collect::<Vec<_>>()) {
+        if to_rewrite && !rests && store.rewrite(&self.sockets.values().collect::<Vec<_>>()) {
             *given_up = false;
             added.clear();
         } else if !added.is_empty() {
-            let sockets: Vec<_> = added.iter().filter_map(|id| self.sockets.get(id)).map(kept).collect();
+            let sockets: Vec<_> = added.iter().filter_map(|id| self.sockets.get(id)).collect();
             let stored = store.add(&sockets);
             added.drain(..stored.min(added.len()));
         }

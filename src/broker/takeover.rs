@@ -3,7 +3,6 @@
 use super::activation::Activations;
 use super::command::Handle;
 use super::draining::Migration;
-use super::effects::inode_of;
 use super::holders::Holders;
 use super::learning::Learning;
 use super::options::say_unmet;
@@ -19,11 +18,11 @@ use crate::kernel::hangups::HangupWatch;
 use crate::kernel::holder::{HolderClaim, HolderWatch};
 use crate::kernel::migrate_requests::MigrateRequests;
 use crate::kernel::reserved_ports::ReservedPorts;
-use crate::kernel::socket::{ListenerSocket, SocketState, endpoint_of, endpoint_of_stored, inode};
+use crate::kernel::socket::{Identity, ListenerSocket, SocketState, endpoint_of, identify_stored, inode};
 use crate::kernel::socket_owner;
 use crate::kernel::stored_sockets::{STORED, StoredSockets};
 use crate::kernel::timer::Every;
-use crate::listeners::{Change, Slot, Target};
+use crate::listeners::{BySocket, Change, Slot, Target};
 use crate::model::{Endpoint, ListenerName, UnitName};
 use crate::sources::Locations;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -75,21 +74,33 @@ impl Inheritance {
     }
 }
 
-/// A socket that came, and whether it was stored.
+/// A socket that came, and what the kernel says that it is, where it was stored.
 struct Candidate {
     socket: OwnedFd,
-    is_stored: bool,
+    stored: Option<Identity>,
 }
 
-/// A socket that was stored, and what the kernel says that it is bound to.
-struct Known {
-    socket: OwnedFd,
-    endpoint: std::io::Result<Endpoint>,
+/// Sockets that were stored, by what the kernel says that they are.
+#[derive(Default)]
+struct Identified {
+    found: Found,
+    /// Why the others are none of ours.
+    refused: Vec<std::io::Error>,
 }
 
-impl Known {
-    fn of(socket: OwnedFd) -> Self {
-        Self { endpoint: endpoint_of_stored(socket.as_fd()), socket }
+impl Identified {
+    fn of(stored: Vec<OwnedFd>) -> Self {
+        let mut identified = Self { found: Found::with_capacity(stored.len()), refused: Vec::new() };
+        for socket in stored {
+            match identify_stored(socket.as_fd()) {
+                Ok(identity) => {
+                    let of_endpoint = identified.found.entry(identity.endpoint.clone()).or_default();
+                    of_endpoint.push(Candidate { socket, stored: Some(identity) });
+                }
+                Err(error) => identified.refused.push(error),
+            }
+        }
+        identified
     }
 }
 
@@ -98,9 +109,9 @@ const WORTH_A_THREAD: usize = 1000;
 
 /// Asks the kernel what the stored sockets are, and does something else besides: of ten thousand listeners, reading
 /// the configuration takes as long, and every client waits meanwhile.
-fn identify_beside<T>(stored: Vec<OwnedFd>, other: impl FnOnce() -> T) -> (Vec<Known>, T) {
+fn identify_beside<T>(stored: Vec<OwnedFd>, other: impl FnOnce() -> T) -> (Identified, T) {
     let few = stored.len() < WORTH_A_THREAD;
-    let identify = || stored.into_iter().map(Known::of).collect();
+    let identify = || Identified::of(stored);
     if few {
         return (identify(), other());
     }
@@ -135,10 +146,9 @@ pub enum StartError {
 impl Broker {
     /// Takes over what there is, binds what is missing, and brings everything into its state.
     pub fn start(start: Start) -> Result<(Self, Handle), StartError> {
-        let mut found = Found::new();
         let (store, stored) = StoredSockets::from_env(start.inheritance.stored);
         let is_takeover = !stored.is_empty();
-        let inherited = endpoints_of(start.inheritance.named, &mut found);
+        let (inherited, named) = endpoints_of(start.inheritance.named);
         let loader = Loader { locations: start.locations, inherited };
         let records = Records::new(&start.runtime_directory);
         let (stored, chosen) = identify_beside(stored, || choose(&loader, &records, is_takeover));
@@ -148,7 +158,7 @@ impl Broker {
         let handle = Handle { commands: send, notices: notices.downgrade() };
         let mut broker = Self {
             table: crate::listeners::Table::default(),
-            sockets: HashMap::new(),
+            sockets: BySocket::default(),
             hangups: HangupWatch::new()?,
             activations: Activations::new(start.runtime_directory.clone())?,
             holders: Holders::new(HolderWatch::new()?),
@@ -176,7 +186,7 @@ impl Broker {
             notices,
             commands,
         };
-        broker.take_over(stored, found, &checked);
+        broker.take_over(stored, named, &checked);
         broker.put_into_effect(&checked, Change::default());
         broker.alone = false;
         broker.changed.clear();
@@ -185,25 +195,23 @@ impl Broker {
     }
 
     /// Matches the sockets that came with the configuration, by what the kernel says that they are.
-    fn take_over(&mut self, stored: Vec<Known>, mut found: Found, checked: &Checked) {
-        found.reserve(stored.len());
-        for Known { socket, endpoint } in stored {
-            match endpoint {
-                Ok(endpoint) => {
-                    let of_endpoint = found.entry(endpoint).or_default();
-                    // Stored is what the last daemon had: where that is not what the socket unit gives once more,
-                    // then because the socket unit's own had been spoilt.
-                    of_endpoint.retain(|candidate| candidate.is_stored);
-                    of_endpoint.push(Candidate { socket, is_stored: true });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a stored socket is none of ours: {error}");
-                    self.stored.given_up();
-                }
+    fn take_over(&mut self, stored: Identified, named: Vec<(Endpoint, OwnedFd)>, checked: &Checked) {
+        let Identified { mut found, refused } = stored;
+        for error in refused {
+            tracing::warn!(%error, "a stored socket is none of ours: {error}");
+            self.stored.given_up();
+        }
+        for (endpoint, socket) in named {
+            // Stored is what the last daemon had: where that is not what the socket unit gives once more,
+            // then because the socket unit's own had been spoilt. Of several of one address the last one counts.
+            let of_endpoint = found.entry(endpoint).or_default();
+            if of_endpoint.iter().all(|candidate| candidate.stored.is_none()) {
+                *of_endpoint = vec![Candidate { socket, stored: None }];
             }
         }
         // The table has its slots from here on, and `put_into_effect` binds what is missing.
         self.table.configure(&checked.config.listeners, Instant::now());
+        self.sockets.reserve(found.len().max(checked.config.listeners.len()));
         let old: HashSet<u64> = self.draining_written.iter().copied().collect();
         let slots: Vec<_> =
             self.table.iter().flat_map(|(n, l)| l.slots.iter().map(|s| (n.clone(), s.clone()))).collect();
@@ -211,7 +219,7 @@ impl Broker {
             let Some(candidates) = found.get_mut(&slot.endpoint) else { continue };
             let is_old = |inode: u64| old.contains(&inode);
             let is_current = |c: &Candidate| {
-                old.is_empty() || !(c.is_stored && inode(c.socket.as_fd()).is_some_and(is_old))
+                old.is_empty() || !(c.stored.is_some() && inode(c.socket.as_fd()).is_some_and(is_old))
             };
             let Some(current) = candidates.iter().position(is_current) else { continue };
             self.adopt(&listener, &slot, candidates.remove(current));
@@ -227,24 +235,30 @@ impl Broker {
 
     fn adopt(&mut self, listener: &ListenerName, slot: &Slot, candidate: Candidate) {
         let Ok((_, owner)) = self.table.get(listener.as_str()) else { return };
-        match ListenerSocket::adopt_known(candidate.socket, &slot.endpoint, &owner.config.options) {
+        let options = &owner.config.options;
+        let is_stored = candidate.stored.is_some();
+        let adopted = match &candidate.stored {
+            Some(identity) => ListenerSocket::adopt_stored(candidate.socket, identity, options),
+            None => ListenerSocket::adopt_known(candidate.socket, &slot.endpoint, options),
+        };
+        match adopted {
             Ok(socket) => {
                 let state = match socket.expected_state() {
                     SocketState::Listening => Target::Listening,
                     SocketState::Reserved => Target::Refusing,
                 };
-                self.told.taken_over(listener, &slot.endpoint, inode_of(&socket));
+                self.told.taken_over(listener, &socket);
                 say_unmet(listener, &socket);
                 self.sockets.insert(slot.id, socket);
                 self.table.succeeded(slot.id, state, Instant::now());
                 self.watch_hangups(slot.id, state);
-                if !candidate.is_stored {
+                if !is_stored {
                     self.stored.added(slot.id);
                 }
             }
             Err(error) => {
                 tracing::error!(%listener, endpoint = %slot.endpoint, %error, "cannot take {} for {listener} over: {error}", slot.endpoint);
-                if candidate.is_stored {
+                if is_stored {
                     self.stored.given_up();
                 }
             }
@@ -253,7 +267,7 @@ impl Broker {
 
     /// A socket that no listener has a place for: one of an endpoint that is configured is drained.
     fn adopt_surplus(&mut self, endpoint: &Endpoint, candidate: Candidate) {
-        if !candidate.is_stored {
+        if candidate.stored.is_none() {
             return;
         }
         let Some((_, listener)) = self.table.listener_at(endpoint) else {
@@ -298,11 +312,11 @@ impl Broker {
     }
 }
 
-/// The named sockets by listener, as the configuration wants to know them, and by endpoint.
-fn endpoints_of(
-    named: Vec<(ListenerName, OwnedFd)>,
-    found: &mut Found,
-) -> Vec<(ListenerName, Vec<Endpoint>)> {
+/// The named sockets by listener, as the configuration wants to know them, and each with its endpoint.
+type Named = (Vec<(ListenerName, Vec<Endpoint>)>, Vec<(Endpoint, OwnedFd)>);
+
+fn endpoints_of(named: Vec<(ListenerName, OwnedFd)>) -> Named {
+    let mut found = Vec::new();
     let mut inherited: Vec<(ListenerName, Vec<Endpoint>)> = Vec::new();
     for (name, socket) in named {
         let endpoint = match endpoint_of(socket.as_fd()) {
@@ -316,10 +330,9 @@ fn endpoints_of(
             Some((_, endpoints)) => endpoints.push(endpoint.clone()),
             None => inherited.push((name, vec![endpoint.clone()])),
         }
-        // Of several of one address the last one counts, as ever.
-        found.insert(endpoint, vec![Candidate { socket, is_stored: false }]);
+        found.push((endpoint, socket));
     }
-    inherited
+    (inherited, found)
 }
 
 /// The configuration to start with: the one on disk, or, where that has errors and sockets were inherited

@@ -2,6 +2,8 @@
 //!
 //! Ten thousand lines take longer to write than the sockets take to bind, and nobody reads them.
 
+use super::effects::inode_of;
+use crate::kernel::socket::ListenerSocket;
 use crate::model::{Endpoint, ListenerName};
 
 /// So many of a kind are told one by one.
@@ -22,14 +24,16 @@ fn has_a_line(count: &mut usize) -> bool {
 }
 
 impl Told {
-    pub(super) fn bound(&mut self, listener: &ListenerName, endpoint: &Endpoint, inode: u64) {
+    pub(super) fn bound(&mut self, listener: &ListenerName, socket: &ListenerSocket) {
         if has_a_line(&mut self.bound) {
+            let (endpoint, inode) = (socket.endpoint(), inode_of(socket));
             tracing::info!(event = "bound", %listener, %endpoint, inode, "holds {endpoint} for {listener}");
         }
     }
 
-    pub(super) fn taken_over(&mut self, listener: &ListenerName, endpoint: &Endpoint, inode: u64) {
+    pub(super) fn taken_over(&mut self, listener: &ListenerName, socket: &ListenerSocket) {
         if has_a_line(&mut self.taken_over) {
+            let (endpoint, inode) = (socket.endpoint(), inode_of(socket));
             tracing::info!(event = "taken-over", %listener, %endpoint, inode, "took {endpoint} for {listener} over");
         }
     }

@@ -68,6 +68,7 @@ impl From<crate::broker::Refusal> for Failure {
                 return Self { details, ..Self::ours(ErrorName::Exhausted, refusal.to_string()) };
             }
             Refusal::QuotaExceeded(_) => ErrorName::QuotaExceeded,
+            Refusal::NoSuchSession(_) => ErrorName::NoSuchSession,
             Refusal::CannotLease(_) => ErrorName::NotReady,
             Refusal::TooManySockets(_) => ErrorName::TooManySockets,
             Refusal::BadArgument(_) => ErrorName::BadArgument,

@@ -9,56 +9,77 @@ use super::key::Key;
 use super::sockets::SocketUnit;
 use super::units::Unit;
 use super::{Idle, Severity};
-use crate::model::{Endpoint, InetEndpoint, ListenerName, SocketKind, UnixAddress};
-use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use crate::model::{Endpoint, InetEndpoint, ListenerName, PortSet, SocketKind, UnixAddress};
+use std::collections::HashSet;
+use std::collections::hash_map::{Entry, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 /// An endpoint: the index of its definition, and its own there.
 type At = (usize, usize);
 
-/// The endpoints of one kind and port.
-#[derive(Debug, Default)]
+/// The endpoints of one address: mostly it is one, and several where they differ in their devices.
+#[derive(Debug)]
 struct Bucket<'a> {
-    wildcards: Vec<(&'a InetEndpoint, At)>,
-    others: HashMap<IpAddr, Vec<(&'a InetEndpoint, At)>>,
+    first: (&'a InetEndpoint, At),
+    more: Vec<(&'a InetEndpoint, At)>,
 }
 
 /// Who listens where.
 #[derive(Debug, Default)]
 pub(super) struct AddressBook<'a> {
-    inet: HashMap<(SocketKind, u16), Bucket<'a>>,
+    inet: HashMap<(SocketKind, SocketAddr), Bucket<'a>>,
     unix: HashMap<&'a UnixAddress, At>,
+    /// The ports that have wildcards, of whatever kind: others need not be looked for.
+    wildcards: PortSet,
+    /// The ports that have other addresses.
+    others: PortSet,
 }
 
-impl<'a> Bucket<'a> {
+impl Bucket<'_> {
     fn find(&self, endpoint: &InetEndpoint) -> Option<At> {
-        let same = self.others.get(&endpoint.address.ip());
-        let all = if endpoint.is_wildcard() { Some(self.others.values().flatten()) } else { None };
-        let candidates = self.wildcards.iter().chain(same.into_iter().flatten());
-        candidates
-            .chain(all.into_iter().flatten())
-            .find(|(other, _)| other.conflicts_with(endpoint))
-            .map(|&(_, at)| at)
+        let mut all = std::iter::once(&self.first).chain(&self.more);
+        all.find(|(other, _)| other.conflicts_with(endpoint)).map(|&(_, at)| at)
     }
+}
+
+/// Without the scope of an IPv6 address, which makes no difference for what is in the way.
+fn key(kind: SocketKind, ip: IpAddr, port: u16) -> (SocketKind, SocketAddr) {
+    (kind, SocketAddr::new(ip, port))
 }
 
 impl<'a> AddressBook<'a> {
     fn find(&self, endpoint: &Endpoint) -> Option<At> {
         match endpoint {
-            Endpoint::Inet(inet) => self.inet.get(&(inet.kind, inet.address.port()))?.find(inet),
+            Endpoint::Inet(inet) => self.find_inet(inet),
             Endpoint::Unix(unix) => self.unix.get(&unix.address).copied(),
         }
+    }
+
+    fn find_inet(&self, inet: &InetEndpoint) -> Option<At> {
+        let (ip, port) = (inet.address.ip(), inet.address.port());
+        let at = |ip| self.inet.get(&key(inet.kind, ip, port))?.find(inet);
+        let wildcards = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        let wildcard = || wildcards.into_iter().filter(|_| self.wildcards.contains(port)).find_map(at);
+        if !inet.is_wildcard() {
+            return wildcard().or_else(|| at(ip));
+        }
+        // Few wildcards come when the others are there: those of socket units.
+        let in_the_way = |bucket: &Bucket<'_>| bucket.find(inet);
+        let others = || self.inet.values().filter_map(in_the_way).min();
+        wildcard().or_else(|| self.others.contains(port).then(others).flatten())
     }
 
     fn add(&mut self, endpoint: &'a Endpoint, at: At) {
         match endpoint {
             Endpoint::Inet(inet) => {
-                let bucket = self.inet.entry((inet.kind, inet.address.port())).or_default();
-                if inet.is_wildcard() {
-                    bucket.wildcards.push((inet, at));
-                } else {
-                    bucket.others.entry(inet.address.ip()).or_default().push((inet, at));
+                let ports = if inet.is_wildcard() { &mut self.wildcards } else { &mut self.others };
+                ports.extend([inet.address.port()]);
+                match self.inet.entry(key(inet.kind, inet.address.ip(), inet.address.port())) {
+                    Entry::Vacant(vacant) => {
+                        vacant.insert(Bucket { first: (inet, at), more: Vec::new() });
+                    }
+                    Entry::Occupied(mut there) => there.get_mut().more.push((inet, at)),
                 }
             }
             Endpoint::Unix(unix) => {
@@ -69,7 +90,7 @@ impl<'a> AddressBook<'a> {
 
     /// All endpoints of all definitions, and a fault for each two addresses that cannot both be.
     pub(super) fn of(definitions: &'a [Definition], faults: &mut Vec<Fault>) -> Self {
-        let mut all: Vec<(&Endpoint, At)> = Vec::new();
+        let mut all: Vec<(&Endpoint, At)> = Vec::with_capacity(definitions.len());
         for (n, definition) in definitions.iter().enumerate() {
             all.extend(
                 definition.config.endpoints.iter().enumerate().map(|(m, endpoint)| (endpoint, (n, m))),
@@ -77,7 +98,7 @@ impl<'a> AddressBook<'a> {
         }
         // Wildcards first: then none has to be compared with all other addresses of its port.
         all.sort_by_key(|(endpoint, _)| !matches!(endpoint, Endpoint::Inet(inet) if inet.is_wildcard()));
-        let mut book = Self::default();
+        let mut book = Self { inet: HashMap::with_capacity(all.len()), ..Self::default() };
         let mut said = HashSet::new();
         for (endpoint, at) in all {
             match book.find(endpoint) {
@@ -123,7 +144,7 @@ fn conflict(definitions: &[Definition], first: At, second: At) -> Option<Fault> 
 
 /// Each name is defined once: later definitions of it are faults.
 pub(super) fn names(definitions: &[Definition], faults: &mut Vec<Fault>) {
-    let mut seen: HashMap<&ListenerName, &Definition> = HashMap::new();
+    let mut seen: HashMap<&ListenerName, &Definition> = HashMap::with_capacity(definitions.len());
     for definition in definitions {
         match seen.get(&definition.name) {
             None => {
@@ -206,7 +227,7 @@ pub(super) fn socket_units(
                 ))
                 .related(origin.clone(), format!("{endpoint} of {unit}"));
             let written = ["/etc", "/run"].iter().any(|folder| origin.file.starts_with(folder));
-            faults.push(if origin.file == Path::new("/etc/systemd/system").join(unit.as_str()) {
+            faults.push(if *origin.file == *Path::new("/etc/systemd/system").join(unit.as_str()) {
                 // systemd does not mask what is written there.
                 let file = origin.file.display();
                 fault.help(format!(

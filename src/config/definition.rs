@@ -14,6 +14,7 @@ use super::{Account, Grant, ListenerConfig, SocketOptions, StreamProtocol};
 use crate::model::{DeviceName, EndpointError, ListenerName, SocketKind, UnitName};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A value of a key, as written (specifiers expanded).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,8 +43,6 @@ pub(super) struct Draft {
     pub(super) assignments: Vec<Assignment>,
     /// Grants that it has without writing them: a unit's own.
     pub(super) grants: Vec<Grant>,
-    /// Whether something could not be read, so that what seems to be missing may be there.
-    pub(super) incomplete: bool,
 }
 
 /// An address as written.
@@ -60,7 +59,7 @@ pub struct Definition {
     /// Its name.
     pub name: ListenerName,
     /// What is configured.
-    pub config: ListenerConfig,
+    pub config: Arc<ListenerConfig>,
     pub(super) source: Source,
     pub(super) place: Place,
     /// As written. Those that are no addresses are here too.
@@ -217,14 +216,14 @@ impl Definition {
     fn new(draft: &Draft) -> Self {
         Self {
             name: draft.name.clone(),
-            config: ListenerConfig {
+            config: Arc::new(ListenerConfig {
                 endpoints: Vec::new(),
                 allow: draft.grants.clone(),
                 idle: super::Idle::default(),
                 activate: None,
                 options: SocketOptions::default(),
                 origin: draft.place.origin.clone(),
-            },
+            }),
             source: draft.source,
             place: draft.place.clone(),
             addresses: Vec::new(),
@@ -239,7 +238,11 @@ impl Definition {
     /// Makes the definition that a draft stands for. What is wrong goes to `faults` and is left out.
     pub(super) fn of(draft: Draft, accounts: &Accounts, faults: &mut Vec<Fault>) -> Self {
         let mut definition = Self::new(&draft);
-        let mut addresses = Vec::new();
+        // Mostly it is one: that many, and not as many as a growing vector takes.
+        let written =
+            draft.assignments.iter().filter(|assignment| assignment.key.listens().is_some()).count();
+        let mut addresses = Vec::with_capacity(written);
+        definition.addresses.reserve_exact(written);
         for assignment in draft.assignments {
             let place = assignment.place.clone();
             if let Err(problem) = definition.assign(assignment, accounts, &mut addresses, faults) {
@@ -258,7 +261,8 @@ impl Definition {
         faults: &mut Vec<Fault>,
     ) -> Result<(), Problem> {
         let Assignment { key, text, place } = assignment;
-        let options = &mut self.config.options;
+        let config = Arc::make_mut(&mut self.config);
+        let options = &mut config.options;
         match key {
             Key::Stream | Key::Datagram | Key::SeqPacket => {
                 return self.address(key, text, place, addresses);
@@ -266,12 +270,15 @@ impl Definition {
             Key::Allow => {
                 let grant = accounts.grant(&text)?;
                 warn_of_unknown(&grant, &place, faults);
-                self.config.allow.push(grant);
+                config.allow.push(grant);
                 self.grant_places.push(place);
                 return Ok(());
             }
-            Key::Idle => self.config.idle = text.parse()?,
-            Key::Activate => self.config.activate = self.activated(&text)?,
+            Key::Idle => config.idle = text.parse()?,
+            Key::Activate => {
+                let service = self.activated(&text)?;
+                Arc::make_mut(&mut self.config).activate = service;
+            }
             Key::Backlog => options.backlog = backlog(&text)?,
             Key::FreeBind => options.free_bind = flag(&text)?,
             Key::BindIpv6Only => {
@@ -334,8 +341,10 @@ impl Definition {
         let written = |index: usize| addresses.get(index).map_or(0, |(_, _, written)| *written);
         match listen::endpoints(&plain, self.bind_ipv6_only, self.device.as_ref()) {
             Ok(endpoints) => {
+                let config = Arc::make_mut(&mut self.config);
+                config.endpoints.reserve_exact(endpoints.len());
                 for (endpoint, index) in endpoints {
-                    self.config.endpoints.push(endpoint);
+                    config.endpoints.push(endpoint);
                     self.address_of.push(written(index));
                 }
             }

@@ -202,7 +202,7 @@ impl Import<'_> {
         let theirs: Vec<&Setting> = service
             .settings
             .iter()
-            .filter(|setting| setting.section == SECTION && setting.origin.file != own)
+            .filter(|setting| setting.section == SECTION && *setting.origin.file != *own)
             .collect();
         let Some(listen) = theirs.iter().rfind(|setting| setting.key.starts_with("Listen")) else { return };
         let ours = shared_values(self.settings.iter());
@@ -273,7 +273,7 @@ impl Import<'_> {
 
     fn is_administrators(&self) -> bool {
         let own = std::path::Path::new("/etc/systemd/system").join(self.socket.name.as_str());
-        self.socket.settings.iter().any(|setting| setting.origin.file == own)
+        self.socket.settings.iter().any(|setting| *setting.origin.file == *own)
     }
 }
 

@@ -120,7 +120,7 @@ fn two_socket_units_of_one_service_do_not_get_the_options_of_each_other() {
     assert!(beside("SocketMode=0666\n").is_ok());
     let mut again = service("/u", "ListenStream=/run/admin\nSocketMode=0644\n");
     let file = Path::new("/etc/systemd/system/v.service.d/v-admin-socket.conf");
-    again.settings.iter_mut().for_each(|setting| setting.origin.file = file.to_path_buf());
+    again.settings.iter_mut().for_each(|setting| setting.origin.file = file.into());
     assert!(imported(&admin, Some(&again)).is_ok());
 }
 

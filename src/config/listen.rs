@@ -239,12 +239,15 @@ pub(crate) fn endpoints(
     device: Option<&DeviceName>,
 ) -> Result<Vec<(Endpoint, usize)>, (ListenError, usize)> {
     let mut with_ipv4 = HashSet::new();
-    for (kind, address) in addresses {
+    let is_wildcard = |address: &Address| matches!(address, Address::Inet(inet) if inet.ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+    // Nobody else asks for it.
+    let asks = addresses.iter().any(|(_, address)| is_wildcard(address));
+    for (kind, address) in addresses.iter().filter(|_| asks) {
         if let Address::Inet(Inet { ip: IpAddr::V4(_), ports, .. }) = address {
             with_ipv4.extend(ports.iter().map(|port| (*kind, port)));
         }
     }
-    let mut endpoints = Vec::new();
+    let mut endpoints = Vec::with_capacity(addresses.iter().map(|(_, address)| address.count()).sum());
     for (index, (kind, address)) in addresses.iter().enumerate() {
         match address {
             Address::Unix(address) => {

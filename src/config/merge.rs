@@ -16,9 +16,10 @@ use super::shards;
 use super::sockets::SocketUnit;
 use super::toml::{self, TomlFile};
 use super::units::{self, Unit};
-use super::{Accounts, Config, Origin};
+use super::{Accounts, Config, ListenerConfig, Origin};
 use crate::model::{Endpoint, InetEndpoint, ListenerName};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 /// The most sockets of all listeners together: more than one process can have descriptors by default.
 const MAX_TOTAL: usize = 65_536;
@@ -104,12 +105,10 @@ pub fn build(sources: &Sources) -> Checked {
     Checked { config, faults: in_order(faults), definitions, pools, sections, protect }
 }
 
-fn by_name(definitions: &[Definition]) -> BTreeMap<ListenerName, super::ListenerConfig> {
-    let mut listeners = BTreeMap::new();
-    for definition in definitions {
-        listeners.entry(definition.name.clone()).or_insert_with(|| definition.config.clone());
-    }
-    listeners
+fn by_name(definitions: &[Definition]) -> BTreeMap<ListenerName, Arc<ListenerConfig>> {
+    // Of several of one name the first counts: they are sorted as they come, and the last one stays.
+    let by_name = |definition: &Definition| (definition.name.clone(), Arc::clone(&definition.config));
+    definitions.iter().rev().map(by_name).collect()
 }
 
 fn inherited(name: &ListenerName, origin: &Origin, endpoints: Vec<(Endpoint, Origin)>) -> Definition {
@@ -120,7 +119,6 @@ fn inherited(name: &ListenerName, origin: &Origin, endpoints: Vec<(Endpoint, Ori
         source: Source::Inherited,
         assignments: Vec::new(),
         grants: Vec::new(),
-        incomplete: false,
     };
     let mut definition = Definition::of(draft, &Accounts::default(), &mut Vec::new());
     for (endpoint, origin) in endpoints {
@@ -129,7 +127,7 @@ fn inherited(name: &ListenerName, origin: &Origin, endpoints: Vec<(Endpoint, Ori
         definition.address_of.push(definition.addresses.len());
         let place = Place { origin, width: 0 };
         definition.addresses.push(Written { kind: endpoint.kind(), text: address, place });
-        definition.config.endpoints.push(endpoint);
+        Arc::make_mut(&mut definition.config).endpoints.push(endpoint);
     }
     definition
 }
@@ -164,14 +162,13 @@ fn files(
     let mut protect = toml::ProtectSection::default();
     let mut pools = Vec::new();
     for file in &sources.files {
-        let parsed = toml::read(file, faults);
+        let parsed = toml::read(file, &sources.accounts, faults);
         protect.add(parsed.protect);
         for (name, place, draft) in parsed.pools {
             pools.push(PoolDefinition::of(name, place, draft, &sources.accounts, faults));
         }
-        for draft in parsed.drafts {
-            let incomplete = draft.incomplete;
-            let definition = Definition::of(draft, &sources.accounts, faults);
+        definitions.reserve(parsed.definitions.len());
+        for toml::Read { definition, incomplete } in parsed.definitions {
             if incomplete && definition.addresses.is_empty() {
                 continue;
             }
@@ -232,7 +229,7 @@ fn options(mut options: Definition, inherited: &mut Definition, faults: &mut Vec
             faults.push(fault.help("set it where they are made"));
         }
     }
-    let endpoints = std::mem::take(&mut inherited.config.endpoints);
+    let endpoints = std::mem::take(&mut Arc::make_mut(&mut inherited.config).endpoints);
     if options.addresses.is_empty() {
         options.addresses = std::mem::take(&mut inherited.addresses);
         options.address_of = std::mem::take(&mut inherited.address_of);
@@ -247,7 +244,7 @@ fn options(mut options: Definition, inherited: &mut Definition, faults: &mut Vec
         let index = |endpoint| written.get(&in_one_form(endpoint)).copied().unwrap_or_default();
         options.address_of = endpoints.iter().map(index).collect();
     }
-    options.config.endpoints = endpoints;
+    Arc::make_mut(&mut options.config).endpoints = endpoints;
     // So that options given a second time are a name defined twice.
     options.source = Source::InheritedWithOptions;
     *inherited = options;
@@ -275,7 +272,7 @@ fn cap(definitions: &mut [Definition], faults: &mut Vec<Fault>) {
     for definition in definitions {
         total = total.saturating_add(definition.config.sockets());
         if total > MAX_TOTAL {
-            definition.config.endpoints.clear();
+            Arc::make_mut(&mut definition.config).endpoints.clear();
             definition.address_of.clear();
             if !said {
                 let fault = definition

@@ -163,7 +163,7 @@ fn options_go_to_the_inherited_listener_of_that_name() {
     let web = known.config.listeners.values().next().unwrap();
     assert_eq!(web.endpoints[0].to_string(), "tcp 0.0.0.0:80");
     assert_eq!((web.allow.len(), web.idle.to_string()), (1, "refuse".to_owned()));
-    assert_eq!(web.origin.file, Path::new("/0.toml"));
+    assert_eq!(web.origin.file, "/0.toml".into());
     let warnings: Vec<_> = known.faults.iter().map(ToString::to_string).collect();
     assert_eq!(
         warnings,

@@ -18,6 +18,7 @@ mod pool_values;
 mod render;
 pub mod section;
 mod shards;
+mod shared_path;
 pub mod show;
 pub mod socket_keys;
 mod sockets;
@@ -35,19 +36,21 @@ pub use pool::{
     AddressSpec, MOST_ADDRESSES, MOST_OF_A_PREFIX, PoolConfig, PoolGrant, PortsSpec, Quota, Spread,
 };
 pub use render::{Colour, render};
+pub use shared_path::SharedPath;
 pub use toml::TomlFile;
 pub use tuning::{Tunable, Tuning, TuningError, TuningValue};
 
 use crate::model::{Endpoint, ListenerName, PoolName, PortSet, Protocol, UnitName};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Everything that was configured, merged from all sources, checked as a whole.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Config {
     /// By name.
-    pub listeners: BTreeMap<ListenerName, ListenerConfig>,
+    pub listeners: BTreeMap<ListenerName, Arc<ListenerConfig>>,
     /// By name. None at all: there is a pool `default`.
     pub pools: BTreeMap<PoolName, PoolConfig>,
     /// `[protect]`
@@ -213,7 +216,7 @@ pub struct Grant {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Origin {
     /// The file; empty for a socket that was inherited.
-    pub file: PathBuf,
+    pub file: SharedPath,
     /// Line, from 1.
     pub line: usize,
     /// Column, from 1.

@@ -197,7 +197,10 @@ mod tests {
     }
 
     fn without_origins(mut config: Config) -> Config {
-        config.listeners.values_mut().for_each(|listener| listener.origin = Origin::default());
+        config
+            .listeners
+            .values_mut()
+            .for_each(|listener| std::sync::Arc::make_mut(listener).origin = Origin::default());
         config.pools.values_mut().for_each(|pool| pool.origin = Origin::default());
         config
     }

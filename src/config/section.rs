@@ -188,14 +188,7 @@ impl Reader<'_> {
             let index = drafts.iter().position(|draft| draft.name == name).unwrap_or_else(|| {
                 let grants = vec![Grant { unit: Some(unit.clone()), ..Grant::default() }];
                 let assignments = self.options.clone();
-                drafts.push(Draft {
-                    name,
-                    place,
-                    source: Source::Unit,
-                    assignments,
-                    grants,
-                    incomplete: false,
-                });
+                drafts.push(Draft { name, place, source: Source::Unit, assignments, grants });
                 drafts.len().saturating_sub(1)
             });
             if let Some(draft) = drafts.get_mut(index) {

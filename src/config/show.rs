@@ -67,7 +67,7 @@ pub fn summary(checked: &Checked) -> String {
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let errors = checked.faults.iter().filter(|fault| fault.is_error()).count();
     let warnings = checked.faults.len().saturating_sub(errors);
-    let sockets = checked.config.listeners.values().map(super::ListenerConfig::sockets).sum();
+    let sockets = checked.config.listeners.values().map(|listener| listener.sockets()).sum();
     match (errors, warnings) {
         (0, _) => format!(
             "the configuration is valid: {}, {}, {}{}, {}",

@@ -109,7 +109,7 @@ fn what_is_shown_reads_as_the_same_configuration() {
     let second = build(&Sources { files: vec![file], ..Sources::default() });
     assert_eq!(second.faults, []);
     let plain = |checked: &Checked| -> Vec<ListenerConfig> {
-        let listeners = checked.config.listeners.values().cloned();
+        let listeners = checked.config.listeners.values().map(|listener| ListenerConfig::clone(listener));
         listeners.map(|listener| ListenerConfig { origin: Origin::default(), ..listener }).collect()
     };
     assert_eq!(plain(&first), plain(&second));

@@ -4,21 +4,22 @@
 //! files are reported at once. What a file with a syntax error has besides is looked at too, except for
 //! what could be missing only because of that error.
 
+mod parts;
 mod pool;
 mod protect;
 
 pub(super) use protect::ProtectSection;
 
-use super::Origin;
-use super::definition::{Assignment, Draft, Source};
+use super::definition::{Assignment, Definition, Draft, Source};
 use super::fault::{Fault, Place, quoted};
 use super::key::{self, Key, Shape};
 use super::listen::MAX_ENDPOINTS;
 use super::pool_definition::PoolDraft;
+use super::{Accounts, Origin, SharedPath};
 use crate::model::{ListenerName, PoolName};
 use std::collections::HashSet;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
@@ -31,10 +32,18 @@ pub struct TomlFile {
     pub text: String,
 }
 
+/// A `[[listener]]`.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) definition: Definition,
+    /// Whether something could not be read, so that what seems to be missing may be there.
+    pub(super) incomplete: bool,
+}
+
 /// What a file says.
 #[derive(Debug, Default)]
 pub(super) struct Parsed {
-    pub(super) drafts: Vec<Draft>,
+    pub(super) definitions: Vec<Read>,
     pub(super) pools: Vec<(PoolName, Place, PoolDraft)>,
     pub(super) protect: ProtectSection,
 }
@@ -52,17 +61,20 @@ const MAX_SYNTAX_ERRORS: usize = 200;
 
 /// Turns byte offsets of a text into lines and columns.
 struct Places<'a> {
-    path: &'a Path,
+    path: SharedPath,
     text: &'a str,
+    /// How many lines of the file are before the text.
+    before: usize,
     /// Where each line begins.
     lines: Vec<usize>,
 }
 
 impl<'a> Places<'a> {
-    fn new(path: &'a Path, text: &'a str) -> Self {
+    /// `text` is the file's, or a part of it that has so many lines `before` it.
+    fn new(path: SharedPath, text: &'a str, before: usize) -> Self {
         let ends = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n');
         let lines = std::iter::once(0).chain(ends.map(|(n, _)| n.saturating_add(1))).collect();
-        Self { path, text, lines }
+        Self { path, text, before, lines }
     }
 
     fn at(&self, span: Range<usize>) -> Place {
@@ -74,7 +86,12 @@ impl<'a> Places<'a> {
         // Counting for every value of a line of a megabyte would take long, and nobody counts with us.
         let column = if before.len() > MAX_COLUMN { 0 } else { before.chars().count().saturating_add(1) };
         Place {
-            origin: Origin { file: self.path.to_owned(), line, column, unit: None },
+            origin: Origin {
+                file: self.path.clone(),
+                line: self.before.saturating_add(line),
+                column,
+                unit: None,
+            },
             width: of_line.map_or(0, |text| text.chars().take(MAX_COLUMN).count()).max(1),
         }
     }
@@ -85,6 +102,7 @@ type Name<'a> = Spanned<DeString<'a>>;
 
 struct Reader<'a> {
     places: Places<'a>,
+    accounts: &'a Accounts,
     faults: &'a mut Vec<Fault>,
     parsed: Parsed,
     /// Whether the file has syntax errors, so that something may seem to be missing.
@@ -92,9 +110,13 @@ struct Reader<'a> {
 }
 
 /// Reads a file. What is wrong goes to `faults` and is left out.
-pub(super) fn read(file: &TomlFile, faults: &mut Vec<Fault>) -> Parsed {
+pub(super) fn read(file: &TomlFile, accounts: &Accounts, faults: &mut Vec<Fault>) -> Parsed {
+    parts::read(file, accounts, faults).unwrap_or_else(|| read_as_a_whole(file, accounts, faults))
+}
+
+fn read_as_a_whole(file: &TomlFile, accounts: &Accounts, faults: &mut Vec<Fault>) -> Parsed {
     let (table, errors) = DeTable::parse_recoverable(&file.text);
-    let places = Places::new(&file.path, &file.text);
+    let places = Places::new(file.path.as_path().into(), &file.text, 0);
     let mut syntax = Vec::new();
     for error in errors.iter().take(MAX_SYNTAX_ERRORS) {
         let place = places.at(error.span().unwrap_or(0..0));
@@ -103,8 +125,8 @@ pub(super) fn read(file: &TomlFile, faults: &mut Vec<Fault>) -> Parsed {
     // One mistake often makes several errors of one line: the first says most.
     syntax.dedup_by_key(|fault| fault.origin.line);
     let mut own = Vec::new();
-    let mut reader =
-        Reader { places, faults: &mut own, parsed: Parsed::default(), broken: !errors.is_empty() };
+    let broken = !errors.is_empty();
+    let mut reader = Reader { places, accounts, faults: &mut own, parsed: Parsed::default(), broken };
     reader.file(table.get_ref());
     let parsed = reader.parsed;
     let lines: HashSet<usize> = syntax.iter().map(|fault| fault.origin.line).collect();
@@ -177,13 +199,16 @@ impl<'a> Reader<'a> {
 
     fn listener(&mut self, table: &DeTable<'a>, header: &Item<'a>) {
         let mut name = None;
-        let mut assignments = Vec::new();
+        let mut assignments = Vec::with_capacity(table.len());
         let faults_before = self.faults.len();
         for (key, item) in table {
             let text = key.get_ref().as_ref();
+            if text == "name" {
+                name = Some(item);
+                continue;
+            }
             match Key::of_toml(text) {
                 Some((key, shape)) => self.assignment(key, shape, item, &mut assignments),
-                None if text == "name" => name = Some(item),
                 None => {
                     let known: Vec<_> = std::iter::once("name").chain(Key::toml_names()).collect();
                     self.unknown(key, "key in [[listener]]", &known);
@@ -195,7 +220,9 @@ impl<'a> Reader<'a> {
         let Some((name, place)) = self.name::<ListenerName>(name, header, "listener", "web") else { return };
         let incomplete = self.broken || self.faults.len() > faults_before;
         let grants = Vec::new();
-        self.parsed.drafts.push(Draft { name, place, source: Source::Toml, assignments, grants, incomplete });
+        let draft = Draft { name, place, source: Source::Toml, assignments, grants };
+        let definition = Definition::of(draft, self.accounts, self.faults);
+        self.parsed.definitions.push(Read { definition, incomplete });
     }
 
     fn name<N>(
@@ -231,14 +258,12 @@ impl<'a> Reader<'a> {
     }
 
     fn assignment(&mut self, key: Key, shape: Shape, item: &Item<'a>, into: &mut Vec<Assignment>) {
-        let example = format!("{key} = {}", example(key));
+        if shape == Shape::Texts {
+            let texts = self.texts(item, &|| (key.toml(), written(key)));
+            return into.extend(texts.into_iter().map(|(text, place)| Assignment { key, text, place }));
+        }
         let place = self.place(item);
         let text = match (shape, item.get_ref()) {
-            (Shape::Texts, _) => {
-                let texts = self.texts(key.toml(), item, &example);
-                into.extend(texts.into_iter().map(|(text, place)| Assignment { key, text, place }));
-                return;
-            }
             (Shape::Text | Shape::Mode | Shape::Value, DeValue::String(text)) => text.to_string(),
             (Shape::Number | Shape::Value, DeValue::Integer(number)) if number.radix() == 10 => {
                 number.as_str().to_owned()
@@ -258,28 +283,32 @@ impl<'a> Reader<'a> {
                     Shape::Flag => "true or false",
                     Shape::Mode => "a string of octal digits",
                 };
-                return self.wrong_type(key.toml(), item, wanted, &example);
+                return self.wrong_type(key.toml(), item, wanted, &written(key));
             }
         };
         into.push(Assignment { key, text, place });
     }
 
-    /// A string, or a list of them, each with its place.
-    fn texts(&mut self, key: &str, item: &Item<'a>, example: &str) -> Vec<(String, Place)> {
+    /// A string, or a list of them, each with its place. `what` gives the key and an example, for faults.
+    fn texts(&mut self, item: &Item<'a>, what: &dyn Fn() -> (&'static str, String)) -> Vec<(String, Place)> {
         let items: Vec<&Item<'a>> = match item.get_ref() {
             DeValue::Array(items) => items.iter().collect(),
             _ => vec![item],
         };
         if items.len() > MAX_ENDPOINTS {
-            let fault = self.place(item).error(format!("{key:?} has more than {MAX_ENDPOINTS} elements"));
+            let fault =
+                self.place(item).error(format!("{:?} has more than {MAX_ENDPOINTS} elements", what().0));
             self.fault(fault.help("use ranges of ports, or several listeners"));
             return Vec::new();
         }
-        let mut texts = Vec::new();
+        let mut texts = Vec::with_capacity(items.len());
         for item in items {
             match item.get_ref().as_str() {
                 Some(text) => texts.push((text.to_owned(), self.place(item))),
-                None => self.wrong_type(key, item, "strings", example),
+                None => {
+                    let (key, example) = what();
+                    self.wrong_type(key, item, "strings", &example);
+                }
             }
         }
         texts
@@ -291,6 +320,11 @@ fn with_article(kind: &str) -> String {
         "integer" | "array" => format!("an {kind}"),
         kind => format!("a {kind}"),
     }
+}
+
+/// As a line of a file.
+fn written(key: Key) -> String {
+    format!("{key} = {}", example(key))
 }
 
 fn example(key: Key) -> &'static str {

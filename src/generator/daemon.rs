@@ -15,7 +15,7 @@ use std::path::{Component, Path, PathBuf};
 pub(super) fn drop_in(config: &Config) -> Option<String> {
     // Links to a socket are made where it says, like the socket.
     let of = |l: &ListenerConfig| paths(&l.endpoints).chain(l.options.symlinks.clone()).collect::<Vec<_>>();
-    let sockets: Vec<PathBuf> = config.listeners.values().flat_map(of).collect();
+    let sockets: Vec<PathBuf> = config.listeners.values().flat_map(|listener| of(listener)).collect();
     if sockets.is_empty() {
         return None;
     }
@@ -63,7 +63,7 @@ mod tests {
             origin: Default::default(),
         };
         let name = ListenerName::try_from("x").unwrap();
-        let config = Config { listeners: [(name, listener)].into(), ..Config::default() };
+        let config = Config { listeners: [(name, listener.into())].into(), ..Config::default() };
         assert!(drop_in(&config).unwrap().contains("ReadWritePaths=-/srv\n"));
     }
 

@@ -26,6 +26,9 @@ const GROUPS: u32 = 1 | 1 << 2;
 /// Room in bytes for messages that wait: some 8,000 of them.
 pub const ROOM: usize = 4 << 20;
 
+/// More messages than have room at once.
+const MOST: usize = 1 << 16;
+
 /// A socket that ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Closed {
@@ -72,10 +75,23 @@ impl Destroyed {
             let read = socket.wait(|socket| receive(socket, buffer, waiting)).await;
             if let Err(error) = read {
                 if error.raw_os_error() == Some(libc::ENOBUFS) {
+                    self.throw_away();
                     return Err(Overflow);
                 }
                 tracing::error!(%error, "cannot see any more when TCP sockets end");
                 return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Empties the queue. From an overflow on the kernel drops every message, and says so no more, until it is empty:
+    /// whoever looked at everything before that would miss what ended meanwhile.
+    fn throw_away(&mut self) {
+        for _ in 0..MOST {
+            match receive(self.socket.get(), &mut self.buffer, &mut self.waiting) {
+                Ok(None) => break,
+                // Or it overflowed once more.
+                Ok(Some(())) | Err(_) => self.waiting.clear(),
             }
         }
     }

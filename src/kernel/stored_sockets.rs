@@ -10,11 +10,12 @@
 //!
 //! Nothing is waited for here, and nothing is stored where nobody has a store: without NOTIFY_SOCKET.
 
+use super::socket::ListenerSocket;
 use super::sockets_box::{SocketsBox, inode_of};
 use super::store::{put, remove};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// What the names in the store begin with; no listener's name does.
 pub const STORED: &str = "portbroker.";
@@ -26,8 +27,8 @@ const SPARE_MESSAGES: usize = 256;
 /// Sockets that a full message takes.
 const FULL: usize = 250;
 
-/// A socket that is to be kept, and its inode.
-pub type Kept<'a> = (u64, BorrowedFd<'a>);
+/// A socket that is to be kept.
+pub type Kept<'a> = &'a ListenerSocket;
 
 /// What this daemon has in systemd's store.
 #[derive(Debug)]
@@ -152,7 +153,7 @@ impl StoredSockets {
         }
         let singles = sockets.get(done..).unwrap_or_default();
         let (stored, result) = put_singly(singles, &BTreeSet::new());
-        self.singles.extend(singles.iter().take(stored).map(|(inode, _)| inode));
+        self.singles.extend(singles.iter().take(stored).map(number));
         if result.is_err() {
             self.note(result);
         }
@@ -199,12 +200,13 @@ impl StoredSockets {
         let singles = sockets.get(done..).unwrap_or_default();
         let (stored, result) = put_singly(singles, &self.singles);
         if let Err(error) = result.and_then(|()| self.announce()) {
-            for (inode, _) in singles.iter().take(stored).filter(|(inode, _)| !self.singles.contains(inode)) {
-                remove(&single(*inode));
+            for inode in singles.iter().take(stored).map(number).filter(|inode| !self.singles.contains(inode))
+            {
+                remove(&single(inode));
             }
             return Err(error);
         }
-        Ok(singles.iter().map(|(inode, _)| *inode).collect())
+        Ok(singles.iter().map(number).collect())
     }
 
     fn make_box(&mut self) -> io::Result<()> {
@@ -233,7 +235,7 @@ impl StoredSockets {
     /// Puts sockets into the current box, and returns how many there was room for.
     fn fill(&mut self, sockets: &[Kept<'_>]) -> usize {
         let Some(current) = &mut self.current else { return 0 };
-        let borrowed: Vec<BorrowedFd<'_>> = sockets.iter().map(|(_, socket)| *socket).collect();
+        let borrowed: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
         let (done, error) = current.append(&borrowed);
         if let Some(error) = error
             && !std::mem::replace(&mut self.complained, true)
@@ -259,14 +261,19 @@ impl StoredSockets {
 
 /// Stores sockets by themselves that are not among `known`, and returns how many are stored, from the first on.
 fn put_singly(sockets: &[Kept<'_>], known: &BTreeSet<u64>) -> (usize, io::Result<()>) {
-    for (n, (inode, socket)) in sockets.iter().enumerate() {
-        if !known.contains(inode)
-            && let Err(error) = put(&single(*inode), &[*socket])
+    for (n, socket) in sockets.iter().enumerate() {
+        if !known.contains(&number(socket))
+            && let Err(error) = put(&single(number(socket)), &[socket.as_fd()])
         {
             return (n, Err(error));
         }
     }
     (sockets.len(), Ok(()))
+}
+
+/// Its inode, which is asked for only here: what is in a box need not be told from the others.
+fn number(socket: &Kept<'_>) -> u64 {
+    socket.inode().unwrap_or_default()
 }
 
 fn single(inode: u64) -> String {

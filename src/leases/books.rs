@@ -54,6 +54,10 @@ pub(super) struct Side {
     zone: Option<u64>,
 }
 
+/// Of an address that nobody knows.
+pub(super) static NO_SIDE: Side =
+    Side { claims: Counts::new(), held: Counts::new(), alone: Slots::new(), zone: None };
+
 #[derive(Debug, Clone, Default)]
 pub(super) struct Address {
     tcp: Side,

@@ -2,9 +2,9 @@
 
 use super::books::Claim;
 use super::ledger::Ledger;
-use super::record::Record;
+use super::record::{Range, Record};
 use super::schedule::{Asked, Look, MOST_ASKED, Spot, Timed, Walk, Why};
-use super::waits::Tick;
+use super::waits::{Tick, Waits};
 use crate::model::{LeaseId, PortRange, Protocol, SourceRange, Tuple};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -61,7 +61,7 @@ impl Ledger {
             Some(_) => self.schedule.waits_alone.get(&claim.protocol),
             None => self.schedule.waits_all.get(&claim.protocol),
         };
-        let first = [own, other].into_iter().flatten().filter_map(super::waits::Waits::first).min()?;
+        let first = [own, other].into_iter().flatten().filter_map(Waits::first).min()?;
         Some(self.instant(first).saturating_duration_since(now))
     }
 
@@ -212,7 +212,7 @@ impl Ledger {
 }
 
 /// The ports that come next on the walk through a lease, and where it goes on then.
-fn step(record: &Record, claim: Claim, walk: Walk) -> Option<(super::record::Range, Walk)> {
+fn step(record: &Record, claim: Claim, walk: Walk) -> Option<(Range, Walk)> {
     let mut ports = *record.ranges.get(walk.range)?;
     ports.first = walk.port.unwrap_or(ports.first);
     let end = ports.last;

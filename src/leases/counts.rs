@@ -4,6 +4,11 @@
 //! the others have a count a port. Of each word the least count and the ports that have it are known without
 //! looking at its ports, so that a search looks at words only.
 
+use std::collections::BTreeMap;
+
+/// A bit for each word.
+pub(super) type Words = [u64; 16];
+
 /// Words of a page. Addresses with few claims have few pages.
 const PAGE: usize = 16;
 /// All the words of 65,536 ports.
@@ -15,6 +20,8 @@ pub(super) struct Least {
     pub(super) count: u32,
     pub(super) ports: u64,
 }
+
+const ALL_WORDS: Words = [!0; 16];
 
 const NONE: Least = Least { count: 0, ports: !0 };
 
@@ -34,6 +41,8 @@ pub(super) struct Counts {
     ports: u32,
     /// Claims.
     total: u64,
+    /// The words by their least count; none while there is no claim at all.
+    levels: BTreeMap<u32, Words>,
 }
 
 impl Word {
@@ -62,23 +71,47 @@ impl Word {
     }
 }
 
+/// A word's least count is another one.
+fn relevel(levels: &mut BTreeMap<u32, Words>, word: u16, from: u32, to: u32) {
+    let (at, bit) = (usize::from(word) / 64, 1 << (word % 64));
+    if let Some(words) = levels.get_mut(&from) {
+        if let Some(part) = words.get_mut(at) {
+            *part &= !bit;
+        }
+        if words.iter().all(|part| *part == 0) {
+            levels.remove(&from);
+        }
+    }
+    if let Some(part) = levels.entry(to).or_insert([0; 16]).get_mut(at) {
+        *part |= bit;
+    }
+}
+
 impl Counts {
+    pub(super) const fn new() -> Self {
+        Self { pages: Vec::new(), ports: 0, total: 0, levels: BTreeMap::new() }
+    }
+
     fn word(&self, word: u16) -> &Word {
         let (page, place) = (usize::from(word) / PAGE, usize::from(word) % PAGE);
         self.pages.get(page).and_then(Option::as_ref).and_then(|page| page.get(place)).unwrap_or(&EMPTY)
     }
 
-    fn change(&mut self, word: u16, mask: u64, change: impl Fn(u32) -> u32) {
-        let (page, place) = (usize::from(word) / PAGE, usize::from(word) % PAGE);
+    fn change(&mut self, number: u16, mask: u64, change: impl Fn(u32) -> u32) {
+        let (page, place) = (usize::from(number) / PAGE, usize::from(number) % PAGE);
         if self.pages.is_empty() {
             self.pages = vec![None; PAGES];
+            self.levels.insert(0, ALL_WORDS);
         }
         let Some(slot) = self.pages.get_mut(page) else { return };
         let words = slot.get_or_insert_with(|| Box::new([EMPTY; PAGE]));
         let Some(word) = words.get_mut(place) else { return };
-        let before = word.claimed().count_ones();
+        let (before, level) = (word.claimed().count_ones(), word.least.count);
         word.change(mask, change);
         self.ports = self.ports + word.claimed().count_ones() - before;
+        if word.least.count != level {
+            relevel(&mut self.levels, number, level, word.least.count);
+        }
         if word.claimed() == 0 && words.iter().all(|word| word.claimed() == 0) {
             *slot = None;
         }
@@ -94,11 +127,18 @@ impl Counts {
         self.total = self.total.saturating_sub(u64::from(mask.count_ones()));
         if self.total == 0 {
             self.pages = Vec::new();
+            self.levels.clear();
         }
     }
 
     pub(super) fn least(&self, word: u16) -> Least {
         self.word(word).least
+    }
+
+    /// The words by their least count, the least first.
+    pub(super) fn levels(&self) -> impl Iterator<Item = (u32, &Words)> {
+        let none = self.levels.is_empty().then_some((0, &ALL_WORDS));
+        none.into_iter().chain(self.levels.iter().map(|(count, words)| (*count, words)))
     }
 
     /// The least count among some ports of a word, and which of them have it.

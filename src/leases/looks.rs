@@ -1,11 +1,12 @@
 //! What the kernel answered.
 
 use super::UsedAfterEnd;
-use super::books::Step;
+use super::books::{Claim, Step};
 use super::ledger::Ledger;
 use super::schedule::{Asked, Look, MOST_WATCHED, Open, Spot, Timed, Watched, Why};
 use crate::model::{LeaseId, PortRange, Seen, SourceRange, Tuple};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// An open socket is looked at again after so long, and then after twice as long …
@@ -55,9 +56,10 @@ impl Ledger {
     /// A socket was closed: what it had is looked at.
     pub fn destroyed(&mut self, tuple: &Tuple, _now: Instant) {
         let Some(address) = self.books.addresses.find(&tuple.source.ip()) else { return };
-        let destination = tuple.destination.and_then(|d| self.books.destinations.find(&d));
-        let own = super::books::Claim { protocol: tuple.protocol, destination };
-        let alone = super::books::Claim { destination: None, ..own };
+        let plain = tuple.destination.map(|it| SocketAddr::new(it.ip(), it.port()));
+        let destination = plain.and_then(|plain| self.books.destinations.find(&plain));
+        let own = Claim { protocol: tuple.protocol, destination };
+        let alone = Claim { destination: None, ..own };
         for claim in [own, alone] {
             self.hurry(Spot { claim, address, port: tuple.source.port() });
         }

@@ -1,21 +1,24 @@
 //! Which ports of one address come next: the least shared ones first, and of those from a place on that differs for
 //! each destination.
 //!
-//! One search is one walk over the words of the zone, at most 1,024, however many leases there are.
+//! One search looks at the words whose ports are shared least, and further only where the destination has claimed
+//! them already: at 1,024 at most, however many leases there are.
 
-use super::books::{Books, Claim, Side};
-use super::slots::{NO_SLOTS, Slots};
+use super::books::{Books, Claim, NO_SIDE, Side};
+use super::counts::Words;
+use super::slots::Slots;
 use super::view::View;
+use std::collections::BTreeMap;
 
 /// Where ports are looked for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ground<'a> {
     view: &'a View,
-    side: Option<&'a Side>,
+    side: &'a Side,
     own: &'a Slots,
     alone: bool,
-    /// The place among the zone's words at which the walk begins.
-    start: usize,
+    /// The word at which a walk begins.
+    start: u16,
 }
 
 /// A word with free ports.
@@ -23,6 +26,8 @@ pub(super) struct Ground<'a> {
 struct Spot {
     word: u16,
     free: u64,
+    /// Those of the free ports that have the least count of the word.
+    least: u64,
     /// The destination has ports of this word already: single ports are best put here, to keep others whole.
     begun: bool,
 }
@@ -61,38 +66,34 @@ fn lowest(mask: u64, count: u32) -> u64 {
 impl<'a> Ground<'a> {
     pub(super) fn new(books: &'a Books, view: &'a View, claim: Claim, address: u32, offset: u64) -> Self {
         let words = view.words().len().max(1) as u64;
+        let start = usize::try_from(offset % words).ok().and_then(|at| view.words().get(at));
         Self {
             view,
-            side: books.side(address, claim.protocol),
+            side: books.side(address, claim.protocol).unwrap_or(&NO_SIDE),
             own: books.slots(claim, address),
             alone: claim.destination.is_none(),
-            start: usize::try_from(offset % words).unwrap_or_default(),
+            start: start.map_or(0, |(word, _)| *word),
         }
     }
 
-    /// All words with free ports, from the start on.
-    fn spots(&self) -> impl Iterator<Item = Spot> + use<'a> {
+    /// The words with free ports, by the count of their least shared port (of all its ports, not only of those that
+    /// are free), and of each count from the start on.
+    fn levels(&self) -> impl Iterator<Item = (u32, impl Iterator<Item = Spot> + use<'a>)> {
         let ground = *self;
-        let (before, after) = ground.view.words().split_at_checked(ground.start).unwrap_or_default();
-        let mut own = ground.own.cursor();
-        let mut alone = ground.side.map_or(&NO_SLOTS, |side| &side.alone).cursor();
-        after.iter().chain(before).filter_map(move |&(word, zone)| {
-            let mine = own.marks(word).claimed();
-            let taken = match (ground.alone, ground.side) {
-                (_, None) => 0,
-                (true, Some(side)) => side.claims.claimed(word),
-                (false, Some(_)) => mine | alone.marks(word).claimed(),
-            };
-            let free = zone & !taken;
-            (free != 0).then_some(Spot { word, free, begun: mine != 0 })
-        })
+        // Of what is claimed nothing can be claimed alone.
+        let levels = self.side.claims.levels().take_while(move |(count, _)| !ground.alone || *count == 0);
+        levels.map(move |(count, words)| (count, ground.spots(words)))
     }
 
-    /// The least count of a word, and the free ports that have it (none where others have it).
-    fn least(&self, spot: Spot) -> (u32, u64) {
-        self.side.map_or((0, spot.free), |side| {
-            let least = side.claims.least(spot.word);
-            (least.count, least.ports & spot.free)
+    fn spots(self, among: &Words) -> impl Iterator<Item = Spot> + use<'a> {
+        let (mut own, mut alone) = (self.own.cursor(), self.side.alone.cursor());
+        self.view.words_among(among, self.start).filter_map(move |word| {
+            let mine = own.marks(word).claimed();
+            let taken =
+                if self.alone { self.side.claims.claimed(word) } else { mine | alone.marks(word).claimed() };
+            let free = self.view.zone_word(word) & !taken;
+            let least = free & self.side.claims.least(word).ports;
+            (free != 0).then_some(Spot { word, free, least, begun: mine != 0 })
         })
     }
 
@@ -100,60 +101,65 @@ impl<'a> Ground<'a> {
     /// by preference; else what is free of the word that has most.
     pub(super) fn block(&self, want: u32) -> Option<Mask> {
         let want = want.clamp(1, 64);
-        let mut best: Option<((bool, u64, bool), Mask)> = None;
+        let hopeful = want < 64 && self.own.claimed() > 0;
         let mut most: Option<(u32, Mask)> = None;
-        for spot in self.spots() {
-            let (count, least) = self.least(spot);
-            let (starts, cost) = match runs(least, want) {
-                0 => (runs(spot.free, want), 2 * u64::from(count) + 1),
-                starts => (starts, 2 * u64::from(count)),
-            };
-            if starts == 0 {
-                let free = spot.free.count_ones();
-                if most.is_none_or(|(most, _)| free > most) {
-                    most = Some((free, (spot.word, lowest(spot.free, want))));
+        for (_, spots) in self.levels() {
+            let mut best: Option<((bool, bool), Mask)> = None;
+            for spot in spots {
+                let starts = Some(runs(spot.least, want)).filter(|starts| *starts != 0);
+                let found = starts.unwrap_or_else(|| runs(spot.free, want));
+                if found == 0 {
+                    let free = spot.free.count_ones();
+                    if most.is_none_or(|(most, _)| free > most) {
+                        most = Some((free, (spot.word, lowest(spot.free, want))));
+                    }
+                    continue;
                 }
-                continue;
-            }
-            let rank = (false, cost, want < 64 && !spot.begun);
-            if best.is_none_or(|(best, _)| rank < best) {
-                best = Some((rank, (spot.word, ones(want) << starts.trailing_zeros())));
-                if cost == 0 && (want == 64 || spot.begun || self.own.claimed() == 0) {
+                let rank = (starts.is_none(), hopeful && !spot.begun);
+                if best.is_none_or(|(best, _)| rank < best) {
+                    best = Some((rank, (spot.word, ones(want) << found.trailing_zeros())));
+                }
+                if rank == (false, false) {
                     break;
                 }
             }
+            if let Some((_, mask)) = best {
+                return Some(mask);
+            }
         }
-        best.map(|(_, mask)| mask).or(most.map(|(_, mask)| mask))
+        most.map(|(_, mask)| mask)
     }
 
     /// At most `want` single ports, all equally shared and none less: the least there are.
     pub(super) fn singles(&self, want: u32) -> Vec<Mask> {
-        let mut best = u32::MAX;
-        let mut found: Vec<(bool, Mask)> = Vec::new();
-        let mut begun = 0;
-        for spot in self.spots() {
-            let (mut count, mut ports) = self.least(spot);
-            if ports == 0 && count < best {
-                let least = self.side.map(|side| side.claims.least_of(spot.word, spot.free));
-                (count, ports) = least.map_or((0, spot.free), |least| (least.count, least.ports));
-            }
-            if count < best {
-                best = count;
-                found.clear();
-                begun = 0;
-            }
-            if count == best && ports != 0 {
-                found.push((!spot.begun, (spot.word, ports)));
-                begun += if spot.begun || self.own.claimed() == 0 { ports.count_ones() } else { 0 };
-            }
-            // Nothing is shared less than not at all.
-            if best == 0 && begun >= want {
+        let mut found: BTreeMap<u32, Vec<(bool, Mask)>> = BTreeMap::new();
+        for (level, spots) in self.levels() {
+            // What was found is shared less than anything from here on.
+            if found.first_key_value().is_some_and(|(count, _)| *count < level) {
                 break;
             }
+            let mut enough = want;
+            for spot in spots {
+                let (count, ports) = match spot.least {
+                    0 => {
+                        let least = self.side.claims.least_of(spot.word, spot.free);
+                        (least.count, least.ports)
+                    }
+                    ports => (level, ports),
+                };
+                found.entry(count).or_default().push((!spot.begun, (spot.word, ports)));
+                if count == level && (spot.begun || self.own.claimed() == 0) {
+                    enough = enough.saturating_sub(ports.count_ones());
+                    if enough == 0 {
+                        break;
+                    }
+                }
+            }
         }
-        found.sort_by_key(|(fresh, _)| *fresh);
+        let mut least = found.pop_first().map(|(_, least)| least).unwrap_or_default();
+        least.sort_by_key(|(fresh, _)| *fresh);
         let mut rest = want;
-        let take = found.into_iter().map_while(|(_, (word, ports))| {
+        let take = least.into_iter().map_while(|(_, (word, ports))| {
             let ports = lowest(ports, rest);
             rest -= ports.count_ones();
             (ports != 0).then_some((word, ports))

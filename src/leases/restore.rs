@@ -145,7 +145,9 @@ impl Ledger {
         })
     }
 
-    /// The ledger that these events tell of, be they all that there were, or a snapshot and those after it.
+    /// The ledger that these events tell of, be they all that there were, or a snapshot and those after it. What is
+    /// written down from then on follows a [`snapshot`](Self::snapshot) of it: an ended lease may have lost ports
+    /// that were leased again since.
     #[must_use]
     pub fn restore(events: impl IntoIterator<Item = Event>, now: Instant) -> Self {
         let mut sum = Sum::default();

@@ -22,7 +22,7 @@ pub(super) struct Slots {
 }
 
 /// None at all, for whom there are no slots of.
-pub(super) static NO_SLOTS: Slots = Slots { entries: Vec::new(), held: 0, cooling: 0 };
+pub(super) static NO_SLOTS: Slots = Slots::new();
 
 /// Reads the marks of words, one after the other; quick where they are asked for upwards.
 #[derive(Debug)]
@@ -39,6 +39,10 @@ impl Marks {
 }
 
 impl Slots {
+    pub(super) const fn new() -> Self {
+        Self { entries: Vec::new(), held: 0, cooling: 0 }
+    }
+
     pub(super) fn held(&self) -> u32 {
         self.held
     }

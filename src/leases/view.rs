@@ -2,6 +2,7 @@
 
 use super::Offer;
 use super::books::Books;
+use super::counts::Words;
 use super::table::Table;
 use crate::model::{PoolName, PortSet};
 use std::collections::HashSet;
@@ -13,6 +14,8 @@ pub(super) struct View {
     /// The same for two pools exactly where their zones are the same.
     zone_id: u64,
     words: Vec<(u16, u64)>,
+    /// The same words as bits.
+    bits: Words,
     ports: u32,
     offered: Vec<IpAddr>,
     /// The same, none twice.
@@ -45,6 +48,29 @@ impl View {
         &self.words
     }
 
+    /// Those words of the zone that are among others, from one on and round again.
+    pub(super) fn words_among(&self, among: &Words, start: u16) -> impl Iterator<Item = u16> + use<> {
+        let mut both = self.bits;
+        both.iter_mut().zip(among).for_each(|(part, among)| *part &= among);
+        let (first, bit) = (start / 64, start % 64);
+        // The part that it begins in comes twice: from the start on, and at last what was before.
+        let parts = (first..16).chain(0..=first).enumerate();
+        parts.flat_map(move |(n, at)| {
+            let part = both.get(usize::from(at)).copied().unwrap_or_default();
+            let mut rest = match n {
+                0 => part & (!0 << bit),
+                16 => part & !(!0 << bit),
+                _ => part,
+            };
+            std::iter::from_fn(move || {
+                let bit = u16::try_from(rest.trailing_zeros()).ok()?;
+                let some = rest != 0;
+                rest &= rest.wrapping_sub(1);
+                some.then_some(at * 64 + bit)
+            })
+        })
+    }
+
     /// Ports of the zone.
     pub(super) fn ports(&self) -> u32 {
         self.ports
@@ -73,6 +99,16 @@ impl View {
     }
 }
 
+fn bits(words: &[(u16, u64)]) -> Words {
+    let mut bits = Words::default();
+    for (word, _) in words {
+        if let Some(part) = bits.get_mut(usize::from(*word) / 64) {
+            *part |= 1 << (word % 64);
+        }
+    }
+    bits
+}
+
 /// The pool of an offer, as it is offered now.
 pub(super) fn refresh(
     pools: &mut Table<PoolName, Pool>,
@@ -94,6 +130,7 @@ pub(super) fn refresh(
     let mut known = HashSet::new();
     let addresses: Vec<IpAddr> = offer.addresses.iter().copied().filter(|a| known.insert(*a)).collect();
     let view = View {
+        bits: bits(&words),
         ports: words.iter().map(|(_, word)| word.count_ones()).sum(),
         zone: offer.zone.clone(),
         zone_id,

@@ -3,7 +3,9 @@
 use super::{Target, idle_target};
 use crate::config::ListenerConfig;
 use crate::model::{Endpoint, SocketKind};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// One socket of a listener, for as long as the daemon runs.
@@ -26,6 +28,33 @@ impl SocketId {
     #[must_use]
     pub fn from_number(number: u64) -> Self {
         Self(number)
+    }
+}
+
+/// Sockets by their ids.
+pub type BySocket<V> = HashMap<SocketId, V, BuildHasherDefault<IdHasher>>;
+
+/// Spreads ids, which are numbers that we gave ourselves: nobody else can choose them so that they collide.
+#[derive(Debug, Default)]
+pub struct IdHasher(u64);
+
+/// 2^64 divided by the golden ratio.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+const UPPER: u64 = 0x7f << 57;
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        // A table takes the place from the lower bits, so that neighbours stay neighbours in memory, and tells entries
+        // apart by the upper seven.
+        self.0 ^ (self.0.wrapping_mul(GOLDEN) & UPPER)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = self.0.rotate_left(7) ^ number;
     }
 }
 
@@ -106,7 +135,7 @@ impl Slot {
 #[derive(Debug, Clone)]
 pub struct Listener {
     /// Its configuration.
-    pub config: ListenerConfig,
+    pub config: Arc<ListenerConfig>,
     /// Its sockets, in the order of the configuration.
     pub slots: Vec<Slot>,
     /// Who was handed it and is still there.
@@ -135,6 +164,12 @@ impl Listener {
         let (target, _) = self.target(now);
         let ripe = |slot: &&Slot| impatient || slot.trouble.as_ref().is_none_or(|t| t.retry_at <= now);
         self.slots.iter().filter(ripe).filter_map(|slot| slot.action(target)).collect()
+    }
+
+    /// Whether there is anything to do, now or after a back-off.
+    pub(super) fn has_actions(&self, now: Instant) -> bool {
+        let (target, _) = self.target(now);
+        self.slots.iter().any(|slot| slot.action(target).is_some())
     }
 
     /// When to look again: the end of its patience, or the next try of what failed.

@@ -13,7 +13,7 @@ mod table;
 
 pub use activation::{Activation, Attempt, Failure, Outcome, Step};
 pub use draining::{Drain, DrainStep, Draining, Facts};
-pub use listener::{Action, HolderId, Listener, Slot, SocketId};
+pub use listener::{Action, BySocket, HolderId, IdHasher, Listener, Slot, SocketId};
 pub use protection::{Plan, plan};
 pub use table::{Change, Table, UnknownListener};
 

@@ -1,11 +1,12 @@
 //! Listeners by name, their sockets, their holders, and when to look at them again.
 
 use super::draining::{DrainStep, Draining, Facts};
-use super::listener::{Action, HolderId, Listener, Slot, SocketId, Trouble};
+use super::listener::{Action, BySocket, HolderId, Listener, Slot, SocketId, Trouble};
 use super::{Target, back_off};
 use crate::config::ListenerConfig;
 use crate::model::{Endpoint, ListenerName};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What a new configuration does to the sockets that are there.
@@ -44,7 +45,7 @@ impl There {
 #[derive(Debug, Default)]
 pub struct Table {
     listeners: BTreeMap<ListenerName, Listener>,
-    owners: HashMap<SocketId, ListenerName>,
+    owners: BySocket<ListenerName>,
     held: HashMap<HolderId, BTreeSet<ListenerName>>,
     draining: Draining,
     due: BTreeSet<(Instant, ListenerName)>,
@@ -61,9 +62,14 @@ impl Table {
     /// endpoint gets a slot that is not bound yet. The holders of a name that stays keep it, and those of a socket
     /// that goes to another name hold that one too: they have the socket, whatever it is called now. Shards that are
     /// no longer asked for are drained.
-    pub fn configure(&mut self, wanted: &BTreeMap<ListenerName, ListenerConfig>, now: Instant) -> Change {
+    pub fn configure(
+        &mut self,
+        wanted: &BTreeMap<ListenerName, Arc<ListenerConfig>>,
+        now: Instant,
+    ) -> Change {
         let old = std::mem::take(&mut self.listeners);
         self.owners.clear();
+        self.owners.reserve(wanted.len());
         self.due.clear();
         let mut change = Change::default();
         let mut there = There::default();
@@ -99,17 +105,28 @@ impl Table {
             for slot in slots.iter_mut().filter(|slot| slot.state.is_none() && slot.shard > 0) {
                 slot.waits = !held_by.is_empty();
             }
-            let config = config.clone();
-            let listener = Listener { config, slots, holders: held_by, unheld_since, due: None };
+            let config = Arc::clone(config);
+            let mut listener = Listener { config, slots, holders: held_by, unheld_since, due: None };
+            listener.due = listener.next_due(now);
+            self.due.extend(listener.due.map(|at| (at, name.clone())));
             self.listeners.insert(name.clone(), listener);
-            self.reschedule(name, now);
         }
-        self.let_go(there, wanted, &mut change);
+        if !(there.slots.is_empty() && self.draining.is_empty()) {
+            self.let_go(there, wanted, &mut change);
+        }
+        for names in self.held.values_mut() {
+            names.retain(|name| self.listeners.contains_key(name));
+        }
         change
     }
 
     /// What is left of the sockets that were there: surplus shards are drained, the rest is closed.
-    fn let_go(&mut self, there: There, wanted: &BTreeMap<ListenerName, ListenerConfig>, change: &mut Change) {
+    fn let_go(
+        &mut self,
+        there: There,
+        wanted: &BTreeMap<ListenerName, Arc<ListenerConfig>>,
+        change: &mut Change,
+    ) {
         let configured: HashSet<&Endpoint> = wanted.values().flat_map(|config| &config.endpoints).collect();
         for (endpoint, slots) in there.slots {
             for (slot, of) in slots {
@@ -123,9 +140,6 @@ impl Table {
         }
         change.close.extend(self.draining.retain(|endpoint| configured.contains(endpoint)));
         change.close.sort_unstable();
-        for names in self.held.values_mut() {
-            names.retain(|name| self.listeners.contains_key(name));
-        }
     }
 
     fn new_slot(&mut self, endpoint: &Endpoint, shard: u16) -> Slot {
@@ -142,8 +156,7 @@ impl Table {
     /// One listener.
     pub fn get(&self, name: &str) -> Result<(&ListenerName, &Listener), UnknownListener> {
         let unknown = || UnknownListener(name.chars().take(ListenerName::MAX).collect());
-        let key = ListenerName::try_from(name).map_err(|_| unknown())?;
-        self.listeners.get_key_value(&key).ok_or_else(unknown)
+        self.listeners.get_key_value(name).ok_or_else(unknown)
     }
 
     /// The listener that a socket belongs to.
@@ -159,12 +172,12 @@ impl Table {
     }
 
     fn change_slot(&mut self, id: SocketId, now: Instant, change: impl FnOnce(&mut Slot)) {
-        let Some(name) = self.owners.get(&id).cloned() else { return };
-        let slots = self.listeners.get_mut(&name).map(|listener| listener.slots.iter_mut());
-        if let Some(slot) = slots.and_then(|mut slots| slots.find(|slot| slot.id == id)) {
+        let Some(name) = self.owners.get(&id) else { return };
+        let Some(listener) = self.listeners.get_mut(name) else { return };
+        if let Some(slot) = listener.slots.iter_mut().find(|slot| slot.id == id) {
             change(slot);
         }
-        self.reschedule(&name, now);
+        reschedule(&mut self.due, name, listener, now);
     }
 
     /// An action was done, or the kernel showed that the socket is in this state now.
@@ -348,6 +361,13 @@ impl Table {
         self.listeners.values().flat_map(|listener| listener.actions(now, false)).collect()
     }
 
+    /// The listeners that there is something to do for, by name, where nobody waits for a back-off to end.
+    #[must_use]
+    pub fn waiting_for_action(&self, now: Instant) -> Vec<ListenerName> {
+        let waits = |listener: &Listener| listener.has_actions(now);
+        self.listeners.iter().filter(|(_, l)| waits(l)).map(|(name, _)| name.clone()).collect()
+    }
+
     /// The listeners whose time has come, and which are to be asked for their actions.
     pub fn take_due(&mut self, now: Instant) -> Vec<ListenerName> {
         let due: Vec<_> =
@@ -366,14 +386,23 @@ impl Table {
 
     /// Keeps `due` in step with one listener. A time that has passed is kept: it is due until it is acted on.
     fn reschedule(&mut self, name: &ListenerName, now: Instant) {
-        let Some(listener) = self.listeners.get_mut(name) else { return };
-        if let Some(at) = listener.due.take() {
-            self.due.remove(&(at, name.clone()));
+        if let Some(listener) = self.listeners.get_mut(name) {
+            reschedule(&mut self.due, name, listener, now);
         }
-        listener.due = listener.next_due(now);
-        if let Some(at) = listener.due {
-            self.due.insert((at, name.clone()));
-        }
+    }
+}
+
+fn reschedule(
+    due: &mut BTreeSet<(Instant, ListenerName)>,
+    name: &ListenerName,
+    listener: &mut Listener,
+    now: Instant,
+) {
+    let next = listener.next_due(now);
+    let before = std::mem::replace(&mut listener.due, next);
+    if before != next {
+        before.map(|at| due.remove(&(at, name.clone())));
+        due.extend(next.map(|at| (at, name.clone())));
     }
 }
 

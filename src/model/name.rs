@@ -1,13 +1,16 @@
 //! Names of listeners and pools: what systemd accepts as a file descriptor name.
 
+use std::borrow::Borrow;
 use std::fmt;
+use std::sync::Arc;
 
 /// The name of a listener, valid as an `FDNAME=` and in `LISTEN_FDNAMES`:
 /// 1 to 255 printable ASCII characters without `:` (`fdname_is_valid()` of systemd).
 ///
+/// Cheap to copy: whatever belongs to a listener goes by it.
 /// Names that begin with `portbroker` are the broker's own in the descriptor store.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ListenerName(String);
+pub struct ListenerName(Arc<str>);
 
 /// Why a text is no listener name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,7 +56,14 @@ impl TryFrom<&str> for ListenerName {
         if text.starts_with("portbroker") {
             return Err(NameError::Reserved);
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
+    }
+}
+
+/// Looked up by its text, which has the same order and the same hash.
+impl Borrow<str> for ListenerName {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -169,7 +169,7 @@ impl Sources {
             if root != Path::new("/")
                 && let Ok(below) = origin.file.strip_prefix(root)
             {
-                origin.file = Path::new("/").join(below);
+                origin.file = Path::new("/").join(below).into();
             }
         }
         self.units = units;

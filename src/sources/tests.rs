@@ -190,7 +190,7 @@ fn the_generator_reads_no_socket_units_and_all_else() {
     ]);
     let sources = gather_services(root.path());
     assert_eq!((sources.files.len(), sources.units.len()), (1, 1));
-    assert_eq!(sources.units[0].settings[0].origin.file, Path::new("/etc/systemd/system/a.service"));
+    assert_eq!(sources.units[0].settings[0].origin.file, "/etc/systemd/system/a.service".into());
     assert_eq!(read(&root).units.len(), 2);
 }
 

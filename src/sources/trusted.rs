@@ -48,7 +48,7 @@ impl Location {
 
     /// A fault of the file as a whole.
     pub(super) fn fault(&self, message: impl Into<String>) -> Fault {
-        Fault::error(Origin { file: self.shown.clone(), ..Origin::default() }, message)
+        Fault::error(Origin { file: self.shown.as_path().into(), ..Origin::default() }, message)
     }
 
     fn cannot_read(&self, what: &str, error: &io::Error) -> Fault {
@@ -93,7 +93,7 @@ impl Location {
             let line = before.iter().filter(|&&byte| byte == b'\n').count();
             let last = before.rsplit(|&byte| byte == b'\n').next().unwrap_or_default();
             let origin = Origin {
-                file: self.shown.clone(),
+                file: self.shown.as_path().into(),
                 line: line.saturating_add(1),
                 column: String::from_utf8_lossy(last).chars().count().saturating_add(1),
                 unit: None,

@@ -4,7 +4,7 @@ use crate::netns::{Holder, in_netns};
 use crate::support::{Client, SERVICE, bind, connect, is_refused, is_reserved, tcp, udp, unix};
 use portbroker::config::{SocketOptions, Tunable};
 use portbroker::kernel::socket::{
-    AdoptError, ListenerSocket, Mended, SocketState, endpoint_of, endpoint_of_stored,
+    AdoptError, ListenerSocket, Mended, SocketState, Spoilt, endpoint_of, identify_stored,
 };
 use portbroker::model::{Endpoint, SocketKind};
 use socket2::SockRef;
@@ -48,7 +48,7 @@ fn a_socket_comes_back_from_the_store_in_the_state_it_was_in() {
                 }
                 let stored = socket.as_fd().try_clone_to_owned().unwrap();
                 drop(socket);
-                assert_eq!(endpoint_of_stored(stored.as_fd()).unwrap(), endpoint);
+                assert_eq!(identify_stored(stored.as_fd()).unwrap().endpoint, endpoint);
                 socket = adopt(stored, &endpoint);
                 assert_eq!((socket.state().unwrap(), socket.inode().unwrap()), (state, inode), "{endpoint}");
                 assert_eq!(socket.inspect(), []);
@@ -58,6 +58,30 @@ fn a_socket_comes_back_from_the_store_in_the_state_it_was_in() {
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
         while !is_refused("127.0.0.1:53") {
             assert!(std::time::Instant::now() < deadline, "all are closed");
+        }
+    });
+}
+
+#[test]
+fn what_keeps_other_users_from_a_stored_port_is_put_right_when_it_is_settled() {
+    in_netns(|| {
+        for (state, wrong) in [(SocketState::Reserved, true), (SocketState::Listening, false)] {
+            let mut socket = bind(&tcp("127.0.0.1:80", false));
+            if state == SocketState::Listening {
+                socket.listen().unwrap();
+            }
+            let stored = socket.as_fd().try_clone_to_owned().unwrap();
+            drop(socket);
+            SockRef::from(&stored).set_reuse_address(wrong).unwrap();
+            SockRef::from(&stored).set_reuse_port(false).unwrap();
+            let identity = identify_stored(stored.as_fd()).unwrap();
+            let options = SocketOptions::default();
+            let mut socket = ListenerSocket::adopt_stored(stored, &identity, &options).unwrap();
+            assert_eq!(socket.expected_state(), state);
+            assert_eq!(socket.inspect(), [Spoilt::ReuseAddress, Spoilt::ReusePort]);
+            assert_eq!(socket.unmet(), []);
+            socket.settle();
+            assert_eq!(socket.inspect(), []);
         }
     });
 }
@@ -168,7 +192,7 @@ fn a_stored_socket_that_its_holder_connected_while_no_daemon_was_there_is_known_
             drop(socket);
             drop(Holder::new(&stored, SERVICE, program));
             assert_ne!(endpoint_of(stored.as_fd()).unwrap(), endpoint);
-            assert_eq!(endpoint_of_stored(stored.as_fd()).unwrap(), endpoint);
+            assert_eq!(identify_stored(stored.as_fd()).unwrap().endpoint, endpoint);
             let mut socket = adopt(stored, &endpoint);
             let _mended = socket.mend(SocketState::Listening).unwrap();
             assert_eq!((socket.state().unwrap(), socket.inspect()), (SocketState::Listening, vec![]));

@@ -3,7 +3,7 @@
 
 use crate::netns::{in_netns, undisturbed};
 use crate::outbound_support::{
-    D1, D2, S1, S2, connect, cookie, errno, leased, open, pair, reset, sysctl, tcp, until,
+    D1, D2, S1, S2, close, connect, cookie, errno, leased, open, pair, reset, sysctl, tcp, until,
 };
 use nix::libc::EADDRNOTAVAIL;
 use portbroker::kernel::tuples::Lookup;
@@ -13,9 +13,7 @@ use std::net::{Shutdown, TcpListener};
 
 /// A source whose connection to the listener was closed here first, and so is in TIME_WAIT.
 fn in_time_wait(lookup: &mut Lookup, source: &str, listener: &TcpListener) {
-    let (client, accepted) = pair(source, listener);
-    undisturbed(|| drop(client));
-    undisturbed(|| drop(accepted));
+    close(pair(source, listener));
     until("TIME_WAIT", || matches!(lookup.look(&tcp(source, D1)).unwrap(), Seen::TimeWait(_)));
 }
 
@@ -101,7 +99,7 @@ fn what_the_other_side_closes_first_or_who_resets_leaves_the_tuple_free() {
         let (client, peer) = pair(S2, &listener);
         reset(&client);
         undisturbed(|| drop(client));
-        assert_eq!(lookup.look(&tcp(S2, D1)).unwrap(), Seen::Free);
+        until("free", || lookup.look(&tcp(S2, D1)).unwrap() == Seen::Free);
         drop(peer);
     });
 }

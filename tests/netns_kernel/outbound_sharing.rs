@@ -1,7 +1,9 @@
 //! The rules of the kernel by which one TCP source goes to many destinations, each with bare sockets.
 
-use crate::netns::in_netns;
-use crate::outbound_support::{D1, D2, S1, S2, bound, connect, errno, leased, pair, sysctl};
+use crate::netns::{in_netns, undisturbed};
+use crate::outbound_support::{
+    D1, D2, S1, S2, bound, connect, errno, eventually, leased, pair, reset, sysctl,
+};
 use crate::support::address;
 use nix::libc::{EADDRINUSE, EADDRNOTAVAIL};
 use nix::sys::socket::setsockopt;
@@ -76,8 +78,8 @@ fn a_service_starts_on_an_explicit_source_port_and_further_binds_fail_then() {
         assert_eq!(errno(leased("127.0.0.2:3306")), Some(EADDRINUSE));
         assert_eq!((&first).write(b"x").unwrap(), 1, "the connection lives on");
         TcpStream::connect("127.0.0.1:3306").unwrap();
-        drop(listening);
-        leased("127.0.0.1:3306").unwrap();
+        undisturbed(|| drop(listening));
+        eventually(|| leased("127.0.0.1:3306"));
     });
 }
 
@@ -121,9 +123,9 @@ fn one_explicit_bind_keeps_the_kernel_from_choosing_that_port_on_every_address()
         }
         assert_eq!(errno(TcpStream::connect(D1)), Some(EADDRNOTAVAIL));
         // A reset, so that nothing is left of it.
-        crate::outbound_support::reset(&held);
-        crate::netns::undisturbed(|| drop(held));
-        automatic("127.0.0.1").unwrap();
+        reset(&held);
+        undisturbed(|| drop(held));
+        eventually(|| automatic("127.0.0.1"));
     });
 }
 
@@ -136,8 +138,8 @@ fn a_leased_socket_that_listens_blocks_its_source_for_others() {
         connect(&first, D1).unwrap();
         bad.listen(1).unwrap();
         assert_eq!(errno(leased(S1)), Some(EADDRINUSE));
-        crate::netns::undisturbed(|| drop(bad));
-        leased(S1).unwrap();
+        undisturbed(|| drop(bad));
+        eventually(|| leased(S1));
     });
 }
 

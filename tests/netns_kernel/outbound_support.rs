@@ -1,11 +1,12 @@
 //! Short names for what the tests of outbound sockets do.
 
-use crate::netns::spawn;
+use crate::netns::{spawn, undisturbed};
 use crate::support::address;
 use portbroker::model::{Protocol, Seen, Tuple};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
-use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::fmt::Debug;
+use std::io::{self, Read as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,15 @@ pub(crate) fn pair_as(source: &str, to: &str, listener: &TcpListener) -> (Socket
     (client, accepted)
 }
 
+/// Ends a connection from the client's side. The order holds even where a process that another test is making has
+/// copies of the sockets for a moment.
+pub(crate) fn close((client, mut accepted): (Socket, TcpStream)) {
+    client.shutdown(Shutdown::Write).expect("a connection");
+    assert_eq!(accepted.read(&mut [0]).expect("its end"), 0);
+    undisturbed(|| drop(client));
+    undisturbed(|| drop(accepted));
+}
+
 /// A reset takes the place of every state that would follow.
 pub(crate) fn reset(socket: &impl std::os::fd::AsFd) {
     SockRef::from(socket).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
@@ -76,6 +86,18 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(5);
     while !holds() {
         assert!(Instant::now() < end, "{what}: not within 5 s");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Does it again until it goes well.
+pub(crate) fn eventually<T, E: Debug>(mut act: impl FnMut() -> Result<T, E>) -> T {
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        match act() {
+            Ok(result) => return result,
+            Err(error) => assert!(Instant::now() < end, "not within 5 s: {error:?}"),
+        }
         std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -1,7 +1,7 @@
 //! The rules of the kernel for UDP sources: they are safe only for who has them alone.
 
 use crate::netns::in_netns;
-use crate::outbound_support::{D1, D2, S1, errno};
+use crate::outbound_support::{D1, D2, S1, errno, eventually};
 use crate::support::address;
 use nix::libc::EADDRINUSE;
 use portbroker::kernel::outbound_socket::{Refused, make};
@@ -38,7 +38,7 @@ fn with_reuse_address_two_sockets_have_one_tuple_and_the_newer_takes_the_datagra
 fn without_reuse_address_a_source_is_for_one_whatever_its_destination() {
     in_netns(|| {
         for destination in [None, Some(D1)] {
-            let first = bound(false).unwrap();
+            let first = eventually(|| bound(false));
             if let Some(destination) = destination {
                 first.connect(destination).unwrap();
             }

@@ -23,6 +23,9 @@ fn the_process_that_has_the_connection_is_told_and_nobody_where_there_is_none() 
         assert_eq!(process(users_of(&tcp(S1, D1)).unwrap()), [std::process::id()]);
         let child = Holder::new(&client, SERVICE, "pass");
         undisturbed(|| drop(client));
+        let is_child =
+            |users: &[TupleUser]| users[0].process.as_ref().is_some_and(|found| found.1 == child.pid());
+        until("the child has it", || is_child(&users_of(&tcp(S1, D1)).unwrap()));
         let users = users_of(&tcp(S1, D1)).unwrap();
         assert_eq!((users.len(), users[0].uid), (1, 0), "who made it");
         assert_eq!(users[0].process.as_ref().unwrap().1, child.pid());

@@ -50,6 +50,8 @@ impl Refused {
 }
 
 type Answer<T> = Result<T, Refused>;
+/// Address, first and last port.
+pub(crate) type Block = (IpAddr, u16, u16);
 
 impl Client {
     pub(crate) fn of(daemon: &Daemon) -> Self {
@@ -119,7 +121,7 @@ impl Client {
         to: &str,
         ports: u32,
         minimum: Option<u32>,
-    ) -> Answer<(u64, Vec<(IpAddr, u16, u16)>)> {
+    ) -> Answer<(u64, Vec<Block>)> {
         let options = minimum.map(|minimum| ("minimum", Variant::U32(minimum))).into_iter().collect();
         let path = session.path.as_ref();
         let (lease, blocks) =

@@ -144,11 +144,11 @@ impl Search<'_> {
     pub(crate) async fn next(&mut self, or_none: bool) -> Result<Candidate, ConnectError> {
         self.allocator.check_process()?;
         let v4 = self.destination.is_ipv4();
-        let mut destination = self.allocator.destinations.find(self.key, Instant::now());
+        let mut destination = self.allocator.destinations.find(self.key);
         loop {
             let now = Instant::now();
             match destination.take(v4, now) {
-                Offer::Closed => destination = self.allocator.destinations.find(self.key, now),
+                Offer::Closed => destination = self.allocator.destinations.find(self.key),
                 Offer::Nothing => {
                     if or_none && let Some(error) = self.allocator.recently_absent(now) {
                         return Err(error);

@@ -13,11 +13,11 @@ pub(crate) struct Destinations {
 
 impl Destinations {
     /// The one with this key; made where there is none.
-    pub(crate) fn find(&self, key: Key, now: Instant) -> Arc<Destination> {
+    pub(crate) fn find(&self, key: Key) -> Arc<Destination> {
         let found = self.map.read().unwrap_or_else(PoisonError::into_inner).get(&key).map(Arc::clone);
         found.unwrap_or_else(|| {
             let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(map.entry(key).or_insert_with(|| Arc::new(Destination::new(key, now))))
+            Arc::clone(map.entry(key).or_insert_with(|| Arc::new(Destination::new(key, Instant::now()))))
         })
     }
 

@@ -1,12 +1,14 @@
 //! The command line, and which verb does what it says.
 
 use crate::failure::{self, Failure};
+use crate::help::*;
 use crate::output::Output;
 use crate::{
-    activate, cat_config, check, deposit, exec, import, learned, listeners, packaging, reload, renew, status,
+    activate, cat_config, check, deposit, exec, import, learned, lease, leases, listeners, packaging, pools,
+    reload, renew, status,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use portbroker::model::ListenerName;
+use portbroker::model::{ListenerName, PoolName};
 use portbroker_client::{Broker, Error};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -25,10 +27,6 @@ pub(crate) struct Arguments {
     #[command(subcommand)]
     verb: Verb,
 }
-
-const EXIT_STATUSES: &str = "\
-Exit statuses: 0 done, 1 refused or failed, 2 usage, 69 broker not reachable, 77 not allowed,
-78 configuration. `status` alone: 0 all is well, 1 degraded, 3 not running.";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
@@ -75,6 +73,24 @@ enum Verb {
     /// Put the sockets of listeners into this unit's descriptor store (for ExecStartPre=)
     #[command(after_help = DEPOSIT_HELP)]
     Deposit(Deposit),
+    /// Hold source addresses and ports for outgoing connections while a command runs
+    #[command(after_help = LEASE_HELP)]
+    Lease(Lease),
+    /// End a lease
+    #[command(after_help = RELEASE_HELP)]
+    Release {
+        /// The number of the lease
+        lease: u64,
+    },
+    /// Give out nothing more of a source address, and let what is leased live on
+    #[command(after_help = DRAIN_HELP)]
+    Drain {
+        /// The address
+        address: std::net::IpAddr,
+        /// Give it out again
+        #[arg(long)]
+        undo: bool,
+    },
     /// Print the section that replaces a socket unit
     #[command(after_help = IMPORT_HELP)]
     Import {
@@ -109,6 +125,12 @@ enum List {
     /// The ports that are kept out of ephemeral allocation because services listen on them
     #[command(after_help = LIST_LEARNED_HELP)]
     Learned,
+    /// The pools of source addresses and ports for outgoing connections
+    #[command(after_help = LIST_HELP)]
+    Pools,
+    /// The leases of source addresses and ports
+    #[command(after_help = LIST_LEASES_HELP)]
+    Leases,
 }
 
 #[derive(Debug, Subcommand)]
@@ -118,6 +140,13 @@ enum Show {
     Listener {
         /// The listener's name
         #[arg(value_parser = listener_name)]
+        name: String,
+    },
+    /// One pool: addresses, zone and what was left out of it, grants, where it is configured
+    #[command(after_help = SHOW_POOL_HELP)]
+    Pool {
+        /// The pool's name
+        #[arg(value_parser = pool_name)]
         name: String,
     },
 }
@@ -149,138 +178,43 @@ pub(crate) struct Deposit {
     pub(crate) names: Vec<String>,
 }
 
-const STATUS_HELP: &str = "\
-Exit status 0 where all is well, 1 where something is not as it was configured, 3 where the broker
-does not run.
-JSON: {\"state\": \"running\" | \"degraded\" | \"stopped\", \"version\", \"faults\": [text],
-       \"listeners\": {\"listening\", \"reserved\", \"failed\"}, \"learned\": number of ports that are
-       protected because services listen on them}; version, listeners and learned are null where
-       it is stopped.
+#[derive(Debug, Args)]
+pub(crate) struct Lease {
+    /// The pool
+    #[arg(value_parser = pool_name)]
+    pub(crate) pool: String,
+    /// The destination, or "any"
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = destination)]
+    pub(crate) to: Destination,
+    /// What the connections speak
+    #[arg(long, default_value = "tcp", value_parser = ["tcp", "udp"])]
+    pub(crate) protocol: String,
+    /// So many single ports, spread over the addresses of the pool
+    #[arg(long, value_name = "N", default_value = "1", conflicts_with = "block", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) count: u32,
+    /// So many ports, in ranges
+    #[arg(long, value_name = "PORTS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) block: Option<u32>,
+    /// The command and its arguments
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
 
-Examples:
-  portbroker status
-  portbroker --json status | jq -r '.faults[]'";
+/// Whom a lease is for; `None`: anybody.
+pub(crate) type Destination = Option<std::net::SocketAddr>;
 
-const LIST_HELP: &str = "\
-JSON of listeners: an array of what `show listener` prints, without what waits in the sockets.
+fn destination(text: &str) -> Result<Destination, String> {
+    if text == "any" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| {
+        "write ADDRESS:PORT, as in 198.51.100.7:443 or [2001:db8::7]:443, or \"any\": names are not looked up".to_owned()
+    })
+}
 
-Examples:
-  portbroker list listeners
-  portbroker list learned
-  portbroker --json list listeners | jq -r '.[] | select(.state == \"failed\").name'";
-
-const LIST_LEARNED_HELP: &str = "\
-A port is learned when the same system service was seen listening on it in two lives, one after the
-other, or when an enabled socket unit names it; see [protect] learn and exclude.
-JSON: [{\"port\", \"protocol\": \"tcp\" | \"udp\", \"unit\", \"first_seen\", \"last_seen\"}], the times in
-       seconds since the epoch.
-
-Examples:
-  portbroker list learned
-  portbroker --json list learned | jq -r '.[] | .port'";
-
-const FORGET_HELP: &str = "\
-The port is given back to ephemeral allocation at once. To keep it from being learned ever again name
-it under [protect] exclude. A port that a socket unit names stays forgotten while that unit is enabled.
-JSON: {\"forgotten\": number}
-
-Examples:
-  portbroker forget 8080";
-
-const SHOW_HELP: &str = "\
-JSON: {\"name\", \"state\": \"reserved\" | \"listening\" | \"failed\",
-       \"sockets\": [{\"endpoint\", \"state\", \"inode\", \"error\", \"queue\", \"backlog\",
-                    \"overflows\"}],
-       \"holders\": [text], \"holder\": the first or null, \"idle\", \"activate\",
-       \"activation-error\", \"allow\": [text], \"origin\"}
-inode is null where the socket could not be bound, and error where it could; activate and
-activation-error where there is none. A socket's state may
-also be \"draining\": see `renew`. `show` alone knows what waits in a socket: queue and backlog are
-connections that wait to be accepted and for how many there is room, or the same in bytes of
-datagrams; overflows, how many found no room since the socket was made. The kernel does not tell all
-of them of every socket: null.
-
-Examples:
-  portbroker show listener web
-  portbroker --json show listener web | jq .holder";
-
-const CHECK_HELP: &str = "\
-Reads the sections of units, the TOML files and, for what is inherited, the socket units. Faults are
-printed on standard error with the lines that they are about; exit status 78 where one is an error.
-JSON: {\"valid\", \"errors\": number, \"warnings\": number,
-       \"faults\": [{\"severity\": \"error\" | \"warning\", \"message\", \"help\",
-                   \"origin\": {\"file\", \"line\", \"column\", \"unit\"},
-                   \"related\": [{\"origin\", \"what\"}]}]}; null for what is not known.
-
-Examples:
-  portbroker check
-  portbroker check /etc/systemd/system/mariadb.service.d/port.conf
-  portbroker --json check | jq -r '.faults[].message'";
-
-const CAT_CONFIG_HELP: &str = "\
-What is printed is TOML, with the place of each value as a comment.
-JSON: {\"listeners\": [{\"name\", \"source\": \"unit\" | \"toml\" | \"inherited\", \"origin\",
-                       \"required\", \"sockets\": [text],
-                       \"values\": [{\"key\", \"value\", \"origin\": null for a default}]}],
-       \"protect\": {\"ports\", \"learn\", \"exclude\", \"values\"}}; a key with several values comes once for each.
-
-Examples:
-  portbroker cat-config
-  portbroker --json cat-config | jq -r '.listeners[] | .name, .sockets[]'";
-
-const RELOAD_HELP: &str = "\
-All or nothing: where the new configuration has any fault, all of them are printed, the old one goes
-on, and the exit status is 78. `systemctl daemon-reload` does the same for sections of unit files.
-JSON: {\"reloaded\": true}
-
-Examples:
-  portbroker check && portbroker reload";
-
-const RENEW_HELP: &str = "\
-For a socket with which something is wrong that cannot be undone, such as a locked filter. The new
-sockets are bound beside the old ones, so that the addresses are never given up, and are what
-COMMAND or the service gets from now on: restart it. The old ones are `draining`: closed when those
-who were handed them are gone and nothing waits in them any more. A process of \"portbroker exec\"
-is handed them too while something waits; a unit is not, and who still waits in them when it takes the
-new ones is cut off, but on TCP, where the kernel moves who waits (net.ipv4.tcp_migrate_req).
-JSON: {\"renewed\": the name}
-
-Examples:
-  portbroker renew web && systemctl restart nginx";
-
-const EXEC_HELP: &str = "\
-COMMAND replaces this process. It has the sockets as its descriptors 3, 4 … and in its environment
-LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES and, from Linux 6.9 on, LISTEN_PIDFDID: sd_listen_fds(3). A
-listener with several sockets has its name repeated for each. It starts with SIGPIPE at its default
-and no signal blocked. The listener is held until COMMAND ends.
-
-Examples:
-  portbroker exec web -- /usr/sbin/lighttpd -D -f /etc/lighttpd/lighttpd.conf
-  portbroker exec web admin -- gunicorn app:app";
-
-const DEPOSIT_HELP: &str = "\
-For units without the generated drop-in; what the generator writes is
-  ExecStartPre=+portbroker deposit NAME…
-  NotifyAccess=exec
-  FileDescriptorStoreMax=as many as there are sockets
-systemd then passes the sockets to the unit's main process as socket activation does. Where the
-broker does not run, that is said in the journal and the service binds for itself; with --required
-the exit status is 69 and the unit does not start. Any other failure fails the unit, for the broker
-holds the port.
-JSON: {\"deposited\": [{\"name\", \"sockets\": number}]}
-
-Examples:
-  portbroker deposit mysql
-  portbroker deposit --required web admin";
-
-const IMPORT_HELP: &str = "\
-What is printed is a drop-in for the service that the socket unit activates; comments in it say where it
-goes, what else to do, and which keys were left out and why. Drop-ins of the socket unit are read too.
-Keys that cannot be taken over are all said, and the exit status is 1; portbroker.toml(5) has a table.
-
-Examples:
-  portbroker import cups.socket
-  portbroker import ./web.socket";
+fn pool_name(text: &str) -> Result<String, portbroker::model::PoolNameError> {
+    PoolName::try_from(text).map(|name| name.to_string())
+}
 
 /// The broker's own check of names, before anything is asked: they also go into LISTEN_FDNAMES and FDNAME=.
 fn listener_name(text: &str) -> Result<String, portbroker::model::NameError> {
@@ -299,6 +233,12 @@ impl Arguments {
             Verb::Status => status::run(&broker, output),
             Verb::List(List::Listeners) => listeners::list(&broker, output),
             Verb::List(List::Learned) => learned::list(&broker, output),
+            Verb::List(List::Pools) => pools::list(&broker, output),
+            Verb::List(List::Leases) => leases::list(&broker, output),
+            Verb::Show(Show::Pool { name }) => pools::show(&broker, output, &name),
+            Verb::Lease(arguments) => lease::run(&broker, &arguments),
+            Verb::Release { lease } => leases::release(&broker, output, lease),
+            Verb::Drain { address, undo } => pools::drain(&broker, output, &address.to_string(), undo),
             Verb::Forget { port } => learned::forget(&broker, output, port),
             Verb::Show(Show::Listener { name }) => listeners::show(&broker, output, &name),
             Verb::Check { path, root } => check::run(output, root.root, path.as_deref()),
@@ -346,6 +286,20 @@ mod tests {
         assert!(parse("portbroker exec web").is_err());
         assert!(parse("portbroker exec -- true").is_err());
         assert!(parse("portbroker deposit -- -odd").is_ok());
+        assert!(parse("portbroker lease egress --to 198.51.100.7:443 --count 40").is_ok());
+        assert!(
+            parse("portbroker lease egress --to [2001:db8::7]:443 --block 9 --protocol udp -- true").is_ok()
+        );
+        assert!(parse("portbroker lease egress --to any").is_ok());
+        for line in [
+            "egress",
+            "egress --to x:1",
+            "egress --to any --count 0",
+            "egress --to any --count 1 --block 1",
+            "a:b --to any",
+        ] {
+            assert!(parse(&format!("portbroker lease {line}")).is_err(), "{line}");
+        }
         for line in ["deposit a:b", "deposit portbroker", "show listener a\nFDSTORE=1", "deposit"] {
             assert!(parse(&format!("portbroker {line}")).is_err(), "{line}");
         }

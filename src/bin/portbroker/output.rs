@@ -46,8 +46,8 @@ impl Paint {
     /// The colour of a state's name.
     pub(crate) fn of_state(state: &str) -> Self {
         match state {
-            "running" | "listening" => Self::Good,
-            "reserved" => Self::Waiting,
+            "running" | "listening" | "ready" | "in-use" | "held" => Self::Good,
+            "reserved" | "draining" | "drained" | "cooling" => Self::Waiting,
             _ => Self::Bad,
         }
     }

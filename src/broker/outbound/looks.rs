@@ -10,8 +10,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-/// Questions that are asked between two other things that the daemon does: about a millisecond.
-const AT_ONCE: usize = 256;
+/// Questions that are asked between two other things that the daemon does: about a third of a millisecond.
+const AT_ONCE: usize = 64;
 /// Ends of sockets that are taken at once.
 const ENDS: usize = 1024;
 /// How long to wait after the kernel could not be asked.
@@ -44,7 +44,7 @@ impl Looks {
         ledger.next_due().map(|due| self.again.map_or(due, |again| due.max(again)))
     }
 
-    /// Asks what is due, not more than takes a millisecond or so.
+    /// Asks what is due, no more than callers can wait for.
     pub(super) fn look(&mut self, ledger: &mut Ledger, now: Instant) {
         if self.again.is_some_and(|again| again > now) {
             return;
@@ -62,6 +62,7 @@ impl Looks {
         let looks = ledger.pending(request.protocol, request.destination, AT_ONCE);
         let any = !looks.is_empty();
         self.ask(ledger, looks, now);
+        self.follow_ends(ledger);
         any
     }
 

@@ -9,8 +9,8 @@ impl From<Refused> for Refusal {
         let text = refused.to_string();
         let number = |ports: u64| u32::try_from(ports).unwrap_or(u32::MAX);
         match refused {
-            Refused::NoSuchSession(_)
-            | Refused::NoPorts
+            Refused::NoSuchSession(_) => Self::NoSuchSession(text),
+            Refused::NoPorts
             | Refused::TooManyPorts { .. }
             | Refused::Destination(_)
             | Refused::NoAddress { .. } => Self::BadArgument(text),

@@ -18,13 +18,16 @@ impl<'a> Reader<'a> {
                 "addresses" => {
                     let example =
                         "addresses = [\"192.0.2.10-192.0.2.13\", \"2001:db8:1::/64\", \"dev:eth0\"]";
-                    draft.addresses = self.texts("addresses", item, example);
+                    draft.addresses = self.texts(item, &|| ("addresses", example.to_owned()));
                 }
-                "ports" => draft.ports = self.texts("ports", item, "ports = \"10000-32767, 61000-65535\""),
+                "ports" => {
+                    let example = "ports = \"10000-32767, 61000-65535\"";
+                    draft.ports = self.texts(item, &|| ("ports", example.to_owned()));
+                }
                 "spread" => draft.spread = self.text("spread", item, "spread = \"round-robin\""),
                 "allow" => {
                     let example = "allow = [\"unit:crawler.service\", \"user:deploy\"]";
-                    draft.allow = self.texts("allow", item, example);
+                    draft.allow = self.texts(item, &|| ("allow", example.to_owned()));
                 }
                 "quota" => draft.quota = self.quota(item),
                 _ => self.unknown(key, "key in [[pool]]", &KEYS),

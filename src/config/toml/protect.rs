@@ -55,9 +55,9 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn port_ranges(&mut self, key: &str, item: &Item<'a>, example: &str) -> Vec<(PortRange, Place)> {
+    fn port_ranges(&mut self, key: &'static str, item: &Item<'a>, example: &str) -> Vec<(PortRange, Place)> {
         let mut ranges = Vec::new();
-        for (text, place) in self.texts(key, item, example) {
+        for (text, place) in self.texts(item, &|| (key, example.to_owned())) {
             match text.parse::<PortRange>() {
                 Ok(range) => ranges.push((range, place)),
                 Err(error) => self.fault(place.error(error.to_string())),

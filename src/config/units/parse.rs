@@ -49,12 +49,7 @@ impl Reader<'_> {
     fn origin(&self, line: &LogicalLine, offset: usize) -> Origin {
         let (begin, number) =
             line.pieces.iter().rfind(|(begin, _)| *begin <= offset).copied().unwrap_or_default();
-        Origin {
-            file: self.file.to_owned(),
-            line: number,
-            column: offset - begin + 1,
-            unit: self.unit.cloned(),
-        }
+        Origin { file: self.file.into(), line: number, column: offset - begin + 1, unit: self.unit.cloned() }
     }
 
     /// Takes one line, and says whether systemd reads on.
@@ -243,7 +238,7 @@ mod tests {
         let (settings, _) = parse(Path::new("/a.service"), None, text.as_bytes());
         let places: Vec<_> = settings.iter().map(|s| (s.origin.line, s.origin.column)).collect();
         assert_eq!(places, [(3, 3), (6, 1)]);
-        assert_eq!(settings[0].origin.file, Path::new("/a.service"));
+        assert_eq!(settings[0].origin.file, "/a.service".into());
     }
 
     #[test]

@@ -6,41 +6,64 @@ use nix::libc;
 use socket2::{SockAddr, SockRef, Type};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 /// Where a socket is bound, of whatever origin. Only what a listener can be: bound TCP, UDP and unix sockets.
 pub fn endpoint_of(fd: BorrowedFd<'_>) -> io::Result<Endpoint> {
+    Ok(look(fd)?.0)
+}
+
+/// Where it is bound, and its protocol where it is one of the internet families.
+fn look(fd: BorrowedFd<'_>) -> io::Result<(Endpoint, Option<i32>)> {
     let socket = SockRef::from(&fd);
     let address = socket.local_addr()?;
     match address.as_socket() {
-        Some(address) => inet(&socket, address).map(Endpoint::Inet),
-        None if address.is_unix() => unix(&socket, &address).map(Endpoint::Unix),
+        Some(address) => {
+            let protocol = get_int(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL)?;
+            Ok((Endpoint::Inet(inet(&socket, address, protocol)?), Some(protocol)))
+        }
+        None if address.is_unix() => Ok((Endpoint::Unix(unix(&socket, &address)?), None)),
         None => Err(unfit(format!("sockets of domain {} cannot be listeners", address.family()))),
     }
 }
 
-/// The same for a socket of our own that comes back from the descriptor store, and that a holder may have
+/// What the kernel says of a socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Where it is bound.
+    pub endpoint: Endpoint,
+    /// Whether it listens, listen(2).
+    pub(super) listens: bool,
+    /// Of one of the internet families.
+    pub(super) protocol: Option<i32>,
+}
+
+/// What a socket of our own is that comes back from the descriptor store, and that a holder may have
 /// connected while no daemon was there to see it: a connected socket shows a part of its address only, and would
 /// not be known again. It is disconnected first.
-pub fn endpoint_of_stored(fd: BorrowedFd<'_>) -> io::Result<Endpoint> {
+///
+/// This is asked ten thousand times at a start, and so everything once.
+pub fn identify_stored(fd: BorrowedFd<'_>) -> io::Result<Identity> {
     let socket = SockRef::from(&fd);
-    // What listens is not connected. This is asked ten thousand times at a start.
-    if !socket.is_listener()?
+    let listens = socket.is_listener()?;
+    // What listens is not connected.
+    if !listens
         && let Some(peer) = socket.peer_addr().ok().and_then(|peer| peer.as_socket())
         // A UDP socket that refuses is connected to itself, and stays so.
         && Some(peer) != socket.local_addr()?.as_socket()
     {
         disconnect(fd)?;
     }
-    endpoint_of(fd)
+    let (endpoint, protocol) = look(fd)?;
+    Ok(Identity { endpoint, listens, protocol })
 }
 
 fn unfit(message: String) -> io::Error {
     io::Error::new(ErrorKind::InvalidInput, message)
 }
 
-fn inet(socket: &SockRef<'_>, address: SocketAddr) -> io::Result<InetEndpoint> {
-    let kind = match get_int(socket.as_fd(), libc::SOL_SOCKET, libc::SO_PROTOCOL)? {
+fn inet(socket: &SockRef<'_>, address: SocketAddr, protocol: i32) -> io::Result<InetEndpoint> {
+    let kind = match protocol {
         libc::IPPROTO_TCP | libc::IPPROTO_MPTCP => SocketKind::Stream,
         libc::IPPROTO_UDP => SocketKind::Datagram,
         protocol => return Err(unfit(format!("sockets of IP protocol {protocol} cannot be listeners"))),

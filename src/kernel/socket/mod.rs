@@ -25,7 +25,7 @@ mod tune;
 mod unix;
 mod unmet;
 
-pub use endpoint_of::{endpoint_of, endpoint_of_stored};
+pub use endpoint_of::{Identity, endpoint_of, identify_stored};
 pub use error::{AdoptError, BindError, OptionError, SocketError};
 pub use inspect::Spoilt;
 pub use mend::Mended;
@@ -39,6 +39,7 @@ use path::Dress;
 use socket2::Socket;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use unix::PathHold;
 
 /// What a socket does with clients.
@@ -73,10 +74,18 @@ pub struct ListenerSocket {
     baseline: Option<Baseline>,
     /// Whether somebody else may have it.
     given: bool,
+    /// Whether it was made here, and nobody else has ever had it: then it is as it was made.
+    untouched: bool,
+    /// How often another socket was put in its place.
+    replacements: u32,
+    /// Of the internet families, `SO_PROTOCOL`, where it is known already: nothing can change it.
+    protocol: Option<i32>,
+    /// [`ListenerSocket::settle`] has yet to be called.
+    unsettled: bool,
     /// Of unix sockets with a path.
     path: Option<PathHold>,
-    /// `None` where the kernel does not tell, which it does for every socket.
-    inode: Option<u64>,
+    /// Asked for when somebody wants to know it: ten thousand sockets are bound, and few are ever looked at.
+    inode: OnceLock<Option<u64>>,
 }
 
 impl ListenerSocket {
@@ -86,7 +95,9 @@ impl ListenerSocket {
             Endpoint::Inet(inet) => (Self::bind_inet(inet, options)?, None),
             Endpoint::Unix(unix) => unix::reserve(unix, options)?,
         };
-        let held = Self::new(socket, endpoint, options, path);
+        let mut held = Self::new(socket, endpoint, options, path);
+        held.untouched = true;
+        held.protocol = held.made_with();
         held.make_links();
         Ok(held)
     }
@@ -112,7 +123,6 @@ impl ListenerSocket {
     }
 
     fn new(socket: Socket, endpoint: &Endpoint, options: &SocketOptions, path: Option<PathHold>) -> Self {
-        let inode = inode(&socket);
         Self {
             socket,
             endpoint: endpoint.clone(),
@@ -122,8 +132,12 @@ impl ListenerSocket {
             shared: is_shared(endpoint, options),
             baseline: None,
             given: false,
+            untouched: false,
+            replacements: 0,
+            protocol: None,
+            unsettled: false,
             path,
-            inode,
+            inode: OnceLock::new(),
         }
     }
 
@@ -134,6 +148,7 @@ impl ListenerSocket {
     /// gets can do without.
     pub fn remember_options(&mut self) {
         self.given = true;
+        self.untouched = false;
         if self.baseline.is_none() {
             self.baseline = Some(Baseline::of(&self.socket, options::Where::from(&self.endpoint)));
         }
@@ -143,6 +158,7 @@ impl ListenerSocket {
     /// that one set is not what it is to be.
     pub fn remember_options_as_made(&mut self) {
         self.given = true;
+        self.untouched = false;
         if self.baseline.is_none() {
             let place = options::Where::from(&self.endpoint);
             self.baseline = Some(Baseline::as_made(&self.socket, place, &self.options));
@@ -171,12 +187,48 @@ impl ListenerSocket {
         let unusable = |source| AdoptError::Unusable { wanted: endpoint.clone(), source };
         let socket = Socket::from(fd);
         let mut held = Self::new(socket, endpoint, options, None);
-        held.settle().map_err(unusable)?;
+        held.take_up().map_err(unusable)?;
         Ok(held)
     }
 
+    /// The same for a socket that comes back from the descriptor store, of which the kernel has been asked everything
+    /// already. That of a TCP socket which only a holder can have changed waits for [`Self::settle`].
+    pub fn adopt_stored(
+        fd: OwnedFd,
+        identity: &Identity,
+        options: &SocketOptions,
+    ) -> Result<Self, AdoptError> {
+        let Identity { endpoint, listens, protocol } = identity;
+        if !matches!(endpoint, Endpoint::Inet(inet) if inet.kind == SocketKind::Stream) {
+            return Self::adopt_known(fd, endpoint, options);
+        }
+        let mut held = Self::new(Socket::from(fd), endpoint, options, None);
+        held.expected = if *listens { SocketState::Listening } else { SocketState::Reserved };
+        held.protocol = *protocol;
+        held.unsettled = true;
+        held.tune_adopted();
+        Ok(held)
+    }
+
+    /// Puts the options right that keep other users from the port, where that was put off. To be called before
+    /// somebody gets the socket, and soon for one that somebody has or had: of one that nobody had while no daemon was
+    /// there they are as the last daemon left them.
+    pub fn settle(&mut self) {
+        if std::mem::take(&mut self.unsettled) {
+            // What fails is found, and put right, by `inspect` and `mend`.
+            let _ = self.set_sharing();
+        }
+    }
+
+    fn set_sharing(&self) -> io::Result<()> {
+        let Endpoint::Inet(inet) = &self.endpoint else { return Ok(()) };
+        let stream = inet.kind == SocketKind::Stream;
+        self.socket.set_reuse_port(self.shared)?;
+        self.socket.set_reuse_address(stream && self.expected == SocketState::Listening)
+    }
+
     /// Brings what an adopted socket has of our own making into order.
-    fn settle(&mut self) -> io::Result<()> {
+    fn take_up(&mut self) -> io::Result<()> {
         // Not O_NONBLOCK: it is shared with a holder that may be living, and whose accept() would wait for
         // ever without it (MariaDB's does). What a holder left behind is mended when it is gone.
         if let Endpoint::Unix(unix) = &self.endpoint
@@ -185,11 +237,7 @@ impl ListenerSocket {
             self.path = Some(PathHold::restore(path, unix.kind, self.socket.is_listener()?)?);
         }
         self.expected = self.state()?;
-        if let Endpoint::Inet(inet) = &self.endpoint {
-            let stream = inet.kind == SocketKind::Stream;
-            self.socket.set_reuse_port(self.shared)?;
-            self.socket.set_reuse_address(stream && self.expected == SocketState::Listening)?;
-        }
+        self.set_sharing()?;
         self.tune_adopted();
         self.make_links();
         Ok(())
@@ -200,7 +248,8 @@ impl ListenerSocket {
         let failed = SocketError::kernel("listen on", &self.endpoint);
         match &self.endpoint {
             Endpoint::Inet(inet) if inet.kind == SocketKind::Stream => {
-                tcp::listen(&self.socket, inet, &self.options)
+                let bound = self.untouched && self.expected == SocketState::Reserved;
+                tcp::listen(&self.socket, inet, &self.options, bound)
             }
             Endpoint::Unix(unix) if unix.kind.takes_connections() => {
                 let backlog = i32::try_from(self.options.backlog).unwrap_or(i32::MAX);
@@ -354,7 +403,14 @@ impl ListenerSocket {
 
     /// The inode number of the socket, by which `ss` and /proc/*/fd know it.
     pub fn inode(&self) -> io::Result<u64> {
-        self.inode.ok_or_else(|| io::Error::other("the kernel does not tell its inode"))
+        let inode = *self.inode.get_or_init(|| inode(&self.socket));
+        inode.ok_or_else(|| io::Error::other("the kernel does not tell its inode"))
+    }
+
+    /// How often another socket was put in its place: a change says that there is a new one.
+    #[must_use]
+    pub fn replacements(&self) -> u32 {
+        self.replacements
     }
 
     /// What is configured for it.
@@ -385,7 +441,9 @@ impl ListenerSocket {
     /// Puts a new socket in the old one's place, and returns the old one.
     fn replace_socket(&mut self, new: Socket) -> Socket {
         self.expected = SocketState::Reserved;
-        self.inode = inode(&new);
+        self.inode = OnceLock::new();
+        self.protocol = None;
+        self.replacements = self.replacements.wrapping_add(1);
         std::mem::replace(&mut self.socket, new)
     }
 }

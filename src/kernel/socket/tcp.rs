@@ -40,10 +40,16 @@ pub(super) fn is_listened_on(inet: &InetEndpoint, options: &SocketOptions) -> bo
     probe.is_err_and(|error| error.kind() == ErrorKind::AddrInUse)
 }
 
-/// Reserved to listening. On a socket that listens it only sets the backlog anew.
-pub(super) fn listen(socket: &Socket, inet: &InetEndpoint, options: &SocketOptions) -> io::Result<()> {
+/// Reserved to listening. On a socket that listens it only sets the backlog anew. `as_reserved`: nobody can have touched
+/// it since [`reserve`], which ten thousand sockets need not be asked.
+pub(super) fn listen(
+    socket: &Socket,
+    inet: &InetEndpoint,
+    options: &SocketOptions,
+    as_reserved: bool,
+) -> io::Result<()> {
     let backlog = i32::try_from(options.backlog).unwrap_or(i32::MAX);
-    if !socket.is_listener()? {
+    if !as_reserved && !socket.is_listener()? {
         socket.set_reuse_address(false)?;
     }
     match socket.listen(backlog) {

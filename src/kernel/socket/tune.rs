@@ -25,12 +25,20 @@ impl ListenerSocket {
         unmet
     }
 
+    /// The protocol that a new socket has, where its options leave the kernel no choice.
+    pub(super) fn made_with(&self) -> Option<i32> {
+        let tcp = matches!(&self.endpoint, Endpoint::Inet(inet) if inet.kind == SocketKind::Stream)
+            && self.options.protocol == StreamProtocol::Tcp;
+        tcp.then_some(libc::IPPROTO_TCP)
+    }
+
     fn other_protocol(&self) -> Option<Unmet> {
         let Endpoint::Inet(inet) = &self.endpoint else { return None };
         if inet.kind != SocketKind::Stream {
             return None;
         }
-        let is = crate::kernel::sockopt::get_int(&self.socket, libc::SOL_SOCKET, libc::SO_PROTOCOL).ok()?;
+        let ask = || crate::kernel::sockopt::get_int(&self.socket, libc::SOL_SOCKET, libc::SO_PROTOCOL).ok();
+        let is = self.protocol.or_else(ask)?;
         match (self.options.protocol, is) {
             (StreamProtocol::Mptcp, libc::IPPROTO_TCP) => {
                 let can = self.socket.domain().is_ok_and(inet::has_mptcp);

@@ -165,11 +165,10 @@ impl Naive {
             .map(|(id, known)| (*id, known.keys.clone()))
             .collect();
         for (id, keys) in ended {
-            for key in keys {
-                if self.in_the_way(key).is_empty() {
-                    self.claims.insert(key, (id, true));
-                }
-            }
+            let (free, _): (Vec<Key>, Vec<Key>) =
+                keys.into_iter().partition(|key| self.in_the_way(*key).is_empty());
+            self.claims.extend(free.iter().map(|key| (*key, (id, true))));
+            self.leases.get_mut(&id).unwrap().keys = free;
         }
     }
 

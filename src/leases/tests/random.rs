@@ -310,13 +310,9 @@ impl World {
         let both = rows(&from_snapshot);
         assert!(both == rows(&from_events), "a snapshot says what all events say");
         assert!(both.iter().all(|row| row.held || row.cooling == row.ports));
-        if snapshot {
-            self.journal = self.ledger.snapshot().collect();
-            self.ledger = from_snapshot;
-        } else {
-            assert!(from_events.due(self.now, 0).is_empty());
-            self.ledger = from_events;
-        }
+        assert!(from_events.due(self.now, 0).is_empty());
+        self.ledger = if snapshot { from_snapshot } else { from_events };
+        self.journal = self.ledger.snapshot().collect();
         // What of it has nothing left was freed.
         self.naive.restart();
         self.learn();
@@ -401,7 +397,7 @@ fn tuple((protocol, ip, port, destination): Key) -> Tuple {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn the_ledger_is_what_plain_sets_of_tuples_are(

@@ -11,7 +11,7 @@ fn udp() -> Endpoint {
     Endpoint::Inet(InetEndpoint::new(SocketKind::Datagram, address, false, None).unwrap())
 }
 
-fn wanted(endpoints: &[Endpoint], shards: u16) -> BTreeMap<ListenerName, ListenerConfig> {
+fn wanted(endpoints: &[Endpoint], shards: u16) -> BTreeMap<ListenerName, Arc<ListenerConfig>> {
     let config = ListenerConfig {
         endpoints: endpoints.to_vec(),
         allow: Vec::new(),
@@ -20,7 +20,7 @@ fn wanted(endpoints: &[Endpoint], shards: u16) -> BTreeMap<ListenerName, Listene
         activate: None,
         origin: Origin::default(),
     };
-    BTreeMap::from([(name("web"), config)])
+    BTreeMap::from([(name("web"), config.into())])
 }
 
 fn states(table: &Table) -> Vec<Option<Target>> {

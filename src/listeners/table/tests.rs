@@ -24,8 +24,8 @@ fn config(ports: &[u16], idle: Idle) -> ListenerConfig {
     }
 }
 
-fn wanted(listeners: &[(&str, &[u16], Idle)]) -> BTreeMap<ListenerName, ListenerConfig> {
-    listeners.iter().map(|(n, ports, idle)| (name(n), config(ports, *idle))).collect()
+fn wanted(listeners: &[(&str, &[u16], Idle)]) -> BTreeMap<ListenerName, Arc<ListenerConfig>> {
+    listeners.iter().map(|(n, ports, idle)| (name(n), config(ports, *idle).into())).collect()
 }
 
 /// Does what the table asks for, as a kernel would that never refuses.

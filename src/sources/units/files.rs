@@ -63,7 +63,7 @@ impl Files {
             // A link that leads nowhere: systemd has no such unit either.
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => {
-                let origin = Origin { file: self.shown(path), ..Origin::default() };
+                let origin = Origin { file: self.shown(path).into(), ..Origin::default() };
                 // Only a warning: a file that only root may read mostly has no section.
                 self.faults.push(
                     Fault::warning(origin, format!("cannot be read: {error}"))

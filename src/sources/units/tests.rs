@@ -227,5 +227,5 @@ fn a_file_that_is_too_large_is_a_warning_and_no_unit() {
     let (units, _, faults) = read(root.path());
     assert_eq!(units, []);
     assert_eq!(faults.len(), 1);
-    assert!(!faults[0].is_error() && faults[0].origin.file == Path::new("/").join(USR).join("a.service"));
+    assert!(!faults[0].is_error() && *faults[0].origin.file == *Path::new("/").join(USR).join("a.service"));
 }

@@ -10,7 +10,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use std::net::SocketAddr;
 use std::time::Instant;
 
-/// The sides take turns of so many calls, each of which gives a mean.
+/// The sides take turns of so many calls, each of which gives a median.
 const CALLS: u32 = 50;
 const TURNS: u32 = 150;
 /// The first turns only warm up.
@@ -27,7 +27,7 @@ pub(crate) fn measure() -> Vec<Table> {
     })
 }
 
-/// The means of turns, and how much more ours is in each pair of turns.
+/// The medians of turns, and how much more ours is in each pair of turns.
 #[derive(Default)]
 struct Compared {
     ours: Samples,
@@ -55,12 +55,15 @@ fn in_turns(mut ours: impl FnMut(), mut bare: impl FnMut()) -> Compared {
     compared
 }
 
+/// The median of the calls of a turn: whoever is interrupted in one of them tells nothing of the others.
 fn timed(work: &mut impl FnMut()) -> f64 {
-    let begin = Instant::now();
+    let mut calls = Samples::new();
     for _ in 0..CALLS {
+        let begin = Instant::now();
         work();
+        calls.push(in_microseconds(begin.elapsed()));
     }
-    in_microseconds(begin.elapsed()) / f64::from(CALLS)
+    calls.median()
 }
 
 fn table(title: &str, calls: &str, compared: Compared) -> Table {

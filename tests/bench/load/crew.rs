@@ -206,6 +206,17 @@ pub(crate) fn work() {
     }
 }
 
+/// How a connection ends.
+#[derive(Debug, Clone, Copy)]
+enum Close {
+    /// Nothing of it is left.
+    Reset,
+    /// It is in FIN_WAIT2 until the server closes, too; then in TIME_WAIT.
+    AndForget,
+    /// The server closes as well, before this side's socket is; then it is in TIME_WAIT.
+    Orderly,
+}
+
 /// What a worker has.
 struct Life {
     opener: Opener,
@@ -251,7 +262,7 @@ impl Life {
     fn times(&mut self, count: u32) -> String {
         let mut times = Vec::new();
         for _ in 0..count {
-            self.let_go(true);
+            self.let_go(Close::Reset);
             let begin = Instant::now();
             let held = self.opener.open();
             let took = begin.elapsed();
@@ -268,9 +279,12 @@ impl Life {
         let begin = Instant::now();
         let mut count = 0_u32;
         while begin.elapsed() < time {
-            // Some are reset; most are closed, and wait in TIME_WAIT.
-            let resets = self.any(8) == 0;
-            let ended = self.let_go(resets);
+            let close = match self.any(16) {
+                0 | 1 => Close::Reset,
+                2 => Close::AndForget,
+                _ => Close::Orderly,
+            };
+            let ended = self.let_go(close);
             self.ended.push(ended);
             match self.opener.open() {
                 Ok(held) => self.hold(held),
@@ -282,11 +296,13 @@ impl Life {
     }
 
     /// Closes any one.
-    fn let_go(&mut self, by_reset: bool) -> Record {
+    fn let_go(&mut self, close: Close) -> Record {
         let any = self.any(self.held.len());
         let (held, mut record) = self.held.swap_remove(any);
-        if by_reset {
-            held.reset_at_close();
+        match close {
+            Close::Reset => held.reset_at_close(),
+            Close::AndForget => {}
+            Close::Orderly => held.wait_for_the_end(),
         }
         record.end = record::now();
         self.opener.close(held);
@@ -303,7 +319,7 @@ impl Life {
 
     fn write_down(&mut self, path: &Path) -> String {
         while !self.held.is_empty() {
-            let ended = self.let_go(true);
+            let ended = self.let_go(Close::Reset);
             self.ended.push(ended);
         }
         record::write(path, &self.ended);

@@ -5,8 +5,8 @@ use portbroker_client::{Broker, ConnectError, Connector, Protocol, Session, Targ
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use std::collections::VecDeque;
 use std::fmt;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::io::{self, Read as _};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -86,6 +86,13 @@ impl Held {
     /// Lets the close be a reset: nothing of the connection is left on this side.
     pub(crate) fn reset_at_close(&self) {
         SockRef::from(self.stream()).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
+    /// Says that this is the end, and waits until the other side says so.
+    pub(crate) fn wait_for_the_end(&self) {
+        let mut stream = self.stream();
+        stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(stream.read(&mut [0; 16]).unwrap(), 0, "the server says something");
     }
 }
 

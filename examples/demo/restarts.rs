@@ -1,19 +1,15 @@
-//! The first thing that portbroker mends, seen with one's own eyes (as root, in network namespaces of its own):
-//! a service on port 3306 is restarted 50 times beside a storm of outgoing connections, first without the
-//! broker, then with it.
-//!
-//! `cargo run --release --example demo`
+//! The first thing: a service that cannot start, because an outgoing connection has its port.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a demonstration prints")]
 
+use crate::Result;
+use crate::child::{Place, Running, enter_namespace, itself, set, wait_for};
 use std::collections::VecDeque;
 use std::error::Error;
 use std::io::{BufRead as _, BufReader, IsTerminal as _, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::path::Path;
+use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
-
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const RESTARTS: u32 = 50;
 const SERVICE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 3306);
@@ -26,40 +22,15 @@ const DOWN: Duration = Duration::from_millis(220);
 const EXIT_ADDRESS_IN_USE: i32 = 98;
 const GREETING: &[u8] = b"here I am\n";
 
-fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => demonstrate(),
-        ["phase", broker] => phase(Some(broker).filter(|path| !path.is_empty())),
-        ["storm"] => storm(),
-        ["sink"] => sink(),
-        ["service"] => return service(),
-        _ => Err("usage: cargo run --release --example demo".into()),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("demo: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Both halves, one after the other, each in a network namespace of its own.
-fn demonstrate() -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err("network namespaces need root: run it with sudo".into());
-    }
-    println!("building portbrokerd …");
-    let daemon = build_daemon()?;
+/// Both, one after the other.
+pub(crate) fn demonstrate(daemon: &str, begin: Instant) -> Result<()> {
     println!(
         "A service on port {} is restarted {RESTARTS} times. Beside it, a storm of outgoing",
         SERVICE.port()
     );
     println!("connections takes its source ports from 1024 to 65535, as the kernel gives them out.\n");
-    let begin = Instant::now();
     let without = run_phase("without portbroker", "")?;
-    let with = run_phase("with portbroker", &daemon.display().to_string())?;
+    let with = run_phase("with portbroker", daemon)?;
     println!("\n                     starts   failed with \"address already in use\"");
     println!("without portbroker   {RESTARTS:>6}   {without:>6}   {}", bar(without));
     println!("with portbroker      {RESTARTS:>6}   {with:>6}   {}", bar(with));
@@ -72,26 +43,9 @@ fn bar(count: u32) -> String {
     "#".repeat(count as usize)
 }
 
-/// `cargo run --example` does not build the package's programs.
-fn build_daemon() -> Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    let profile = own.parent().and_then(Path::parent).ok_or("the demo is not where cargo builds it")?;
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // With the example, so that the same features are chosen, and what is built already is used.
-    cargo.args(["build", "--quiet", "--bin", "portbrokerd", "--example", "demo", "--manifest-path"]);
-    cargo.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
-    if profile.ends_with("release") {
-        cargo.arg("--release");
-    }
-    if !cargo.status()?.success() {
-        return Err("portbrokerd could not be built".into());
-    }
-    Ok(profile.join("portbrokerd"))
-}
-
 /// Runs one phase in a process of its own, which prints as it goes and says the count last.
 fn run_phase(title: &str, daemon: &str) -> Result<u32> {
-    let mut child = itself(&["phase", daemon]).stdout(Stdio::piped()).spawn()?;
+    let mut child = itself(&["restarts", daemon]).stdout(Stdio::piped()).spawn()?;
     let output = BufReader::new(child.stdout.take().ok_or("no output")?);
     let mut failed = None;
     let live = std::io::stdout().is_terminal();
@@ -115,38 +69,14 @@ fn run_phase(title: &str, daemon: &str) -> Result<u32> {
     failed.ok_or_else(|| "the phase printed nothing".into())
 }
 
-fn itself(arguments: &[&str]) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap_or_else(|_| "demo".into()));
-    command.args(arguments);
-    command
-}
-
-/// A child that is killed when it is not needed any more.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn phase(daemon: Option<&str>) -> Result<()> {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
-    if !Command::new("ip").args(["link", "set", "lo", "up"]).status()?.success() {
-        return Err("cannot bring up the loopback interface: apt-get install iproute2".into());
-    }
-    std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "1024 65535")?;
-    let directory = std::env::temp_dir().join(format!("portbroker-demo-{}", std::process::id()));
-    std::fs::create_dir_all(directory.join("etc/portbroker"))?;
-    let result = restarts(daemon, &directory);
-    let _ = std::fs::remove_dir_all(&directory);
-    result
-}
-
-fn restarts(daemon: Option<&str>, directory: &Path) -> Result<()> {
-    let socket = directory.join("run/portbroker/bus");
-    let _daemon = daemon.map(|daemon| start_daemon(daemon, directory, &socket)).transpose()?;
+/// One of the two: in a process of its own, which has a namespace of its own.
+pub(crate) fn run(daemon: Option<&str>) -> Result<()> {
+    enter_namespace()?;
+    set("ipv4/ip_local_port_range", "1024 65535")?;
+    let place = Place::new()?;
+    let socket = place.socket();
+    let configuration = format!("[[listener]]\nname = \"mysql\"\nstream = [\"{SERVICE}\"]\n");
+    let _daemon = daemon.map(|daemon| place.start(daemon, &configuration)).transpose()?;
     let _sink = Running(itself(&["sink"]).spawn()?);
     wait_for("the sink", || TcpStream::connect(SINK).is_ok())?;
     let mut service = start_service(&socket)?.ok_or("the port was taken before the storm began")?;
@@ -171,16 +101,6 @@ fn restarts(daemon: Option<&str>, directory: &Path) -> Result<()> {
         std::thread::sleep(UP);
     }
     Ok(())
-}
-
-fn start_daemon(daemon: &str, directory: &Path, socket: &Path) -> Result<Running> {
-    let configuration = format!("[[listener]]\nname = \"mysql\"\nstream = [\"{SERVICE}\"]\n");
-    std::fs::write(directory.join("etc/portbroker/portbroker.toml"), configuration)?;
-    let mut command = Command::new(daemon);
-    command.arg("--no-bus").arg("--root").arg(directory).env("RUST_LOG", "warn");
-    let running = Running(command.spawn()?);
-    wait_for("portbrokerd", || std::os::unix::net::UnixStream::connect(socket).is_ok())?;
-    Ok(running)
 }
 
 /// The service, with the number of the restart; `None`: its port was taken.
@@ -209,19 +129,8 @@ fn greeted() -> Result<()> {
     if greeting == GREETING { Ok(()) } else { Err("somebody else answered".into()) }
 }
 
-fn wait_for(what: &str, mut ready: impl FnMut() -> bool) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !ready() {
-        if Instant::now() > deadline {
-            return Err(format!("{what} did not come up").into());
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
-}
-
 /// The service: takes its socket from the broker, and binds for itself where there is none.
-fn service() -> ExitCode {
+pub(crate) fn service() -> ExitCode {
     let socket = std::env::var_os("PORTBROKER_SOCKET").unwrap_or_default();
     let taken =
         portbroker_client::listen("mysql").socket_path(socket).or_bind(SERVICE.to_string()).blocking();
@@ -258,7 +167,7 @@ fn connections() -> Result<usize> {
 }
 
 /// Only ever calls connect(), and closes the oldest of its connections for each new one.
-fn storm() -> Result<()> {
+pub(crate) fn storm() -> Result<()> {
     let most = connections()?;
     let mut open = VecDeque::with_capacity(most);
     loop {
@@ -277,7 +186,7 @@ fn storm() -> Result<()> {
 }
 
 /// Accepts everything and closes what its clients have closed.
-fn sink() -> Result<()> {
+pub(crate) fn sink() -> Result<()> {
     let most = connections()? * STORMS;
     // A long queue: a connection that waits for a place in it would slow the storm down by a second.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;

@@ -1,0 +1,197 @@
+//! The help that comes after the options of each verb: what is printed as JSON, and examples.
+
+pub(crate) const EXIT_STATUSES: &str = "\
+Exit statuses: 0 done, 1 refused or failed, 2 usage, 69 broker not reachable, 77 not allowed,
+78 configuration. `status` alone: 0 all is well, 1 degraded, 3 not running.";
+
+pub(crate) const STATUS_HELP: &str = "\
+Exit status 0 where all is well, 1 where something is not as it was configured, 3 where the broker
+does not run.
+JSON: {\"state\": \"running\" | \"degraded\" | \"stopped\", \"version\", \"faults\": [text],
+       \"listeners\": {\"listening\", \"reserved\", \"failed\"}, \"learned\": number of ports that are
+       protected because services listen on them}; version, listeners and learned are null where
+       it is stopped.
+
+Examples:
+  portbroker status
+  portbroker --json status | jq -r '.faults[]'";
+
+pub(crate) const LIST_HELP: &str = "\
+JSON of listeners: an array of what `show listener` prints, without what waits in the sockets.
+JSON of pools: an array of what `show pool` prints.
+
+Examples:
+  portbroker list listeners
+  portbroker list learned
+  portbroker list pools
+  portbroker --json list listeners | jq -r '.[] | select(.state == \"failed\").name'";
+
+pub(crate) const LIST_LEARNED_HELP: &str = "\
+A port is learned when the same system service was seen listening on it in two lives, one after the
+other, or when an enabled socket unit names it; see [protect] learn and exclude.
+JSON: [{\"port\", \"protocol\": \"tcp\" | \"udp\", \"unit\", \"first_seen\", \"last_seen\"}], the times in
+       seconds since the epoch.
+
+Examples:
+  portbroker list learned
+  portbroker --json list learned | jq -r '.[] | .port'";
+
+pub(crate) const FORGET_HELP: &str = "\
+The port is given back to ephemeral allocation at once. To keep it from being learned ever again name
+it under [protect] exclude. A port that a socket unit names stays forgotten while that unit is enabled.
+JSON: {\"forgotten\": number}
+
+Examples:
+  portbroker forget 8080";
+
+pub(crate) const SHOW_HELP: &str = "\
+JSON: {\"name\", \"state\": \"reserved\" | \"listening\" | \"failed\",
+       \"sockets\": [{\"endpoint\", \"state\", \"inode\", \"error\", \"queue\", \"backlog\",
+                    \"overflows\"}],
+       \"holders\": [text], \"holder\": the first or null, \"idle\", \"activate\",
+       \"activation-error\", \"allow\": [text], \"origin\"}
+inode is null where the socket could not be bound, and error where it could; activate and
+activation-error where there is none. A socket's state may
+also be \"draining\": see `renew`. `show` alone knows what waits in a socket: queue and backlog are
+connections that wait to be accepted and for how many there is room, or the same in bytes of
+datagrams; overflows, how many found no room since the socket was made. The kernel does not tell all
+of them of every socket: null.
+
+Examples:
+  portbroker show listener web
+  portbroker --json show listener web | jq .holder";
+
+pub(crate) const CHECK_HELP: &str = "\
+Reads the sections of units, the TOML files and, for what is inherited, the socket units. Faults are
+printed on standard error with the lines that they are about; exit status 78 where one is an error.
+JSON: {\"valid\", \"errors\": number, \"warnings\": number,
+       \"faults\": [{\"severity\": \"error\" | \"warning\", \"message\", \"help\",
+                   \"origin\": {\"file\", \"line\", \"column\", \"unit\"},
+                   \"related\": [{\"origin\", \"what\"}]}]}; null for what is not known.
+
+Examples:
+  portbroker check
+  portbroker check /etc/systemd/system/mariadb.service.d/port.conf
+  portbroker --json check | jq -r '.faults[].message'";
+
+pub(crate) const CAT_CONFIG_HELP: &str = "\
+What is printed is TOML, with the place of each value as a comment.
+JSON: {\"listeners\": [{\"name\", \"source\": \"unit\" | \"toml\" | \"inherited\", \"origin\",
+                       \"required\", \"sockets\": [text],
+                       \"values\": [{\"key\", \"value\", \"origin\": null for a default}]}],
+       \"protect\": {\"ports\", \"learn\", \"exclude\", \"values\"}}; a key with several values comes once for each.
+
+Examples:
+  portbroker cat-config
+  portbroker --json cat-config | jq -r '.listeners[] | .name, .sockets[]'";
+
+pub(crate) const RELOAD_HELP: &str = "\
+All or nothing: where the new configuration has any fault, all of them are printed, the old one goes
+on, and the exit status is 78. `systemctl daemon-reload` does the same for sections of unit files.
+JSON: {\"reloaded\": true}
+
+Examples:
+  portbroker check && portbroker reload";
+
+pub(crate) const RENEW_HELP: &str = "\
+For a socket with which something is wrong that cannot be undone, such as a locked filter. The new
+sockets are bound beside the old ones, so that the addresses are never given up, and are what
+COMMAND or the service gets from now on: restart it. The old ones are `draining`: closed when those
+who were handed them are gone and nothing waits in them any more. A process of \"portbroker exec\"
+is handed them too while something waits; a unit is not, and who still waits in them when it takes the
+new ones is cut off, but on TCP, where the kernel moves who waits (net.ipv4.tcp_migrate_req).
+JSON: {\"renewed\": the name}
+
+Examples:
+  portbroker renew web && systemctl restart nginx";
+
+pub(crate) const EXEC_HELP: &str = "\
+COMMAND replaces this process. It has the sockets as its descriptors 3, 4 … and in its environment
+LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES and, from Linux 6.9 on, LISTEN_PIDFDID: sd_listen_fds(3). A
+listener with several sockets has its name repeated for each. It starts with SIGPIPE at its default
+and no signal blocked. The listener is held until COMMAND ends.
+
+Examples:
+  portbroker exec web -- /usr/sbin/lighttpd -D -f /etc/lighttpd/lighttpd.conf
+  portbroker exec web admin -- gunicorn app:app";
+
+pub(crate) const DEPOSIT_HELP: &str = "\
+For units without the generated drop-in; what the generator writes is
+  ExecStartPre=+portbroker deposit NAME…
+  NotifyAccess=exec
+  FileDescriptorStoreMax=as many as there are sockets
+systemd then passes the sockets to the unit's main process as socket activation does. Where the
+broker does not run, that is said in the journal and the service binds for itself; with --required
+the exit status is 69 and the unit does not start. Any other failure fails the unit, for the broker
+holds the port.
+JSON: {\"deposited\": [{\"name\", \"sockets\": number}]}
+
+Examples:
+  portbroker deposit mysql
+  portbroker deposit --required web admin";
+
+pub(crate) const IMPORT_HELP: &str = "\
+What is printed is a drop-in for the service that the socket unit activates; comments in it say where it
+goes, what else to do, and which keys were left out and why. Drop-ins of the socket unit are read too.
+Keys that cannot be taken over are all said, and the exit status is 1; portbroker.toml(5) has a table.
+
+Examples:
+  portbroker import cups.socket
+  portbroker import ./web.socket";
+
+pub(crate) const LIST_LEASES_HELP: &str = "\
+Root sees all leases, others see their own: those of the same system unit, or user. A lease that has
+ended is listed while the kernel may still use some of its ports.
+JSON: [{\"lease\", \"session\", \"pool\", \"protocol\": \"tcp\" | \"udp\", \"destination\": null for any,
+        \"kind\": \"pairs\" | \"blocks\" | \"sockets\", \"ports\", \"state\": \"held\" | \"cooling\",
+        \"owner\", \"ranges\": [{\"address\", \"first\", \"last\"}], \"cooling\": ports that cool}]
+
+Examples:
+  portbroker list leases
+  portbroker --json list leases | jq '[.[].ports] | add'";
+
+pub(crate) const SHOW_POOL_HELP: &str = "\
+JSON: {\"name\", \"state\": \"ready\" | \"degraded\" | \"failed\",
+       \"addresses\": [{\"address\", \"state\": \"in-use\" | \"absent\" | \"draining\" | \"drained\",
+                      \"leased\", \"cooling\"}],
+       \"zone\": ports that are leased, as text, \"left-out\": [{\"ports\", \"reason\"}],
+       \"capacity\": connections to one destination, \"spread\", \"quota\", \"allow\": [text],
+       \"origin\", \"faults\": [text]}
+leased and cooling count the ports of all destinations; a port that ten destinations share counts ten
+times.
+
+Examples:
+  portbroker show pool egress
+  portbroker --json show pool egress | jq '.\"left-out\"[]'";
+
+pub(crate) const LEASE_HELP: &str = "\
+Prints one line of JSON, {\"lease\", \"pairs\": [{\"address\", \"port\"}]} or {\"lease\",
+\"blocks\": [{\"address\", \"first\", \"last\"}]}, and holds the lease while COMMAND runs, which has the
+same line in its environment as PORTBROKER_LEASE; without COMMAND, until it is interrupted. The exit
+status is COMMAND's, or 128 and the number of the signal that ended it.
+Bind these sources with SO_REUSEADDR on for TCP: other destinations share them. UDP ports are leased
+to nobody else: leave it off.
+
+Examples:
+  portbroker lease egress --to 198.51.100.7:443 --count 40
+  portbroker lease egress --to any --block 1000 -- ./load-test
+  portbroker lease default --to 127.0.0.1:80 -- sh -c 'echo $PORTBROKER_LEASE'";
+
+pub(crate) const RELEASE_HELP: &str = "\
+Root may end any lease, others their own. What still uses its ports goes on, and they are leased again
+only when the kernel shows that they are free. It is not told to whoever has the lease.
+JSON: {\"released\": number}
+
+Examples:
+  portbroker list leases
+  portbroker release 7";
+
+pub(crate) const DRAIN_HELP: &str = "\
+No pool gives out anything of that address any more; what is leased lives on. `show pool` has it as
+draining, and as drained when the last lease is gone. It stays so until --undo, or until the host is
+rebooted.
+JSON: {\"address\", \"draining\": true | false}
+
+Examples:
+  portbroker drain 192.0.2.10
+  portbroker drain --undo 192.0.2.10";

@@ -1,0 +1,218 @@
+//! What is left of leases when they end: what cools, what a killed daemon knows, what somebody goes on using.
+
+#![cfg(test)]
+
+#[path = "support/daemon.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod daemon;
+#[path = "support/leases.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod leases;
+#[path = "support/netns.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod netns;
+
+use daemon::Daemon;
+use leases::{Client, connected, eventually};
+use netns::{in_netns, spawn};
+use portbroker_client::wire::ErrorName;
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// Four addresses of a hundred ports.
+const POOL: &str = "\
+[[pool]]
+name = \"egress\"
+addresses = [\"192.0.2.1-192.0.2.4\"]
+ports = \"10000-10099\"
+";
+/// Where everybody connects to.
+const TO: &str = "192.0.2.9:443";
+
+fn ip(arguments: &str) {
+    let status = spawn(Command::new("ip").args(arguments.split_whitespace())).wait().unwrap();
+    assert!(status.success(), "ip {arguments}");
+}
+
+fn addresses() {
+    for n in [1, 2, 3, 4, 9] {
+        ip(&format!("address add 192.0.2.{n}/32 dev lo"));
+    }
+}
+
+fn started(configuration: &str) -> Daemon {
+    addresses();
+    Daemon::start(configuration)
+}
+
+#[expect(clippy::disallowed_methods, reason = "somebody else's service")]
+fn service() -> TcpListener {
+    TcpListener::bind(TO).unwrap()
+}
+
+#[test]
+fn a_lease_ends_with_the_last_copy_of_its_lifeline() {
+    in_netns(|| {
+        let daemon = started(POOL);
+        let client = Client::of(&daemon);
+        let session = client.open();
+        client.pairs(&session, "egress", "tcp", TO, 400).unwrap();
+        let copy = session.lifeline.try_clone().unwrap();
+        let inherited = session.lifeline.try_clone().unwrap();
+        let mut child = spawn(Command::new("cat").stdin(Stdio::piped()).stdout(inherited));
+        drop((session, copy));
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(client.leases().len(), 1, "a child holds it");
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        eventually("the end of the lease", || client.leases().is_empty());
+        let session = client.open();
+        client.pairs(&session, "egress", "tcp", TO, 400).expect("nobody used them, so all are free at once");
+    });
+}
+
+#[test]
+fn what_a_child_keeps_open_is_not_leased_again_and_time_wait_is_waited_for() {
+    in_netns(|| {
+        addresses();
+        let daemon =
+            Daemon::start("[[pool]]\nname = \"one\"\naddresses = [\"192.0.2.1\"]\nports = \"10000\"\n");
+        let client = Client::of(&daemon);
+        let service = service();
+        let to = service.local_addr().unwrap();
+        let session = client.open();
+        let (_, pairs) = client.pairs(&session, "one", "tcp", TO, 1).unwrap();
+        let connection = connected(pairs[0], to).unwrap();
+        let (accepted, _) = service.accept().unwrap();
+        // The owner is gone, and its child has the connection, and not the lifeline.
+        let mut child =
+            spawn(Command::new("cat").stdin(Stdio::piped()).stdout(std::os::fd::OwnedFd::from(connection)));
+        drop(session);
+        eventually("the end of the lease", || client.leases().first().is_some_and(|row| row.7 == "cooling"));
+        let session = client.open();
+        let refused = client.pairs(&session, "one", "tcp", TO, 1).unwrap_err();
+        assert_eq!(refused.name, Some(ErrorName::Exhausted));
+        assert_eq!(
+            (refused.number("capacity"), refused.number("used"), refused.number("cooling")),
+            (1, 0, 1)
+        );
+        assert!(!refused.details.contains_key("next"), "nobody knows how long that goes on: {refused:?}");
+        // Another destination can have it; any cannot.
+        let (other, _) = client.pairs(&session, "one", "tcp", "192.0.2.9:444", 1).unwrap();
+        client.release(other).unwrap();
+        assert_eq!(client.pairs(&session, "one", "tcp", "", 1).unwrap_err().name, Some(ErrorName::Exhausted));
+        // The other side closes first, so nothing of the tuple is left here.
+        drop(accepted);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        eventually("the port", || client.pairs(&session, "one", "tcp", TO, 1).is_ok());
+        let connection = connected(pairs[0], to).unwrap();
+        let (_accepted, _) = service.accept().unwrap();
+        let held = client.leases().into_iter().find(|row| row.7 == "held").unwrap();
+        connection.shutdown(std::net::Shutdown::Both).unwrap();
+        drop((connection, _accepted));
+        client.release(held.0).unwrap();
+        let refused = client.pairs(&session, "one", "tcp", TO, 1).unwrap_err();
+        assert_eq!(refused.name, Some(ErrorName::Exhausted));
+        let next = refused.number("next");
+        assert!((30_000..=61_000).contains(&next), "TIME_WAIT lasts a minute: {next} ms");
+        assert!(refused.text.contains("the next is expected in"), "{refused:?}");
+    });
+}
+
+#[test]
+fn whoever_binds_after_the_end_of_its_lease_is_reported() {
+    in_netns(|| {
+        let daemon = started(POOL);
+        let client = Client::of(&daemon);
+        let session = client.open();
+        let service = service();
+        let (lease, pairs) = client.pairs(&session, "egress", "tcp", TO, 4).unwrap();
+        client.release(lease).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        let _connection = connected(pairs[0], service.local_addr().unwrap()).unwrap();
+        let (_accepted, _) = service.accept().unwrap();
+        let text = format!("goes on using {}", pairs[0]);
+        eventually("the report", || daemon.log().contains(&text));
+        assert!(daemon.log().contains(&format!("lease {lease} of")));
+        let refused = client.pairs(&session, "egress", "tcp", TO, 400).unwrap_err();
+        assert_eq!((refused.number("cooling"), refused.number("free")), (1, 399));
+    });
+}
+
+#[test]
+fn after_a_kill_leases_sessions_and_what_cools_are_as_before() {
+    in_netns(|| {
+        let mut daemon = started(POOL);
+        let client = Client::of(&daemon);
+        let service = service();
+        let to = service.local_addr().unwrap();
+        let (kept, cut) = (client.open(), client.open());
+        let (lease, held) = client.pairs(&kept, "egress", "tcp", TO, 100).unwrap();
+        client.blocks(&cut, "egress", TO, 100, None).unwrap();
+        let (ended, cooling) = client.pairs(&kept, "egress", "tcp", TO, 1).unwrap();
+        let connection = connected(cooling[0], to).unwrap();
+        client.release(ended).unwrap();
+        eventually("its cooling", || client.leases().iter().any(|row| row.0 == ended && row.10 == 1));
+        let socket = daemon.socket();
+        std::fs::write(daemon.config(), POOL).unwrap();
+        let before = client.leases();
+        // One session ends while no daemon is there.
+        let pid = nix::unistd::Pid::from_raw(daemon.pid().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+        drop(cut);
+        daemon.restart_after_kill(POOL);
+        let client = Client::at(&socket);
+        eventually("the end of the other session", || client.leases().len() == 2);
+        let after = client.leases();
+        assert_eq!(after[0], before[0], "held as it was");
+        assert_eq!((after[1].0, after[1].7.as_str()), (ended, "cooling"));
+        eventually("its look", || client.leases().iter().any(|row| row.0 == ended && row.10 == 1));
+        let (_, rest) = client.pairs(&kept, "egress", "tcp", TO, 299).unwrap();
+        let taken: BTreeSet<&SocketAddr> = held.iter().chain(&cooling).collect();
+        assert!(rest.iter().all(|source| !taken.contains(source)));
+        let refused = client.pairs(&kept, "egress", "tcp", TO, 1).unwrap_err();
+        assert_eq!((refused.number("used"), refused.number("cooling")), (399, 1));
+        // Numbers go on, and the lifeline still does what it is for.
+        let (next, _) = client.pairs(&kept, "egress", "tcp", "192.0.2.9:444", 1).unwrap();
+        assert!(next > ended && next > lease);
+        connection.shutdown(std::net::Shutdown::Both).unwrap();
+        drop(kept);
+        eventually("the end of the session", || client.leases().iter().all(|row| row.7 == "cooling"));
+    });
+}
+
+#[test]
+fn a_journal_that_cannot_be_read_loses_leases_and_gives_out_nothing_that_is_used() {
+    in_netns(|| {
+        addresses();
+        let configuration =
+            "[[pool]]\nname = \"few\"\naddresses = [\"192.0.2.1\"]\nports = \"10000-10002\"\n";
+        let mut daemon = Daemon::start(configuration);
+        let client = Client::of(&daemon);
+        let service = service();
+        let session = client.open();
+        let (lease, pairs) = client.pairs(&session, "few", "tcp", TO, 1).unwrap();
+        let _connection = connected(pairs[0], service.local_addr().unwrap()).unwrap();
+        let journal = daemon.folder().join("run/portbroker/leases");
+        std::fs::write(&journal, "garbage").unwrap();
+        daemon.restart_after_kill(configuration);
+        assert!(daemon.folder().join("run/portbroker/leases.unreadable").exists());
+        assert!(daemon.log().contains("leases.unreadable"));
+        let client = Client::of(&daemon);
+        assert!(client.leases().is_empty());
+        let refused = client.pairs(&session, "few", "tcp", TO, 1).unwrap_err();
+        assert_eq!(refused.name, Some(ErrorName::BadArgument), "nobody knows the session: {refused:?}");
+        let session = client.open();
+        let (number, others) = client.pairs(&session, "few", "tcp", TO, 2).unwrap();
+        assert!(number > lease, "no number is used twice");
+        assert!(!others.contains(&pairs[0]), "{others:?}");
+        assert!(client.pairs(&session, "few", "tcp", TO, 1).is_err());
+        // Also of UDP, and for anybody.
+        let _foreign = UdpSocket::bind("192.0.2.1:10000").unwrap();
+        let (_, udp) = client.pairs(&session, "few", "udp", "", 2).unwrap();
+        assert!(udp.iter().all(|source| source.port() != 10_000), "{udp:?}");
+    });
+}
