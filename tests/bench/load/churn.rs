@@ -43,7 +43,7 @@ pub(crate) struct Size {
     pub(crate) turn: Duration,
 }
 
-const FULL: Size = Size { turns: 6, turn: Duration::from_secs(10) };
+const FULL: Size = Size { turns: 5, turn: Duration::from_secs(12) };
 
 /// What came of it.
 #[derive(Debug)]
