@@ -82,7 +82,8 @@ fn no_source_is_used_twice_at_a_time_while_connections_come_and_go() {
 
 #[test]
 fn connections_are_made_and_closed_at_any_level() {
-    let size = connect::Size { levels: &[1, 49, 60, 99], kernels_most: 60, turns: 1, calls: 100, kernels_calls: 20 };
+    let size =
+        connect::Size { levels: &[1, 49, 60, 99], kernels_most: 60, turns: 1, calls: 100, kernels_calls: 20 };
     assert_eq!(in_netns(|| connect::run(size)).len(), 4);
 }
 

@@ -100,5 +100,7 @@ fn help() {
     for (name, what, _) in FIGURES {
         println!("  {name:<14}{what}");
     }
-    println!("\n  --connections N   for many: a multiple of 16, at most 1,000,000, which takes 6 GB; default 100,000");
+    println!(
+        "\n  --connections N   for many: a multiple of 16, at most 1,000,000, which takes 6 GB; default 100,000"
+    );
 }

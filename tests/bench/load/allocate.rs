@@ -92,11 +92,7 @@ fn tcp() -> Table {
     let mut of_own = Vec::new();
     let compared = in_turns(|| held.push(opened(&mut connector)), || of_own.push(opened(&mut own)));
     held.iter().chain(&of_own).for_each(Held::reset_at_close);
-    table(
-        "the choice of a TCP port that was never used",
-        "socket, setsockopt, bind, connect",
-        compared,
-    )
+    table("the choice of a TCP port that was never used", "socket, setsockopt, bind, connect", compared)
 }
 
 /// The same without the handshake of TCP, which takes much longer than all else.

@@ -123,10 +123,7 @@ impl Worker {
     pub(crate) fn hear_churned(&mut self) -> Churned {
         let answer = self.hear();
         assert_eq!(answer.len(), 2, "the worker says: {}", answer.join(" "));
-        Churned {
-            count: answer[0].parse().unwrap(),
-            time: Duration::from_micros(answer[1].parse().unwrap()),
-        }
+        Churned { count: answer[0].parse().unwrap(), time: Duration::from_micros(answer[1].parse().unwrap()) }
     }
 
     /// Closes all, and has what it wrote down of all of its connections written to this file.

@@ -165,7 +165,8 @@ impl Clients {
         for _ in 0..size.refusals {
             let begin = Instant::now();
             let text = full.to_string();
-            let refused = self.manager.lease_blocks(&session.0, "egress", "tcp", &text, BLOCK, HashMap::new());
+            let refused =
+                self.manager.lease_blocks(&session.0, "egress", "tcp", &text, BLOCK, HashMap::new());
             let error = refused.await.expect_err("there is nothing left");
             refusal.push(in_microseconds(begin.elapsed()));
             let name = match &error {

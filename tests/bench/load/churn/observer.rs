@@ -220,6 +220,7 @@ fn other_at<'a>(records: &'a [Record], record: &Record, look: &Look) -> Option<&
     let key = |record: &Record| (record.address, record.port, record.begin);
     let after = records.partition_point(|other| key(other) <= (record.address, record.port, look.begin));
     let before = records[..after].last()?;
-    let all_the_while = before.end > look.end && (before.address, before.port) == (record.address, record.port);
+    let all_the_while =
+        before.end > look.end && (before.address, before.port) == (record.address, record.port);
     (all_the_while && before.cookie != record.cookie).then_some(before)
 }
