@@ -24,12 +24,12 @@ use std::path::Path;
 use std::time::Duration;
 
 const PROCESSES: u16 = 16;
-/// The ports of one process, were they divided.
-const PORTS: u16 = 1_000;
+/// The ports of one process, were they divided: so many that what all of them have leased ahead is less than is free.
+const PORTS: u16 = 2_000;
 /// Of these, how many are open at any time.
-const OPEN: u32 = 900;
-const POOL_FIRST: u16 = 10_000;
-const OWN_FIRST: u16 = 30_000;
+const OPEN: u32 = 1_800;
+/// Of the pool and of the processes' own, each on an address of its own.
+const FIRST: u16 = 10_000;
 const PORT: u16 = 8_080;
 
 /// The share of the throughput of processes with ports of their own that there should be.
@@ -88,17 +88,17 @@ pub(crate) fn measure() -> Vec<Table> {
 
 /// Panics where a source was used twice at a time, a connection failed, or the records do not agree.
 pub(crate) fn run(size: Size) -> Outcome {
-    prepare((32_768, 60_999), 1);
-    let last = POOL_FIRST + PROCESSES * PORTS - 1;
-    let daemon = Daemon::start(&pool("egress", 1, &format!("{POOL_FIRST}-{last}")));
-    // Two processes can hold all connections of both sides.
-    let servers = [Server::start(destination(PORT)), Server::start(destination(PORT))];
+    prepare((60_000, 60_999), 2);
+    let last = FIRST + PROCESSES * PORTS - 1;
+    let daemon = Daemon::start(&pool("egress", 1, &format!("{FIRST}-{last}")));
+    // So many can hold all connections of both sides.
+    let servers = [PORT; 4].map(|port| Server::start(destination(port)));
     let observer = Observer::start(PORT);
     let lender = Lender { socket: daemon.socket(), pool: "egress".to_owned() };
     let mut ours = workers(|_| Way::Connector(lender.clone()));
     let mut own = workers(|n| {
-        let first = OWN_FIRST + n * PORTS;
-        Way::Own(source(0), first, first + PORTS - 1)
+        let first = FIRST + n * PORTS;
+        Way::Own(source(1), first, first + PORTS - 1)
     });
     for side in [&mut ours, &mut own] {
         let Filled { connections, exhausted, failures } = fill(side, OPEN, 100);

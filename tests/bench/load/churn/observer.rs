@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How often all connections are looked at.
-const EVERY: Duration = Duration::from_millis(500);
+const EVERY: Duration = Duration::from_secs(1);
 const TCP_ESTABLISHED: u32 = 1;
 /// `SKNLGRP_INET_TCP_DESTROY` is the first group.
 const DESTROYED: u32 = 1;
