@@ -24,6 +24,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::io::AsyncReadExt as _;
 
 type Stream = Connection<TcpStream>;
 
@@ -452,6 +453,23 @@ fn ipv6_addresses_and_whole_prefixes_are_sources() {
 }
 
 #[test]
+fn a_quota_that_is_used_up_is_met_from_what_other_destinations_do_not_use() {
+    with(&format!("{POOL}quota = {{ ports = 100 }}\n"), |daemon, server| {
+        let connector = connector(daemon);
+        let others: Vec<Server> =
+            (444..446).map(|port| Server::start(SocketAddr::new(server.address.ip(), port))).collect();
+        // 64 ports for the first destination, the 36 that are left for the second, none for the third.
+        let streams = [connect(&connector, server), connect(&connector, &others[0])];
+        let text = connector.connect_blocking(others[1].address).unwrap_err().to_string();
+        assert!(text.contains("Error.QuotaExceeded: "), "{text}");
+        drop(streams);
+        std::thread::sleep(Duration::from_millis(1_100));
+        let streams: Vec<Stream> = (0..100).map(|_| connect(&connector, &others[1])).collect();
+        assert_eq!(sources(&streams).len(), 100);
+    });
+}
+
+#[test]
 fn udp_ports_are_one_sockets_alone() {
     with(POOL, |daemon, _| {
         let servers: Vec<UdpSocket> =
@@ -509,11 +527,9 @@ fn sixteen_threads_and_as_many_tasks_connect_and_close_at_nine_tenths_and_meet_n
                             tokio::spawn(async move {
                                 let mut made = 0;
                                 while Instant::now() < end {
-                                    let stream = connector.connect(address).await.unwrap();
+                                    let mut stream = connector.connect(address).await.unwrap();
                                     made += u32::from(stream.leased().is_some());
-                                    // Closed by a reset: nothing is left of it either.
-                                    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
-                                    tokio::task::yield_now().await;
+                                    stream.read_to_end(&mut Vec::new()).await.unwrap();
                                 }
                                 made
                             })

@@ -142,14 +142,18 @@ fn every_wrong_argument_has_its_error() {
                 .unwrap_err();
             assert_eq!(refused.name, Some(ErrorName::BadArgument));
         }
-        for wrong in ["/org/portbroker/PortBroker1/session/99", "/", "/org/portbroker/PortBroker1"] {
+        for (wrong, name) in [
+            ("/org/portbroker/PortBroker1/session/99", ErrorName::NoSuchSession),
+            ("/", ErrorName::BadArgument),
+            ("/org/portbroker/PortBroker1", ErrorName::BadArgument),
+        ] {
             let wrong = OwnedObjectPath::try_from(wrong).unwrap();
             let refused = client
                 .ask(async |manager| {
                     manager.lease_blocks(&wrong.as_ref(), "egress", "tcp", TO, 1, HashMap::new()).await
                 })
                 .unwrap_err();
-            assert_eq!(refused.name, Some(ErrorName::BadArgument), "{refused:?}");
+            assert_eq!(refused.name, Some(name), "{refused:?}");
         }
         let refused = client.sockets(&session, "egress", "tcp", TO, 254).unwrap_err();
         assert_eq!(refused.name, Some(ErrorName::TooManySockets));

@@ -204,7 +204,7 @@ fn a_journal_that_cannot_be_read_loses_leases_and_gives_out_nothing_that_is_used
         let client = Client::of(&daemon);
         assert!(client.leases().is_empty());
         let refused = client.pairs(&session, "few", "tcp", TO, 1).unwrap_err();
-        assert_eq!(refused.name, Some(ErrorName::BadArgument), "nobody knows the session: {refused:?}");
+        assert_eq!(refused.name, Some(ErrorName::NoSuchSession), "nobody knows the session: {refused:?}");
         let session = client.open();
         let (number, others) = client.pairs(&session, "few", "tcp", TO, 2).unwrap();
         assert!(number > lease, "no number is used twice");

@@ -229,12 +229,19 @@ fn a_learned_port_is_no_pools_until_it_is_forgotten() {
 #[test]
 fn a_leased_udp_port_that_waits_for_anybody_is_not_taken_for_a_service() {
     in_netns(|| {
+        let before = UdpSocket::bind("0.0.0.0:10049").unwrap();
         let daemon = started(POOL);
         let client = Client::of(&daemon);
         let session = client.open();
         let (_, leased) = client.pairs(&session, "egress", "udp", "", 1).unwrap();
         let _socket = UdpSocket::bind(leased[0]).unwrap();
         let _service = UdpSocket::bind("0.0.0.0:10050").unwrap();
+        assert_eq!(
+            client.pool("egress", async |pool| pool.left_out().await).unwrap(),
+            [("10049".to_owned(), "listened on".to_owned())],
+            "what was listened on before the start"
+        );
+        drop(before);
         reload(&daemon, &format!("{POOL}spread = \"round-robin\"\n"));
         let left_out = client.pool("egress", async |pool| pool.left_out().await).unwrap();
         assert_eq!(left_out, [("10050".to_owned(), "listened on".to_owned())]);

@@ -9,7 +9,20 @@
 //! # }
 //! ```
 //!
+//! A program that opens very many connections makes them from source addresses and ports that the broker leases, over
+//! several addresses, and never runs out of them by surprise:
+//!
+//! ```no_run
+//! # async fn fetch() -> Result<(), Box<dyn std::error::Error>> {
+//! let egress = portbroker_client::Connector::new("egress").or_kernel();
+//! let stream = egress.connect("192.0.2.7:443").await?;   // or connect_blocking, connect_udp
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! - [`listen`]: the sockets of one listener, for std and tokio, with a fall-back to binding.
+//! - [`Connector`]: connections from leased sources, for std and tokio; see [`outbound`].
+//! - [`Session`]: the leases themselves, as pairs, blocks or sockets.
 //! - [`Broker`]: the questions themselves: sockets as plain descriptors, state, reload.
 //! - [`wire`]: the D-Bus interface, for programs that speak it on their own.
 //!

@@ -229,6 +229,7 @@ impl Broker {
     /// What nobody has to wait for.
     fn finish_start(&mut self) {
         if let Some(checked) = self.started_with.take() {
+            self.finish_pools();
             self.write_holders();
             self.write_last_good(&checked);
             drop(checked);

@@ -34,7 +34,7 @@ impl PoolConfig {
     pub fn built_in() -> Self {
         Self {
             addresses: vec![AddressSpec::Host],
-            ports: PortsSpec::Auto,
+            ports: PortsSpec::Beside,
             spread: Spread::default(),
             allow: vec![PoolGrant::Everybody],
             quota: Quota::Quarter,
@@ -61,6 +61,9 @@ pub enum AddressSpec {
 pub enum PortsSpec {
     /// `auto`: from 1024 up, outside of the kernel's own range.
     Auto,
+    /// As `auto`, and never of the kernel's own range, however little that leaves: the default pool's. Nobody asked for
+    /// that pool, so nobody shall have fewer ports for it.
+    Beside,
     /// Ranges.
     Ports(PortSet),
 }
@@ -120,7 +123,7 @@ impl fmt::Display for AddressSpec {
 impl fmt::Display for PortsSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Auto => f.write_str("auto"),
+            Self::Auto | Self::Beside => f.write_str("auto"),
             Self::Ports(ports) => ports.fmt(f),
         }
     }

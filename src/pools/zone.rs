@@ -69,13 +69,13 @@ pub fn zone(spec: &PortsSpec, host: &Host) -> Zone {
     let ephemeral = PortSet::from(host.ephemeral);
     let mut zone = match spec {
         PortsSpec::Ports(ports) => Zone::of(ports.clone()),
-        PortsSpec::Auto => {
+        PortsSpec::Auto | PortsSpec::Beside => {
             let mut all = Zone::of(set(1, u16::MAX));
             all.leave_out(&set(1, LOWEST - 1), &format!("below {LOWEST}"));
             let mut outside = all.clone();
             outside.leave_out(&ephemeral, OWN_RANGE);
             leave_out_what_is_taken(&mut outside, host);
-            if outside.ports.len() >= ENOUGH {
+            if *spec == PortsSpec::Beside || outside.ports.len() >= ENOUGH {
                 return outside;
             }
             all.leave_out(&lower_half(host.ephemeral), OWN_RANGE);

@@ -59,6 +59,15 @@ fn auto_carves_out_the_upper_half_where_too_few_are_beside() {
 }
 
 #[test]
+fn the_default_pool_takes_nothing_from_the_kernel() {
+    let all = zone(&PortsSpec::Beside, &host("1024-65535"));
+    let expected = reasons(&[("1-1023", "below 1024"), ("1024-65535", "the kernel's own range")]);
+    assert_eq!(written(&all), (String::new(), expected, String::new()));
+    let usual = zone(&PortsSpec::Beside, &host("32768-60999"));
+    assert_eq!(usual, zone(&PortsSpec::Auto, &host("32768-60999")));
+}
+
+#[test]
 fn written_ports_are_taken_as_they_are_and_those_of_the_range_reserved() {
     let host = Host { listened: ports("32769"), ..host("32768-60999") };
     let zone = zone(&PortsSpec::Ports(ports("100-101,32760-32770")), &host);
@@ -122,7 +131,7 @@ fn taken(host: &Host) -> PortSet {
 /// What holds of every zone, whoever made it.
 fn is_sound(zone: &Zone, spec: &PortsSpec, host: &Host) -> Result<(), TestCaseError> {
     let asked = match spec {
-        PortsSpec::Auto => set(1, u16::MAX),
+        PortsSpec::Auto | PortsSpec::Beside => set(1, u16::MAX),
         PortsSpec::Ports(ports) => ports.clone(),
     };
     prop_assert!(zone.ports.intersection(&taken(host)).is_empty(), "a taken port");
@@ -145,7 +154,7 @@ proptest! {
     #[test]
     fn a_zone_has_nothing_that_is_taken_and_says_what_it_left_out(host in some_host(), explicit in some_ports()) {
         let explicit = PortsSpec::Ports(explicit);
-        for spec in [&PortsSpec::Auto, &explicit] {
+        for spec in [&PortsSpec::Auto, &PortsSpec::Beside, &explicit] {
             is_sound(&zone(spec, &host), spec, &host)?;
         }
         let auto = zone(&PortsSpec::Auto, &host);

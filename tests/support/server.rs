@@ -1,7 +1,7 @@
 //! A server that accepts, keeps what it accepted, and closes what it is told to.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,7 @@ impl Server {
 
     /// Closes the connection of a peer.
     pub(crate) fn close(&self, peer: SocketAddr) {
-        drop(self.take(peer));
+        close(&self.take(peer));
     }
 
     fn wait<T>(&self, find: impl Fn(&mut HashMap<SocketAddr, TcpStream>) -> Option<T>) -> T {
@@ -63,4 +63,11 @@ impl Server {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
+}
+
+/// Closes a connection for sure: where another thread makes a process just then, that has a copy of the descriptor for
+/// a moment.
+fn close(stream: &TcpStream) {
+    // A peer that is gone already has closed it.
+    let _ = stream.shutdown(Shutdown::Both);
 }

@@ -19,6 +19,12 @@ use std::time::{Duration, Instant};
 const MOST_TRIES: u32 = 256;
 /// Used ports that are looked at before the broker is asked for fresh ones.
 const LOOKS: u32 = 64;
+/// Where nothing is left, a port that is looked at again so soon is waited for, so long in all: a connection that was
+/// closed a moment ago may end with the peer's next packet.
+const SOON: Duration = Duration::from_millis(40);
+const PATIENCE: Duration = Duration::from_millis(200);
+/// And not looked at more often than this.
+const TURN: Duration = Duration::from_millis(1);
 /// How long "there is no broker" holds for those who have another choice.
 const ABSENT: Duration = Duration::from_secs(1);
 
@@ -59,7 +65,16 @@ impl Allocator {
     /// Begins to look for a source.
     pub(crate) fn search(&self, protocol: Protocol, destination: SocketAddr) -> Search<'_> {
         let key = Key::new(protocol, destination);
-        Search { allocator: self, key, destination, looks: 0, refusal: None, early: false, tried: 0 }
+        Search {
+            allocator: self,
+            key,
+            destination,
+            looks: 0,
+            refusal: None,
+            early: false,
+            until: None,
+            tried: 0,
+        }
     }
 
     /// That there was no broker, a moment ago.
@@ -135,6 +150,7 @@ pub(crate) struct Search<'a> {
     looks: u32,
     refusal: Option<Word>,
     early: bool,
+    until: Option<Instant>,
     tried: u32,
 }
 
@@ -210,6 +226,16 @@ impl Search<'_> {
                 return Ok(());
             }
             let (held, next) = destination.held(now);
+            if let (Word::Exhausted(_), Some(next)) = (word, next)
+                && next < SOON
+                && now < *self.until.get_or_insert(now + PATIENCE)
+            {
+                let back = destination.wait_here();
+                if self.allocator.helper()?.wake(destination, next.max(TURN)) {
+                    let _ = back.await;
+                }
+                return Ok(());
+            }
             let error = word.clone().into_error(&self.allocator.pool, self.destination, held, next);
             return error.map_or(Ok(()), Err);
         }

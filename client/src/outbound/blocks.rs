@@ -22,14 +22,15 @@ pub(crate) const LEAST: u32 = 64;
 /// What one lease has at most.
 pub(crate) const MOST: u32 = 1_024;
 
-const OPEN_FIRST: Duration = Duration::from_millis(100);
+/// Most of what is open still is about to end: the peer's last packet is on its way.
+const OPEN_FIRST: Duration = Duration::from_millis(2);
 const OPEN_MOST: Duration = Duration::from_secs(30);
 const REFUSED_FIRST: Duration = Duration::from_secs(1);
 const REFUSED_MOST: Duration = Duration::from_secs(64);
 /// FIN_WAIT2 and TIME_WAIT of a closed connection, 60 s each, and a bit.
 const BLIND: Duration = Duration::from_secs(125);
 /// What was looked at less than this ago is not looked at again out of turn.
-const LOOKED: Duration = Duration::from_millis(100);
+const LOOKED: Duration = Duration::from_millis(1);
 
 /// A port that is out with somebody. There is one of it, so it cannot be given back twice.
 #[derive(Debug)]

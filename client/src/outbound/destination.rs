@@ -74,6 +74,16 @@ struct State {
     closed: bool,
 }
 
+impl State {
+    /// Joins those who wait.
+    fn enter(&mut self) -> oneshot::Receiver<Word> {
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.retain(|waiting| !waiting.is_closed());
+        self.waiting.push_back(sender);
+        receiver
+    }
+}
+
 /// One destination.
 #[derive(Debug)]
 pub(crate) struct Destination {
@@ -111,15 +121,25 @@ impl Destination {
 
     /// Waits for a word; true where the caller has to see to it that the broker is asked.
     pub(crate) fn wait(&self, v4: bool) -> (oneshot::Receiver<Word>, bool) {
-        let (sender, receiver) = oneshot::channel();
         let mut state = self.lock();
-        state.waiting.retain(|waiting| !waiting.is_closed());
-        state.waiting.push_back(sender);
+        let receiver = state.enter();
         let ask = state.asking.is_none();
         if ask {
             state.asking = Some(Want { ports: state.blocks.wanted(), v4 });
         }
         (receiver, ask)
+    }
+
+    /// Waits for a port that comes back, or for [`wake`](Self::wake).
+    pub(crate) fn wait_here(&self) -> oneshot::Receiver<Word> {
+        self.lock().enter()
+    }
+
+    /// Has all who wait look again.
+    pub(crate) fn wake(&self) {
+        for waiting in self.lock().waiting.drain(..) {
+            let _ = waiting.send(Word::Again);
+        }
     }
 
     /// Looks again at some that are held back; false where there are none.

@@ -38,8 +38,16 @@ const QUESTIONS: usize = 16;
 /// The thread, as the connector has it; it ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Helper {
-    // At most one for each destination is in it, see `Destination::wait`.
-    questions: mpsc::UnboundedSender<Arc<Destination>>,
+    // At most one for each destination, see `Destination::wait`, and one for each thread and task that waits.
+    questions: mpsc::UnboundedSender<Question>,
+}
+
+/// What it is told to do.
+enum Question {
+    /// Ask the broker for what the destination wants.
+    Ask(Arc<Destination>),
+    /// Wake those who wait for the destination, after this time.
+    Wake(Arc<Destination>, Duration),
 }
 
 impl Helper {
@@ -64,11 +72,16 @@ impl Helper {
 
     /// Has it ask for what a destination wants. False where it is not there any more.
     pub(crate) fn ask(&self, destination: &Arc<Destination>) -> bool {
-        self.questions.send(Arc::clone(destination)).is_ok()
+        self.questions.send(Question::Ask(Arc::clone(destination))).is_ok()
+    }
+
+    /// Has it wake those who wait for a destination, later. False where it is not there any more.
+    pub(crate) fn wake(&self, destination: &Arc<Destination>, after: Duration) -> bool {
+        self.questions.send(Question::Wake(Arc::clone(destination), after)).is_ok()
     }
 }
 
-async fn run(worker: Arc<Worker>, mut questions: mpsc::UnboundedReceiver<Arc<Destination>>) {
+async fn run(worker: Arc<Worker>, mut questions: mpsc::UnboundedReceiver<Question>) {
     let mut tasks = JoinSet::new();
     let mut tick = tokio::time::interval(SWEEP);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -76,7 +89,13 @@ async fn run(worker: Arc<Worker>, mut questions: mpsc::UnboundedReceiver<Arc<Des
         let worker = Arc::clone(&worker);
         tokio::select! {
             question = questions.recv() => match question {
-                Some(destination) => {
+                Some(Question::Wake(destination, after)) => {
+                    tasks.spawn(async move {
+                        tokio::time::sleep(after).await;
+                        destination.wake();
+                    });
+                }
+                Some(Question::Ask(destination)) => {
                     tasks.spawn(async move {
                         worker.serve(&destination).await;
                         worker.compare().await;

@@ -21,6 +21,7 @@ pub(super) use command::Ask;
 
 use super::authority::administrator;
 use super::command::{Notice, Refusal};
+use super::lookout::Listened;
 use super::{Broker, until};
 use crate::config::Config;
 use crate::kernel::addresses::{AddressWatch, present};
@@ -58,6 +59,9 @@ pub(super) struct Outbound {
     lifelines: Lifelines,
     looks: Looks,
     told: Told,
+    /// Whether it is known who listens on what: of ten thousand sockets that takes time, and is not asked before the
+    /// daemon is ready.
+    knows_listened: bool,
     /// Why it is not known which addresses there are, if so.
     fault: Option<String>,
 }
@@ -100,6 +104,7 @@ impl Outbound {
             lifelines,
             looks: Looks::new(),
             told: Told::default(),
+            knows_listened: false,
             fault: None,
         };
         outbound.keep(now);
@@ -236,7 +241,9 @@ impl Broker {
         let one = |(port, name)| Some((PortRange::new(port, port).ok()?, name));
         self.outbound.host.brokered = brokered.filter_map(one).collect();
         self.outbound.host.protected.clone_from(&config.protect.ports);
-        self.learning.see_ports();
+        if self.outbound.knows_listened {
+            self.learning.see_ports();
+        }
         self.see_taken_ports();
         self.outbound.see_addresses();
         let Outbound { pools, host, present, draining, ledger, .. } = &mut self.outbound;
@@ -253,13 +260,21 @@ impl Broker {
         let learned = self.learning.learned();
         let learned: Vec<(u16, String)> =
             learned.into_iter().map(|learned| (learned.port, learned.unit.to_string())).collect();
-        let listened = self.learning.listened();
+        let listened =
+            if self.outbound.knows_listened { self.learning.listened().clone() } else { Listened::default() };
         // A UDP port that is leased for any destination waits for anybody, and is no service's.
         let of_others = listened.udp.difference(&self.outbound.ledger.udp_ports());
         let listened = listened.tcp.union(&of_others);
         let changed = (host.ephemeral, &host.learned, &host.listened) != (ephemeral, &learned, &listened);
         (host.ephemeral, host.learned, host.listened) = (ephemeral, learned, listened);
         changed
+    }
+
+    /// Looks who listens on what, before the first lease.
+    pub(super) fn finish_pools(&mut self) {
+        self.outbound.knows_listened = true;
+        self.learning.see_ports();
+        self.look_at_pools();
     }
 
     /// Brings the pools in step with the ports that are taken now.

@@ -184,7 +184,8 @@ impl Pool {
 
     fn faults_of(&self, name: &PoolName) -> Vec<String> {
         let mut faults = self.limits.clone();
-        if self.zone.ports.is_empty() {
+        // The kernel's range may be all there is, and nobody asked for the default pool.
+        if self.zone.ports.is_empty() && !self.is_built_in() {
             faults.push(format!("pool {name}: no port is left of those that it is to have: see \"portbroker show pool {name}\""));
         }
         let absent: Vec<String> =
