@@ -16,8 +16,17 @@ impl Samples {
         self.0.push(value);
     }
 
+    /// All of them in another unit.
+    pub(crate) fn map(&self, change: impl Fn(f64) -> f64) -> Self {
+        Self(self.0.iter().copied().map(change).collect())
+    }
+
+    pub(crate) fn mean(&self) -> f64 {
+        self.0.iter().sum::<f64>() / self.0.len() as f64
+    }
+
     /// The value below which this share of the samples is.
-    fn quantile(&self, share: f64) -> f64 {
+    pub(crate) fn quantile(&self, share: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         let last = sorted.len().checked_sub(1).expect("something was measured");
@@ -55,6 +64,20 @@ pub(crate) fn in_milliseconds(time: Duration) -> f64 {
 
 pub(crate) fn in_microseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
+}
+
+/// What the figures depend on beside us.
+pub(crate) fn machine() -> String {
+    let read = |path| std::fs::read_to_string(path).unwrap();
+    let cpuinfo = read("/proc/cpuinfo");
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
+    let cpus = std::thread::available_parallelism().unwrap();
+    format!(
+        "{cpus} x {}, Linux {}, load {}",
+        model.unwrap_or("CPU").trim_start_matches(['\t', ':', ' ']),
+        read("/proc/sys/kernel/osrelease").trim(),
+        read("/proc/loadavg").split(' ').next().unwrap()
+    )
 }
 
 /// The most that our figure should be.

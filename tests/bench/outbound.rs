@@ -1,38 +1,106 @@
-//! How quick leases are, and what they keep in memory, each figure beside what it is measured against and beside
-//! its target.
+//! What outbound connections cost with the broker, each figure beside what it is measured against and beside its
+//! target, and how much of them there can be.
 //!
-//! A slow machine is no fault: it ends with 0 whatever was reached, and fails only where something cannot be
-//! measured.
+//! Both sides of a figure are measured in the same run, in turns, in a network namespace of their own. A slow machine
+//! is no fault: it ends with 0 whatever was reached, and fails only where something is wrong: a connection that fails,
+//! a source that is used twice at a time.
 
 #![cfg(test)]
 
-#[path = "../support/daemon.rs"]
-#[expect(dead_code, reason = "tests use the rest")]
-mod daemon;
+#[path = "load/allocate.rs"]
+mod allocate;
+#[path = "load/churn.rs"]
+mod churn;
+#[path = "load/connect.rs"]
+mod connect;
+#[path = "load/crew.rs"]
+mod crew;
+#[path = "load/ground.rs"]
+mod ground;
+#[path = "load/lease.rs"]
+mod lease;
 mod lease_calls;
 mod ledger;
-#[expect(dead_code, reason = "other benches use the rest")]
+#[path = "load/many.rs"]
+mod many;
+#[expect(dead_code, reason = "nothing takes milliseconds here")]
 mod measure;
+#[path = "load/one_address.rs"]
+mod one_address;
+#[expect(dead_code, reason = "no listeners here")]
+mod place;
+#[path = "load/way.rs"]
+mod way;
+
+#[path = "../support/daemon.rs"]
+#[expect(dead_code, reason = "nothing is tested here")]
+mod daemon;
 #[path = "../support/netns.rs"]
-#[expect(dead_code, reason = "tests use the rest")]
+#[expect(dead_code, reason = "nobody is robbed here")]
 mod netns;
 
 use measure::Table;
+use place::in_role;
 
-/// What can be measured: the name that the command line has for it, and how.
-type Figure = (&'static str, fn() -> Vec<Table>);
+/// What can be measured: the name that the command line has for it, what it is, and how.
+type Figure = (&'static str, &'static str, fn(&Options) -> Vec<Table>);
 
-const FIGURES: [Figure; 2] = [("ledger", ledger::measure), ("calls", lease_calls::measure)];
+const FIGURES: [Figure; 8] = [
+    ("ledger", "the ledger alone: a lease, a refusal, memory", |_| ledger::measure()),
+    ("calls", "the calls alone", |_| lease_calls::measure()),
+    ("allocate", "the choice of a leased port, over bare system calls", |_| allocate::measure()),
+    ("connect", "a connection, the fuller the source address is; 2 minutes", |_| connect::measure()),
+    ("one-address", "64,512 connections from one address", |_| one_address::measure()),
+    ("many", "very many connections over 16 addresses (--connections)", |o| many::measure(o.connections)),
+    ("churn", "16 processes, one destination, 90 % in use; 3 minutes", |_| churn::measure()),
+    ("lease", "leases a second, refusals, with 10 and 100,000 leases alive", |_| lease::measure()),
+];
+
+struct Options {
+    connections: u32,
+}
 
 fn main() {
-    // "--bench" is cargo's.
-    let names: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    for name in &names {
-        assert!(FIGURES.iter().any(|(known, _)| known == name), "no figure {name:?}");
+    match place::role().as_deref() {
+        None => {}
+        Some(crew::WORKER) => return crew::work(),
+        Some(churn::server::SERVER) => return churn::server::serve(),
+        Some(unknown) => panic!("no role {unknown:?}"),
     }
-    for (name, figure) in FIGURES {
-        if names.is_empty() || names.iter().any(|wanted| wanted == name) {
-            figure().iter().for_each(|table| print!("{table}"));
+    let mut options = Options { connections: 100_000 };
+    let mut chosen = Vec::new();
+    // "--bench" is cargo's.
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--help" => return help(),
+            "--connections" => {
+                let count = arguments.next().and_then(|count| count.parse().ok());
+                options.connections = count.expect("--connections takes a number");
+            }
+            name => {
+                let figure = FIGURES.iter().find(|(known, ..)| *known == name);
+                chosen.push(figure.unwrap_or_else(|| panic!("no figure {name:?}: see --help")));
+            }
         }
     }
+    if chosen.is_empty() {
+        chosen.extend(&FIGURES);
+    }
+    println!("{}", measure::machine());
+    for (_, _, figure) in chosen {
+        for table in figure(&options) {
+            print!("{table}");
+        }
+    }
+}
+
+fn help() {
+    println!("outbound [--connections N] [FIGURE…]: all of them, unless some are named\n");
+    for (name, what, _) in FIGURES {
+        println!("  {name:<14}{what}");
+    }
+    println!(
+        "\n  --connections N   for many: a multiple of 16, at most 1,000,000, which takes 6 GB; default 100,000"
+    );
 }
