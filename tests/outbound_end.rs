@@ -254,6 +254,39 @@ fn after_a_kill_leases_sessions_and_what_cools_are_as_before() {
 }
 
 #[test]
+fn a_journal_that_cannot_be_opened_is_tried_again_and_nothing_that_is_used_is_given_out() {
+    in_netns(|| {
+        addresses();
+        let configuration =
+            "[[pool]]\nname = \"few\"\naddresses = [\"192.0.2.1\"]\nports = \"10000-10001\"\n";
+        let mut daemon = Daemon::start(configuration);
+        let client = Client::of(&daemon);
+        let service = service();
+        let session = client.open();
+        let (_, pairs) = client.pairs(&session, "few", "tcp", TO, 1).unwrap();
+        let _connection = connected(pairs[0], service.local_addr().unwrap()).unwrap();
+        let journal = daemon.folder().join("run/portbroker/leases");
+        std::fs::remove_file(&journal).unwrap();
+        let obstacle = journal.with_extension("new");
+        std::fs::create_dir_all(obstacle.join("in the way")).unwrap();
+        daemon.restart_after_kill(configuration);
+        assert!(daemon.log().contains("leases are not written down"), "{}", daemon.log());
+        let client = Client::of(&daemon);
+        let session = client.open();
+        let (_, others) = client.pairs(&session, "few", "tcp", TO, 1).unwrap();
+        assert_ne!(others, pairs);
+        assert!(client.pairs(&session, "few", "tcp", TO, 1).is_err());
+        std::fs::remove_dir_all(&obstacle).unwrap();
+        eventually("the journal", || daemon.log().contains("leases are written down again"));
+        let before = client.leases().into_iter().filter(|row| row.7 == "held").collect::<Vec<_>>();
+        daemon.restart_after_kill(configuration);
+        let client = Client::of(&daemon);
+        assert_eq!(client.leases().into_iter().filter(|row| row.7 == "held").collect::<Vec<_>>(), before);
+        drop(session);
+    });
+}
+
+#[test]
 fn a_journal_that_cannot_be_read_loses_leases_and_gives_out_nothing_that_is_used() {
     in_netns(|| {
         addresses();

@@ -162,8 +162,10 @@ impl Ledger {
         for (id, (owner, _)) in &sum.sessions {
             ledger.insert_session(*id, owner);
         }
-        // The newest first: a port that an older lease has too was free before it was leased again.
-        for (id, told) in sum.leases.into_iter().rev() {
+        // What is held first, and then the newest: a port that another lease has too was free before it was leased
+        // again, be it to an older lease in place of one that the kernel refused.
+        let (held, ended): (Vec<_>, Vec<_>) = sum.leases.into_iter().partition(|(_, told)| told.held);
+        for (id, told) in held.into_iter().chain(ended.into_iter().rev()) {
             ledger.restore_lease(id, told);
         }
         ledger.next_session = ledger.next_session.max(sum.session);

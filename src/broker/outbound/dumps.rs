@@ -24,6 +24,9 @@ const PAUSE: u32 = 2;
 /// A source, a destination (port 0: none) and what has it.
 pub(super) type Found = (SocketAddr, SocketAddr, Seen);
 
+/// What was found of TCP and of UDP.
+type OfBoth = io::Result<[Vec<Found>; 2]>;
+
 /// A look at a range.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::broker) struct Asked {
@@ -32,10 +35,10 @@ pub(in crate::broker) struct Asked {
     pub(super) source: SourceRange,
 }
 
-/// Looks that were made, and what was found of TCP and of UDP.
+/// Looks that were made, and what was found.
 pub(in crate::broker) struct Answered {
     pub(super) asked: Vec<Asked>,
-    pub(super) found: io::Result<[Vec<Found>; 2]>,
+    pub(super) found: OfBoth,
 }
 
 /// What is asked, and what waits.
@@ -43,7 +46,7 @@ pub(in crate::broker) struct Answered {
 pub(super) struct Dumps {
     waiting: VecDeque<Asked>,
     asked: Vec<Asked>,
-    running: Option<JoinHandle<(io::Result<[Vec<Found>; 2]>, Duration)>>,
+    running: Option<JoinHandle<(OfBoth, Duration)>>,
     not_before: Option<Instant>,
 }
 
@@ -96,7 +99,7 @@ impl Dumps {
     }
 }
 
-fn found(tcp: &[SourceRange], udp: &[SourceRange]) -> io::Result<[Vec<Found>; 2]> {
+fn found(tcp: &[SourceRange], udp: &[SourceRange]) -> OfBoth {
     let mut lookup = Lookup::new()?;
     Ok([lookup.ranges(Protocol::Tcp, tcp)?, lookup.ranges(Protocol::Udp, udp)?])
 }

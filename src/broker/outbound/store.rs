@@ -15,6 +15,7 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// The journal, or what became of it.
 pub(super) struct Store {
+    path: PathBuf,
     journal: Option<Journal>,
     fault: Option<String>,
     /// Something happened that is not written down; when to try again.
@@ -26,7 +27,7 @@ impl Store {
     /// Opens it, and reads what an earlier daemon wrote.
     pub(super) fn open(runtime_directory: &Path) -> (Self, Vec<Event>) {
         let path: PathBuf = runtime_directory.join("leases");
-        let mut store = Self { journal: None, fault: None, behind: None, forgot: false };
+        let mut store = Self { path: path.clone(), journal: None, fault: None, behind: None, forgot: false };
         let mut events = Vec::new();
         match Journal::open(&path) {
             Ok(Opened { journal, records, lost }) => {
@@ -49,7 +50,13 @@ impl Store {
                     events = vec![numbered_anew()];
                 }
             }
-            Err(error) => store.fail(&with_causes(&error)),
+            Err(error) => {
+                // What it says is not known, as if it could not be understood.
+                store.forgot = true;
+                events = vec![numbered_anew()];
+                store.behind = Instant::now().checked_add(RETRY);
+                store.fail(&with_causes(&error));
+            }
         }
         // As long as the kernel runs there may be connections of leases that nobody knows of.
         store.forgot |= path.with_extension("unreadable").exists();
@@ -91,6 +98,16 @@ impl Store {
     /// Writes down what happened since the last time, with one write.
     pub(super) fn keep(&mut self, ledger: &mut Ledger, now: Instant) {
         let events = ledger.events();
+        if self.journal.is_none() && self.behind.is_some_and(|again| again <= now) {
+            // What an earlier daemon left there is not known to anybody any more.
+            match Journal::open(&self.path) {
+                Ok(opened) => self.journal = Some(opened.journal),
+                Err(error) => {
+                    self.behind = now.checked_add(RETRY);
+                    self.fail(&with_causes(&error));
+                }
+            }
+        }
         let Some(journal) = &mut self.journal else { return };
         let done = if let Some(again) = self.behind {
             if again > now {

@@ -128,6 +128,29 @@ fn what_is_left_of_the_sessions_is_for_root_and_the_system() {
 }
 
 #[test]
+fn a_port_that_an_older_lease_took_over_from_an_ended_one_stays_with_it_over_a_restart() {
+    let (mut ledger, session, now) = ledger();
+    let pool = Pool::new(&["192.0.2.1"], "10000-10002");
+    let to = to("198.51.100.1:443");
+    let older = ledger.lease(&request(session, to, Kind::Pairs, 1), &pool.offer(), now).unwrap();
+    let newer = ledger.lease(&request(session, to, Kind::Pairs, 2), &pool.offer(), now).unwrap();
+    ledger.release(newer.id, now).unwrap();
+    for (look, seen) in ledger.due(now, 10).into_iter().zip([Seen::Free, OPEN]) {
+        let Look::Exact(tuple) = look else { panic!("{look:?}") };
+        ledger.looked(look, vec![(tuple, seen)], now);
+    }
+    let source = SocketAddr::new(older.ranges[0].address, older.ranges[0].ports.first());
+    let busy = Tuple { protocol: Protocol::Tcp, source, destination: to };
+    let instead = ledger.replace(older.id, &busy, &pool.offer(), now).unwrap();
+    for events in [ledger.snapshot().collect::<Vec<Event>>(), ledger.events()] {
+        let restored = Ledger::restore(events, now);
+        let ranges = restored.get(older.id).unwrap().ranges;
+        assert_eq!(restored.contradictions(), 0);
+        assert_eq!(SocketAddr::new(ranges[0].address, ranges[0].ports.first()), instead.source);
+    }
+}
+
+#[test]
 fn a_page_of_leases_is_no_longer_than_can_be_sent() {
     let (mut ledger, session, now) = ledger();
     let pool = Pool::new(&["192.0.2.1", "192.0.2.2"], "1024-65535");

@@ -142,7 +142,7 @@ impl World {
                     if told {
                         // After a reset nobody knows whom it was connected to.
                         let reset = Tuple { destination: None, ..tuple(key) };
-                        let told = if cookie % 2 == 0 { tuple(key) } else { reset };
+                        let told = if cookie.is_multiple_of(2) { tuple(key) } else { reset };
                         self.ledger.destroyed(&told, cookie, self.now);
                     }
                 }
