@@ -402,13 +402,13 @@ fn status_tells_well_from_degraded_from_stopped() {
     assert_eq!(status, 1);
     assert_eq!(
         text,
-        "{\"state\":\"degraded\",\"version\":\"1.2\",\"faults\":[\"one\"],\"listeners\":{\"listening\":1,\"reserved\":0,\"failed\":0},\"learned\":null}\n"
+        "{\"state\":\"degraded\",\"version\":\"1.2\",\"faults\":[\"one\"],\"listeners\":{\"listening\":1,\"reserved\":0,\"failed\":0},\"learned\":null,\"pools\":{\"ready\":0,\"degraded\":0,\"failed\":0,\"leased\":0,\"cooling\":0}}\n"
     );
     let (status, text, message) = run(&mut portbroker(Path::new("/nonexistent/bus"), "status --json"));
     assert_eq!(status, 3);
     assert_eq!(
         text,
-        "{\"state\":\"stopped\",\"version\":null,\"faults\":[],\"listeners\":null,\"learned\":null}\n"
+        "{\"state\":\"stopped\",\"version\":null,\"faults\":[],\"listeners\":null,\"learned\":null,\"pools\":null}\n"
     );
     assert!(message.contains("not reachable"), "{message}");
 }
