@@ -6,7 +6,7 @@
 
 use crate::config::PortsSpec;
 use crate::model::{PoolName, PortRange, PortSet};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// `auto` takes from the kernel's own range only where fewer ports than this are left beside it.
 pub const ENOUGH: usize = 16_384;
@@ -94,23 +94,42 @@ fn lower_half(range: PortRange) -> PortSet {
     set(range.first(), range.first() + (range.last() - range.first()) / 2)
 }
 
+/// So many listeners, and so many units, are each named as a reason: of ten thousand nobody reads them, and a start would
+/// take the longer for it.
+const NAMED: usize = 64;
+
 fn leave_out_what_is_taken(zone: &mut Zone, host: &Host) {
-    let mut by_listener: BTreeMap<&str, PortSet> = BTreeMap::new();
-    for (range, listener) in &host.brokered {
-        by_listener.entry(listener).or_default().insert_range(*range);
-    }
-    for (listener, ports) in by_listener {
-        zone.leave_out(&ports, &format!("held by listener {listener}"));
-    }
+    let brokered = host.brokered.iter().map(|(range, listener)| (*range, listener.as_str()));
+    leave_out_named(zone, brokered, |listener| format!("held by listener {listener}"), "held by listeners");
     zone.leave_out(&host.protected, "[protect] ports");
-    let mut by_unit: BTreeMap<&str, PortSet> = BTreeMap::new();
-    for (port, unit) in &host.learned {
-        by_unit.entry(unit).or_default().insert(*port);
-    }
-    for (unit, ports) in by_unit {
-        zone.leave_out(&ports, &format!("learned: {unit}"));
-    }
+    let learned = host
+        .learned
+        .iter()
+        .filter_map(|(port, unit)| PortRange::new(*port, *port).ok().map(|range| (range, unit.as_str())));
+    leave_out_named(zone, learned, |unit| format!("learned: {unit}"), "learned");
     zone.leave_out(&host.listened, "listened on");
+}
+
+/// Leaves out ports that have somebody's name, each for a reason of its own where these are few.
+fn leave_out_named<'a>(
+    zone: &mut Zone,
+    ranges: impl Iterator<Item = (PortRange, &'a str)> + Clone,
+    reason: impl Fn(&str) -> String,
+    of_many: &str,
+) {
+    let names: BTreeSet<&str> = ranges.clone().map(|(_, name)| name).collect();
+    if names.len() > NAMED {
+        let mut all = PortSet::default();
+        ranges.for_each(|(range, _)| all.insert_range(range));
+        return zone.leave_out(&all, of_many);
+    }
+    let mut by_name: BTreeMap<&str, PortSet> = BTreeMap::new();
+    for (range, name) in ranges {
+        by_name.entry(name).or_default().insert_range(range);
+    }
+    for (name, ports) in by_name {
+        zone.leave_out(&ports, &reason(name));
+    }
 }
 
 /// Leaves out of the zones what would reserve more than three quarters of the kernel's own range in all: whoever

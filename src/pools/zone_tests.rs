@@ -60,6 +60,17 @@ fn auto_carves_out_the_upper_half_where_too_few_are_beside() {
 }
 
 #[test]
+fn very_many_listeners_are_one_reason() {
+    let listener = |n: u16| (PortRange::new(n, n).unwrap(), format!("l{n}"));
+    let host = Host { brokered: (2000..2065).map(listener).collect(), ..host("32768-60999") };
+    let zone = zone(&PortsSpec::Ports(ports("2000-2100")), &host);
+    assert_eq!(
+        written(&zone),
+        ("2065-2100".into(), reasons(&[("2000-2064", "held by listeners")]), String::new())
+    );
+}
+
+#[test]
 fn the_default_pool_takes_nothing_from_the_kernel() {
     let all = zone(&PortsSpec::Beside, &host("1024-65535"));
     let expected = reasons(&[("1-1023", "below 1024"), ("1024-65535", "the kernel's own range")]);
