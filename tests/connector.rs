@@ -13,7 +13,7 @@ mod netns;
 mod server;
 
 use daemon::Daemon;
-use netns::{in_netns, spawn};
+use netns::{in_netns, ip, spawn};
 use portbroker_client::outbound::Connection;
 use portbroker_client::{ConnectError, Connector, Error};
 use server::Server;
@@ -33,11 +33,6 @@ const POOL: &str =
     "[[pool]]\nname = \"egress\"\naddresses = [\"192.0.2.1\", \"192.0.2.2\"]\nports = \"20000-20099\"\n";
 /// One address and one port.
 const ONE: &str = "[[pool]]\nname = \"egress\"\naddresses = [\"192.0.2.1\"]\nports = \"20000\"\n";
-
-fn ip(arguments: &str) {
-    let status = spawn(Command::new("ip").args(arguments.split_whitespace())).wait().unwrap();
-    assert!(status.success(), "ip {arguments}");
-}
 
 /// Runs a test with a daemon, and a server that closes only when it is told to.
 fn with(configuration: &str, test: impl FnOnce(&mut Daemon, &Server) + Send) {

@@ -5,6 +5,8 @@
 #[path = "support/daemon.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod daemon;
+#[path = "support/egress.rs"]
+mod egress;
 #[path = "support/leases.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod leases;
@@ -13,45 +15,14 @@ mod leases;
 mod netns;
 
 use daemon::Daemon;
+use egress::{POOL, TO, addresses, service, started};
 use leases::{Client, connected, eventually};
-use netns::{in_netns, spawn};
+use netns::in_netns;
 use portbroker_client::wire::ErrorName;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{TcpListener, UdpSocket};
-use std::process::Command;
+use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 use zbus::{OwnedObjectPath, Variant};
-
-/// Four addresses of a hundred ports.
-const POOL: &str = "\
-[[pool]]
-name = \"egress\"
-addresses = [\"192.0.2.1-192.0.2.4\"]
-ports = \"10000-10099\"
-";
-/// Where everybody connects to.
-const TO: &str = "192.0.2.9:443";
-
-fn ip(arguments: &str) {
-    let status = spawn(Command::new("ip").args(arguments.split_whitespace())).wait().unwrap();
-    assert!(status.success(), "ip {arguments}");
-}
-
-fn addresses() {
-    for n in [1, 2, 3, 4, 9] {
-        ip(&format!("address add 192.0.2.{n}/32 dev lo"));
-    }
-}
-
-fn started(configuration: &str) -> Daemon {
-    addresses();
-    Daemon::start(configuration)
-}
-
-#[expect(clippy::disallowed_methods, reason = "somebody else's service")]
-fn service() -> TcpListener {
-    TcpListener::bind(TO).unwrap()
-}
 
 #[test]
 fn pairs_are_spread_and_can_be_bound_and_connected() {

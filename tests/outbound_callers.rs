@@ -5,6 +5,8 @@
 #[path = "support/daemon.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod daemon;
+#[path = "support/egress.rs"]
+mod egress;
 #[path = "support/leases.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod leases;
@@ -13,42 +15,12 @@ mod leases;
 mod netns;
 
 use daemon::{Daemon, run};
+use egress::{POOL, TO, service, started};
 use leases::{Client, eventually};
-use netns::{NOBODY, in_netns, spawn};
+use netns::{NOBODY, in_netns};
 use portbroker_client::wire::ErrorName;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
-
-/// Four addresses of a hundred ports.
-const POOL: &str = "\
-[[pool]]
-name = \"egress\"
-addresses = [\"192.0.2.1-192.0.2.4\"]
-ports = \"10000-10099\"
-";
-/// Where everybody connects to.
-const TO: &str = "192.0.2.9:443";
-
-fn ip(arguments: &str) {
-    let status = spawn(Command::new("ip").args(arguments.split_whitespace())).wait().unwrap();
-    assert!(status.success(), "ip {arguments}");
-}
-
-fn addresses() {
-    for n in [1, 2, 3, 4, 9] {
-        ip(&format!("address add 192.0.2.{n}/32 dev lo"));
-    }
-}
-
-fn started(configuration: &str) -> Daemon {
-    addresses();
-    Daemon::start(configuration)
-}
-
-#[expect(clippy::disallowed_methods, reason = "somebody else's service")]
-fn service() -> TcpListener {
-    TcpListener::bind(TO).unwrap()
-}
 
 /// Leases one pair or socket as the user nobody, with python3-dbus, peer to peer: `leased 1`, or the error's name.
 fn as_nobody(daemon: &Daemon, wrapper: &[&str], pool: &str, what: &str, to: &str) -> String {

@@ -5,6 +5,8 @@
 #[path = "support/daemon.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod daemon;
+#[path = "support/egress.rs"]
+mod egress;
 #[path = "support/leases.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod leases;
@@ -13,44 +15,15 @@ mod leases;
 mod netns;
 
 use daemon::Daemon;
+use egress::{POOL, TO, addresses, service, started};
 use leases::{Client, connected, eventually};
 use netns::{in_netns, spawn};
+use nix::mount::{MsFlags, mount};
 use portbroker_client::wire::ErrorName;
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::Duration;
-
-/// Four addresses of a hundred ports.
-const POOL: &str = "\
-[[pool]]
-name = \"egress\"
-addresses = [\"192.0.2.1-192.0.2.4\"]
-ports = \"10000-10099\"
-";
-/// Where everybody connects to.
-const TO: &str = "192.0.2.9:443";
-
-fn ip(arguments: &str) {
-    let status = spawn(Command::new("ip").args(arguments.split_whitespace())).wait().unwrap();
-    assert!(status.success(), "ip {arguments}");
-}
-
-fn addresses() {
-    for n in [1, 2, 3, 4, 9] {
-        ip(&format!("address add 192.0.2.{n}/32 dev lo"));
-    }
-}
-
-fn started(configuration: &str) -> Daemon {
-    addresses();
-    Daemon::start(configuration)
-}
-
-#[expect(clippy::disallowed_methods, reason = "somebody else's service")]
-fn service() -> TcpListener {
-    TcpListener::bind(TO).unwrap()
-}
 
 #[test]
 fn a_lease_ends_with_the_last_copy_of_its_lifeline() {
@@ -283,6 +256,83 @@ fn a_journal_that_cannot_be_opened_is_tried_again_and_nothing_that_is_used_is_gi
         let client = Client::of(&daemon);
         assert_eq!(client.leases().into_iter().filter(|row| row.7 == "held").collect::<Vec<_>>(), before);
         drop(session);
+    });
+}
+
+const FEW: &str = "[[pool]]\nname = \"few\"\naddresses = [\"192.0.2.1\"]\nports = \"10000-10002\"\n";
+
+/// A daemon whose runtime directory is a tmpfs of this thread's own, of one MiB.
+fn in_a_small_directory() -> Daemon {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+    Daemon::start_with(FEW, |command| {
+        let root = command.get_args().skip_while(|argument| *argument != "--root").nth(1).unwrap();
+        let directory = std::path::Path::new(root).join("run/portbroker");
+        std::fs::create_dir_all(&directory).unwrap();
+        mount(Some("tmpfs"), &directory, Some("tmpfs"), MsFlags::empty(), Some("size=1m")).unwrap();
+        command.arg("--no-bus");
+    })
+}
+
+#[test]
+fn leases_that_could_not_be_written_down_are_not_given_out_again_while_they_are_used() {
+    in_netns(|| {
+        addresses();
+        let mut daemon = in_a_small_directory();
+        let client = Client::of(&daemon);
+        let service = service();
+        let session = client.open();
+        let (_, known) = client.pairs(&session, "few", "tcp", TO, 1).unwrap();
+        let rest = daemon.folder().join("run/portbroker/rest");
+        assert!(std::fs::write(&rest, vec![0; 2 << 20]).is_err(), "the directory is full");
+        // The last page of the journal has room for some.
+        let unknown = loop {
+            let (lease, pairs) = client.pairs(&session, "few", "tcp", TO, 1).unwrap();
+            if daemon.log().contains("leases are not written down") {
+                break pairs;
+            }
+            client.release(lease).unwrap();
+        };
+        let _connection = connected(unknown[0], service.local_addr().unwrap()).unwrap();
+        std::fs::remove_file(&rest).unwrap();
+        // Twice: the second one finds what the first one wrote.
+        for _ in 0..2 {
+            daemon.restart_after_kill(FEW);
+            assert!(daemon.log().contains("has not all leases of before"), "{}", daemon.log());
+            let client = Client::of(&daemon);
+            let session = client.open();
+            let others = std::iter::from_fn(|| Some(client.pairs(&session, "few", "tcp", TO, 1).ok()?.1));
+            let others: Vec<_> = others.flatten().collect();
+            assert!(!others.is_empty());
+            assert!(others.iter().all(|pair| *pair != unknown[0] && *pair != known[0]), "{others:?}");
+            drop(session);
+            let held = || client.leases().iter().filter(|row| row.7 == "held").count();
+            eventually("the end of the session, and not of the one before", || held() == 1);
+        }
+    });
+}
+
+#[test]
+fn a_journal_that_is_missing_beside_lifelines_gives_out_nothing_that_is_used() {
+    in_netns(|| {
+        addresses();
+        let mut daemon = Daemon::start(FEW);
+        let client = Client::of(&daemon);
+        let service = service();
+        let session = client.open();
+        let (_, pairs) = client.pairs(&session, "few", "tcp", TO, 1).unwrap();
+        let _connection = connected(pairs[0], service.local_addr().unwrap()).unwrap();
+        std::fs::remove_file(daemon.folder().join("run/portbroker/leases")).unwrap();
+        for _ in 0..2 {
+            daemon.restart_after_kill(FEW);
+            let client = Client::of(&daemon);
+            let session = client.open();
+            let (_, others) = client.pairs(&session, "few", "tcp", TO, 2).unwrap();
+            assert!(!others.contains(&pairs[0]));
+            drop(session);
+            eventually("the end of the session", || client.leases().iter().all(|row| row.7 == "cooling"));
+        }
     });
 }
 

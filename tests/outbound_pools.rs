@@ -5,6 +5,9 @@
 #[path = "support/daemon.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod daemon;
+#[path = "support/egress.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod egress;
 #[path = "support/leases.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod leases;
@@ -13,40 +16,14 @@ mod leases;
 mod netns;
 
 use daemon::{Daemon, run};
+use egress::{POOL, TO, addresses, started};
 use leases::{Client, eventually};
-use netns::{in_netns, spawn};
+use netns::{in_netns, ip};
 use portbroker_client::wire::ErrorName;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
-use std::process::Command;
-
-/// Four addresses of a hundred ports.
-const POOL: &str = "\
-[[pool]]
-name = \"egress\"
-addresses = [\"192.0.2.1-192.0.2.4\"]
-ports = \"10000-10099\"
-";
-/// Where everybody connects to.
-const TO: &str = "192.0.2.9:443";
-
-fn ip(arguments: &str) {
-    let status = spawn(Command::new("ip").args(arguments.split_whitespace())).wait().unwrap();
-    assert!(status.success(), "ip {arguments}");
-}
-
-fn addresses() {
-    for n in [1, 2, 3, 4, 9] {
-        ip(&format!("address add 192.0.2.{n}/32 dev lo"));
-    }
-}
-
-fn started(configuration: &str) -> Daemon {
-    addresses();
-    Daemon::start(configuration)
-}
 
 /// The JSON of a verb of the command line.
 fn json_of(daemon: &Daemon, arguments: &[&str]) -> Value {

@@ -16,15 +16,9 @@ mod netns;
 
 use daemon::{Daemon, run};
 use leases::{Client, eventually};
-use netns::{in_netns, spawn};
+use netns::{in_netns, ip};
 use portbroker_client::wire::ErrorName;
 use std::net::{SocketAddr, TcpListener};
-use std::process::Command;
-
-fn ip(arguments: &str) {
-    let status = spawn(Command::new("ip").args(arguments.split_whitespace())).wait().unwrap();
-    assert!(status.success(), "ip {arguments}");
-}
 
 /// `192.0.2.1 in-use, 192.0.2.2 absent`
 fn addresses(client: &Client, pool: &str) -> String {

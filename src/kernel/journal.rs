@@ -4,14 +4,14 @@
 //! - Every record is there whole or not at all: it is written with one write(2), and one that a SIGKILL tore is thrown
 //!   away when the file is read again. What must not come apart belongs into one record.
 //! - The file is always replaced whole, by rename(2): whoever opens it finds a header.
-//! - A record that could not be written leaves the file as it was before.
+//! - A record that could not be written leaves the file as it was before, and can be told of by one byte of the header.
 //! - Nothing that cannot be understood is thrown away: it is moved aside.
 //!
 //! What is in a record is not this module's matter.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::libc;
@@ -23,7 +23,9 @@ const VERSION: u32 = 1;
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 /// The bytes of a boot id as text.
 const BOOT_LENGTH: usize = 36;
-const HEADER: usize = MAGIC.len() + 4 + BOOT_LENGTH;
+/// Where the last byte of the header is: not 0 where something happened that is not in the file.
+const GAP: usize = MAGIC.len() + 4 + BOOT_LENGTH;
+const HEADER: usize = GAP + 1;
 /// Length and checksum of each record.
 const FRAME: usize = 8;
 /// No journal is larger, and no record either.
@@ -43,6 +45,8 @@ pub struct Journal {
     spoilt: bool,
     /// What the last snapshot took.
     snapshot: u64,
+    /// This process does not know all that happened before it, and no snapshot fills that gap.
+    had_gap: bool,
 }
 
 /// A journal, and what was in it.
@@ -54,6 +58,8 @@ pub struct Opened {
     pub records: Vec<Vec<u8>>,
     /// What of an earlier file was not taken.
     pub lost: Option<Lost>,
+    /// Something happened in this boot that is not in the records: see [`Journal::mark_gap`].
+    pub has_gap: bool,
 }
 
 /// What was not taken of a file that was there, for the log.
@@ -160,9 +166,9 @@ impl Journal {
         let content = match read(path) {
             Err(Unreadable::Io(_)) if !path.exists() && !path.is_symlink() => return begun(path, boot, None),
             Err(why) => Err(why),
-            Ok(bytes) => understood(&bytes, &boot).map(|(records, whole)| (records, whole, bytes.len())),
+            Ok(bytes) => understood(&bytes, &boot).map(|found| (found, bytes.len())),
         };
-        let (records, whole, read) = match content {
+        let (Understood { records, whole, has_gap }, read) = match content {
             Ok(content) => content,
             Err(why) => {
                 let moved = path.with_extension("unreadable");
@@ -177,9 +183,10 @@ impl Journal {
             file.set_len(bytes(whole)).map_err(JournalError::new("shorten", path))?;
         }
         let lost = (torn > 0).then(|| Lost::Tail { path: path.to_owned(), bytes: torn });
-        let journal =
-            Self { path: path.to_owned(), boot, file, length: bytes(whole), spoilt: false, snapshot: 0 };
-        Ok(Opened { journal, records, lost })
+        let length = bytes(whole);
+        let path = path.to_owned();
+        let journal = Self { path, boot, file, length, spoilt: false, snapshot: 0, had_gap: has_gap };
+        Ok(Opened { journal, records, lost, has_gap })
     }
 
     /// Appends a record.
@@ -199,12 +206,28 @@ impl Journal {
         Ok(())
     }
 
+    /// Leaves word for whoever opens the file after this process: something happened that could not be appended. A
+    /// rewrite takes that back, unless it was so already when the file was opened. It takes no room, so a full file
+    /// system does not keep it from being written.
+    pub fn mark_gap(&self) -> Result<(), JournalError> {
+        // Not by the descriptor that appends: what that writes goes to the end, wherever it is told to.
+        let file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(&self.path);
+        file.and_then(|file| file.write_all_at(&[1], bytes(GAP)))
+            .map_err(JournalError::new("mark", &self.path))
+    }
+
+    /// As [`mark_gap`](Self::mark_gap), where what happened is not known to this process either: no rewrite takes it back.
+    pub fn mark_lasting_gap(&mut self) -> Result<(), JournalError> {
+        self.had_gap = true;
+        self.mark_gap()
+    }
+
     /// Puts these records in the place of all that there are.
     pub fn rewrite<R: AsRef<[u8]>>(
         &mut self,
         records: impl IntoIterator<Item = R>,
     ) -> Result<(), JournalError> {
-        (self.file, self.length) = written(&self.path, &self.boot, records)?;
+        (self.file, self.length) = written(&self.path, &header(&self.boot, self.had_gap), records)?;
         self.snapshot = self.length;
         self.spoilt = false;
         Ok(())
@@ -225,20 +248,21 @@ impl Journal {
 }
 
 fn begun(path: &Path, boot: String, lost: Option<Lost>) -> Result<Opened, JournalError> {
-    let (file, length) = written::<&[u8]>(path, &boot, [])?;
-    let journal = Journal { path: path.to_owned(), boot, file, length, spoilt: false, snapshot: length };
-    Ok(Opened { journal, records: Vec::new(), lost })
+    let (file, length) = written::<&[u8]>(path, &header(&boot, false), [])?;
+    let (path, snapshot) = (path.to_owned(), length);
+    let journal = Journal { path, boot, file, length, spoilt: false, snapshot, had_gap: false };
+    Ok(Opened { journal, records: Vec::new(), lost, has_gap: false })
 }
 
 /// Writes a new file and puts it in the place of the old one; it stays open for what follows.
 fn written<R: AsRef<[u8]>>(
     path: &Path,
-    boot: &str,
+    header: &[u8],
     records: impl IntoIterator<Item = R>,
 ) -> Result<(File, u64), JournalError> {
     let action = "rewrite";
     let new = path.with_extension("new");
-    let result = written_beside(&new, boot, records).and_then(|written| match written {
+    let result = written_beside(&new, header, records).and_then(|written| match written {
         Some(written) => fs::rename(&new, path).map(|()| Some(written)),
         None => Ok(None),
     });
@@ -258,7 +282,7 @@ fn written<R: AsRef<[u8]>>(
 /// `None` where it would be too large.
 fn written_beside<R: AsRef<[u8]>>(
     new: &Path,
-    boot: &str,
+    header: &[u8],
     records: impl IntoIterator<Item = R>,
 ) -> io::Result<Option<(File, u64)>> {
     match fs::remove_file(new) {
@@ -267,7 +291,7 @@ fn written_beside<R: AsRef<[u8]>>(
     }
     let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(new)?;
     let mut buffered = io::BufWriter::new(file);
-    buffered.write_all(&header(boot))?;
+    buffered.write_all(header)?;
     let mut length = bytes(HEADER);
     for record in records {
         let Some(record) = framed(record.as_ref(), length) else { return Ok(None) };
@@ -278,10 +302,11 @@ fn written_beside<R: AsRef<[u8]>>(
     Ok(Some((file, length)))
 }
 
-fn header(boot: &str) -> Vec<u8> {
+fn header(boot: &str, has_gap: bool) -> Vec<u8> {
     let mut header = MAGIC.to_vec();
     header.extend(VERSION.to_le_bytes());
     header.extend(boot.as_bytes());
+    header.push(u8::from(has_gap));
     header
 }
 
@@ -319,24 +344,31 @@ fn read(path: &Path) -> Result<Vec<u8>, Unreadable> {
     Ok(bytes)
 }
 
-/// The records, and how far the file is whole.
-fn understood(file: &[u8], boot: &str) -> Result<(Vec<Vec<u8>>, usize), Unreadable> {
+/// A file of ours.
+struct Understood {
+    records: Vec<Vec<u8>>,
+    /// How far it is whole.
+    whole: usize,
+    has_gap: bool,
+}
+
+fn understood(file: &[u8], boot: &str) -> Result<Understood, Unreadable> {
     let (header, mut rest) = file.split_first_chunk::<HEADER>().ok_or(Unreadable::NoJournal)?;
     let of_header = header.strip_prefix(MAGIC).and_then(|rest| rest.split_first_chunk());
-    let (version, their_boot) = of_header.ok_or(Unreadable::NoJournal)?;
+    let (version, rest_of_header) = of_header.ok_or(Unreadable::NoJournal)?;
     match u32::from_le_bytes(*version) {
         VERSION => {}
         other => return Err(Unreadable::OtherVersion(other)),
     }
-    if their_boot != boot.as_bytes() {
+    let Some(gap) = rest_of_header.strip_prefix(boot.as_bytes()) else {
         return Err(Unreadable::OtherBoot);
-    }
+    };
     let mut records = Vec::new();
     while let Some((record, after)) = first_record(rest) {
         records.push(record.to_vec());
         rest = after;
     }
-    Ok((records, file.len() - rest.len()))
+    Ok(Understood { records, whole: file.len() - rest.len(), has_gap: gap != [0] })
 }
 
 fn first_record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {

@@ -1,19 +1,13 @@
 //! Which addresses are local: as the kernel has it when somebody binds them, and told when it changes.
 
-use crate::netns::{in_netns, spawn};
+use crate::netns::{in_netns, ip};
 use portbroker::kernel::addresses::{AddressWatch, present};
 use std::future::Future;
 use std::net::{IpAddr, TcpListener};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_millis(400);
-
-fn ip(arguments: &str) {
-    let done = spawn(Command::new("ip").args(arguments.split(' '))).wait();
-    assert!(done.expect("ip ends").success(), "ip {arguments}");
-}
 
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()

@@ -50,6 +50,8 @@ fn a_full_directory_is_a_clear_error_and_the_journal_stays_as_it_was() {
         let refused = journal.rewrite((0..90).map(|_| [8; 10_007])).unwrap_err();
         assert!(matches!(refused, JournalError::Full { .. }), "{refused}");
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+        journal.mark_gap().unwrap();
+        assert!(Journal::open(&path).unwrap().has_gap, "it takes no room");
         // With room again it goes on.
         journal.rewrite([b"snapshot"]).unwrap();
         journal.append(b"more").unwrap();

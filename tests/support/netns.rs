@@ -26,6 +26,12 @@ pub(crate) fn spawn(command: &mut Command) -> Child {
     undisturbed(|| command.spawn()).unwrap_or_else(|error| panic!("needs {name:?}: {error}"))
 }
 
+/// What ip(8) does in the namespace of this thread.
+pub(crate) fn ip(arguments: &str) {
+    let status = spawn(Command::new("ip").args(arguments.split_whitespace())).wait().unwrap();
+    assert!(status.success(), "ip {arguments}");
+}
+
 /// Runs a test on a thread in a new network namespace, with the loopback interface up.
 pub(crate) fn in_netns<R: Send>(test: impl FnOnce() -> R + Send) -> R {
     std::thread::scope(|scope| {

@@ -1,7 +1,8 @@
 //! The leases as they are written down, for the daemon after this one.
 //!
 //! What happened to leases is in the journal before anybody hears of it. Where it cannot be written that is said, and
-//! leases go on: a daemon that is killed meanwhile forgets them, and its successor asks the kernel instead.
+//! leases go on: a daemon that is killed meanwhile forgets them, and its successor finds the mark of that and asks the
+//! kernel instead.
 
 use crate::broker::effects::with_causes;
 use crate::kernel::journal::{Journal, Lost, Opened, Unreadable};
@@ -29,8 +30,15 @@ impl Store {
         let path: PathBuf = runtime_directory.join("leases");
         let mut store = Self { path: path.clone(), journal: None, fault: None, behind: None, forgot: false };
         let mut events = Vec::new();
+        // Sessions have their lifelines beside it: without them there were no leases.
+        let lifelines = || std::fs::read_dir(runtime_directory.join("sessions"));
+        let is_missing = !path.exists() && lifelines().is_ok_and(|mut found| found.next().is_some());
         match Journal::open(&path) {
-            Ok(Opened { journal, records, lost }) => {
+            Ok(Opened { mut journal, records, lost, has_gap }) => {
+                let has_gap = has_gap || is_missing;
+                if is_missing && let Err(error) = journal.mark_lasting_gap() {
+                    tracing::error!(event = "journal", %error, "{}", with_causes(&error));
+                }
                 store.journal = Some(journal);
                 match decoded(&records) {
                     Ok(found) => events = found,
@@ -48,6 +56,14 @@ impl Store {
                 }
                 if store.forgot {
                     events = vec![numbered_anew()];
+                } else if has_gap {
+                    store.forgot = true;
+                    events.push(numbered_anew());
+                    tracing::error!(
+                        event = "journal",
+                        "{} has not all leases of before: what the kernel has in use is not leased",
+                        path.display()
+                    );
                 }
             }
             Err(error) => {
@@ -133,6 +149,9 @@ impl Store {
             }
             Err(error) => {
                 self.behind = now.checked_add(RETRY);
+                if let Err(unmarked) = journal.mark_gap() {
+                    tracing::error!(event = "journal", error = %unmarked, "{}", with_causes(&unmarked));
+                }
                 self.fail(&with_causes(&error));
             }
         }

@@ -40,6 +40,24 @@ fn what_was_appended_is_there_again_and_goes_on() {
 }
 
 #[test]
+fn a_gap_stays_until_a_snapshot_of_who_made_it() {
+    let (_root, path) = directory();
+    let records = filled(&path);
+    let mut first = open(&path).journal;
+    first.mark_gap().unwrap();
+    let opened = open(&path);
+    assert_eq!((&opened.records, opened.has_gap), (&records, true), "nothing else is changed");
+    first.append(b"five").unwrap();
+    assert_eq!(open(&path).records.len(), 5);
+    first.rewrite([b"all of it"]).unwrap();
+    assert!(!open(&path).has_gap, "who made it has filled it");
+    first.mark_gap().unwrap();
+    let mut second = open(&path).journal;
+    second.rewrite([b"what is known"]).unwrap();
+    assert!(open(&path).has_gap, "nobody else can");
+}
+
+#[test]
 fn a_tail_that_was_torn_at_any_byte_is_dropped_and_told_of() {
     let (root, path) = directory();
     let records = filled(&path);
