@@ -24,6 +24,20 @@ fn forty_pairs_over_four_addresses_are_ten_each() {
 }
 
 #[test]
+fn round_robin_goes_on_where_the_lease_before_ended() {
+    let pool = Pool::new(&["192.0.2.1", "192.0.2.2", "192.0.2.3"], "10000-19999");
+    let (mut ledger, session, now) = ledger();
+    let offer = Offer { spread: Spread::RoundRobin, ..pool.offer() };
+    let mut turns = Vec::new();
+    for (to_whom, count) in [("198.51.100.1:443", 4), ("198.51.100.2:443", 1), ("198.51.100.1:443", 4)] {
+        let lease = ledger.lease(&request(session, to(to_whom), Kind::Pairs, count), &offer, now).unwrap();
+        turns.extend(lease.ranges.iter().map(|range| range.address));
+    }
+    let expected: Vec<_> = pool.addresses.iter().copied().cycle().take(9).collect();
+    assert_eq!(turns, expected);
+}
+
+#[test]
 fn a_port_serves_many_destinations_and_a_lease_for_any_excludes_them() {
     let (mut ledger, session, now) = ledger();
     let pool = one();
