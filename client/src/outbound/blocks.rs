@@ -12,8 +12,10 @@
 
 use super::demand::Demand;
 use super::held::Held;
+pub(crate) use super::queue::Port;
+use super::queue::{Idle, Queue, Rest};
 use crate::lease::Block;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -31,15 +33,6 @@ const REFUSED_MOST: Duration = Duration::from_secs(64);
 const BLIND: Duration = Duration::from_secs(125);
 /// What was looked at less than this ago is not looked at again out of turn.
 const LOOKED: Duration = Duration::from_millis(1);
-
-/// A port that is out with somebody. There is one of it, so it cannot be given back twice.
-#[derive(Debug)]
-pub(crate) struct Port {
-    range: u32,
-    number: u16,
-    strikes: u8,
-    blind: bool,
-}
 
 /// What [`Blocks::take`] gives.
 #[derive(Debug)]
@@ -70,58 +63,6 @@ impl Range {
 struct Lease {
     ranges: Vec<u32>,
     ports: u32,
-}
-
-/// A range from its next port on.
-#[derive(Debug, Clone, Copy)]
-struct Rest {
-    range: u32,
-    next: u16,
-    last: u16,
-}
-
-impl Rest {
-    fn ports(self) -> u32 {
-        u32::from(self.last) - u32::from(self.next) + 1
-    }
-}
-
-#[derive(Debug)]
-enum Idle {
-    Fresh(Rest),
-    Used(Port),
-}
-
-impl Idle {
-    fn ports(&self) -> u32 {
-        match self {
-            Self::Fresh(rest) => rest.ports(),
-            Self::Used(_) => 1,
-        }
-    }
-
-    fn range(&self) -> u32 {
-        match self {
-            Self::Fresh(rest) => rest.range,
-            Self::Used(port) => port.range,
-        }
-    }
-}
-
-/// The ports of one address family.
-#[derive(Debug, Default)]
-struct Queue {
-    fresh: VecDeque<Rest>,
-    fresh_ports: u32,
-    closed: VecDeque<Port>,
-    /// All of them, also those that are held and out.
-    ports: u32,
-}
-
-impl Queue {
-    fn free(&self) -> u32 {
-        self.fresh_ports.saturating_add(count(self.closed.len()))
-    }
 }
 
 /// The ports that this process has for a destination.
@@ -192,8 +133,7 @@ impl Blocks {
             ranges.push(range);
             let queue = self.queue(block.address.is_ipv4());
             queue.ports += block.ports();
-            queue.fresh_ports += block.ports();
-            queue.fresh.push_back(Rest { range, next: block.first, last: block.last });
+            queue.add(Idle::Fresh(Rest { range, next: block.first, last: block.last }));
         }
         let ports = blocks.iter().map(Block::ports).sum();
         self.leases.insert(lease, Lease { ranges, ports });
@@ -222,7 +162,7 @@ impl Blocks {
             self.unhold();
         }
         self.used_last = now;
-        let (port, used) = self.next(v4)?;
+        let (port, used) = self.queue(v4).next()?;
         let range = self.ranges.get_mut(position(port.range)).and_then(Option::as_mut)?;
         range.out += 1;
         let source = SocketAddr::new(range.address, port.number);
@@ -232,24 +172,10 @@ impl Blocks {
         Some(Taken { port, source, used })
     }
 
-    fn next(&mut self, v4: bool) -> Option<(Port, bool)> {
-        let queue = self.queue(v4);
-        let Some(mut rest) = queue.fresh.pop_front() else {
-            return queue.closed.pop_front().map(|port| (port, true));
-        };
-        let port = Port { range: rest.range, number: rest.next, strikes: 0, blind: false };
-        queue.fresh_ports -= 1;
-        if rest.next < rest.last {
-            rest.next += 1;
-            queue.fresh.push_back(rest);
-        }
-        Some((port, false))
-    }
-
     /// Its connection was closed, or never came about.
     pub(crate) fn closed(&mut self, port: Port) {
         if let Some(v4) = self.back(&port) {
-            self.queue(v4).closed.push_back(Port { strikes: 0, blind: false, ..port });
+            self.queue(v4).add(Idle::Used(Port { strikes: 0, blind: false, ..port }));
         }
     }
 
@@ -301,15 +227,8 @@ impl Blocks {
             ranges.get(position(range)).and_then(Option::as_ref).is_some_and(|r| r.address == address)
         };
         let queue = if address.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
-        let (fresh, others) = std::mem::take(&mut queue.fresh).into_iter().partition(|rest| is(rest.range));
-        queue.fresh = others;
-        let fresh: VecDeque<Rest> = fresh;
-        queue.fresh_ports -= fresh.iter().map(|rest| rest.ports()).sum::<u32>();
-        let (closed, others): (VecDeque<Port>, _) =
-            std::mem::take(&mut queue.closed).into_iter().partition(|port| is(port.range));
-        queue.closed = others;
-        let used = closed.into_iter().chain([port]).map(Idle::Used);
-        for idle in fresh.into_iter().map(Idle::Fresh).chain(used) {
+        let idle = queue.take_out(is).into_iter().chain([Idle::Used(port)]);
+        for idle in idle {
             self.held_ports += idle.ports();
             self.held.push(Held { until, since: now, certain: true, idle });
         }
@@ -339,14 +258,7 @@ impl Blocks {
         let Some(held) = self.held.pop() else { return };
         self.held_ports -= held.idle.ports();
         let Some(address) = self.address(held.idle.range()) else { return };
-        let queue = self.queue(address.is_ipv4());
-        match held.idle {
-            Idle::Fresh(rest) => {
-                queue.fresh_ports += rest.ports();
-                queue.fresh.push_back(rest);
-            }
-            Idle::Used(port) => queue.closed.push_back(port),
-        }
+        self.queue(address.is_ipv4()).add(held.idle);
     }
 
     /// Brings back some of what is held only because it was open when last looked at: there is nothing else left.
@@ -450,9 +362,7 @@ impl Blocks {
             ranges.get(position(range)).and_then(Option::as_ref).is_some_and(|range| !range.gone)
         };
         for queue in [&mut self.v4, &mut self.v6] {
-            queue.fresh.retain(|rest| stays(rest.range));
-            queue.closed.retain(|port| stays(port.range));
-            queue.fresh_ports = queue.fresh.iter().map(|rest| rest.ports()).sum();
+            queue.take_out(|range| !stays(range));
         }
         self.held.retain(|held| stays(held.idle.range()));
         self.held_ports = self.held.iter().map(|held| held.idle.ports()).sum();

@@ -36,6 +36,7 @@ mod held;
 mod helper;
 mod lookup;
 mod prefix;
+mod queue;
 mod socket;
 mod wait;
 
