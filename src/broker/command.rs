@@ -56,6 +56,9 @@ pub enum Refusal {
     /// The caller would have more than its share of a pool.
     #[error("{0}")]
     QuotaExceeded(String),
+    /// All callers together would have more than what they may have of a pool.
+    #[error("{0}")]
+    SharedQuotaExceeded(String),
     /// The session is over, or unknown: its client opens another.
     #[error("{0}")]
     NoSuchSession(String),

@@ -114,6 +114,10 @@ const POOL: &str = r#" <interface name="org.portbroker.PortBroker1.Pool">
   </property>
   <property name="Spread" type="s" access="read"/>
   <property name="Quota" type="s" access="read"/>
+  <property name="Minimum" type="u" access="read"/>
+  <property name="Waiting" type="u" access="read">
+   <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
+  </property>
   <property name="Allow" type="as" access="read"/>
   <property name="Origin" type="s" access="read"/>
   <property name="Faults" type="as" access="read"/>
