@@ -45,7 +45,9 @@ pub const OPTION_AHEAD: &str = "ahead";
 /// Option of LeasePairs, LeaseBlocks and LeaseSockets, `u`: wait so many milliseconds, at most [`MAX_WAIT`], for ports
 /// where others have them (default: refuse at once).
 ///
-/// Callers take turns. The call is answered when there are ports, with the error Exhausted when the time is up, and
+/// Callers (units, or users) take turns. What only the caller itself can give back, its own quota, is not waited for. A
+/// request that does not wait gets nothing for which others wait, but for the caller's guaranteed minimum. Leases for any
+/// destination come after those with one. The call is answered when there are ports, with the error Exhausted when the time is up, and
 /// with NoSuchSession when the session ends. It waits no more when its connection or session ends. Other calls of the same
 /// connection are answered meanwhile. (libdbus and sd-bus give up after 25 seconds by themselves: say otherwise.)
 pub const OPTION_WAIT: &str = "wait";
@@ -256,6 +258,11 @@ pub trait Manager {
     /// the caller's own, and all of them for root.
     fn list_leases(&self, after: u64, most: u32) -> zbus::Result<Vec<LeaseRow>>;
 
+    /// For what of a session's leases others lack ports, or did in the last half minute: whoever has some that it does not
+    /// need gives them back. The signal `Wanted` of a pool says when to ask; it is not sent more often than every second.
+    /// Errors: NoSuchSession, NotAllowed.
+    fn list_wanted(&self, session: &ObjectPath<'_>) -> zbus::Result<Vec<WantedRow>>;
+
     /// Gives out nothing more of a source address, in no pool; what is leased lives on. Options: [`OPTION_UNDO`].
     /// For root. Errors: BadArgument where no pool has the address, NotAllowed.
     fn drain_address(&self, address: &str, options: HashMap<&str, Variant<'_>>) -> zbus::Result<()>;
@@ -298,6 +305,9 @@ pub type LearnedRow = (u16, String, String, u64, u64);
 pub type LeaseRow =
     (u64, u64, String, String, String, String, u32, String, String, Vec<(String, u16, u16)>, u32);
 
+/// What others lack, as ListWanted has it: pool, protocol, destination (empty: any).
+pub type WantedRow = (String, String, String);
+
 /// What the error Exhausted has beside its text (the body is `sa{sv}`): `capacity`, `used`, `cooling` and `free` ports
 /// for that destination (`u`), `kept` (`u`): how many of the free ones are for others, by their minimum or because they
 /// wait, and `next` (`t`, left out where nobody knows): in how many milliseconds the next one is
@@ -314,6 +324,10 @@ pub type LeftOutRow = (String, String);
 /// A pool.
 #[zbus::proxy(interface = "org.portbroker.PortBroker1.Pool", default_service = "org.portbroker.PortBroker1")]
 pub trait Pool {
+    /// Somebody lacks ports of it: see ListWanted.
+    #[zbus(signal)]
+    fn wanted(&self) -> zbus::Result<()>;
+
     /// Its name.
     #[zbus(property)]
     fn name(&self) -> zbus::Result<String>;

@@ -89,6 +89,8 @@ pub enum Notice {
     PoolAdded(Box<PoolView>),
     /// Properties of a pool changed.
     PoolChanged(Box<PoolView>),
+    /// Somebody lacks ports of a pool.
+    PoolWanted(String),
     /// A pool is no longer configured.
     PoolRemoved(String),
     /// Something of the manager's own properties changed.

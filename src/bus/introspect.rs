@@ -73,6 +73,9 @@ const MANAGER: &str = r#" <interface name="org.freedesktop.DBus.ObjectManager">
    <arg name="after" type="t" direction="in"/><arg name="most" type="u" direction="in"/>
    <arg name="leases" type="a(ttssssussa(sqq)u)" direction="out"/>
   </method>
+  <method name="ListWanted">
+   <arg name="session" type="o" direction="in"/><arg name="wanted" type="a(sss)" direction="out"/>
+  </method>
   <method name="DrainAddress">
    <arg name="address" type="s" direction="in"/><arg name="options" type="a{sv}" direction="in"/>
   </method>
@@ -102,6 +105,7 @@ const LISTENER: &str = r#" <interface name="org.portbroker.PortBroker1.Listener"
 "#;
 
 const POOL: &str = r#" <interface name="org.portbroker.PortBroker1.Pool">
+  <signal name="Wanted"/>
   <property name="Name" type="s" access="read"/>
   <property name="State" type="s" access="read"/>
   <property name="Addresses" type="a(ssuu)" access="read">

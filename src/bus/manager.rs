@@ -294,6 +294,10 @@ impl Manager {
                 let path = properties::path_of_pool(&view.name);
                 added(connection, path, POOL_INTERFACE, properties::of_pool(&view)).await
             }
+            Notice::PoolWanted(name) => {
+                let path = properties::path_of_pool(&name);
+                connection.emit_signal(None::<&str>, path, POOL_INTERFACE, "Wanted", &()).await
+            }
             Notice::PoolRemoved(name) => {
                 removed(connection, properties::path_of_pool(&name), POOL_INTERFACE).await
             }

@@ -8,8 +8,8 @@ use crate::broker::{Drain, Kind, LeaseRequest, LeaseView, Shortage};
 use crate::model::{LeaseId, Protocol, SessionId, SourceRange};
 use crate::policy::Caller;
 use portbroker_client::wire::{
-    ErrorName, LeaseRow, MAX_LEASE_ROWS, MAX_PORTS_OF_A_LEASE, MAX_WAIT, OPTION_AHEAD, OPTION_MINIMUM, OPTION_UNDO,
-    OPTION_WAIT, SESSION_PREFIX,
+    ErrorName, LeaseRow, MAX_LEASE_ROWS, MAX_PORTS_OF_A_LEASE, MAX_WAIT, OPTION_AHEAD, OPTION_MINIMUM,
+    OPTION_UNDO, OPTION_WAIT, SESSION_PREFIX,
 };
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -18,8 +18,16 @@ use zbus::message::{Header, Message};
 use zbus::{Fd, ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
 
 /// The members that are answered here.
-pub(super) const MEMBERS: [&str; 7] =
-    ["OpenSession", "LeasePairs", "LeaseBlocks", "LeaseSockets", "Release", "ListLeases", "DrainAddress"];
+pub(super) const MEMBERS: [&str; 8] = [
+    "OpenSession",
+    "LeasePairs",
+    "LeaseBlocks",
+    "LeaseSockets",
+    "Release",
+    "ListLeases",
+    "ListWanted",
+    "DrainAddress",
+];
 
 type Options = HashMap<String, OwnedVariant>;
 /// Session, pool, protocol, destination, how many, options.
@@ -85,6 +93,11 @@ impl Manager {
                 let most = usize::try_from(most.min(MAX_LEASE_ROWS)).unwrap_or_default();
                 let leases = self.broker.leases(caller, LeaseId(after), most).await?;
                 Ok(reply.build(&leases.into_iter().map(row).collect::<Vec<LeaseRow>>())?)
+            }
+            "ListWanted" => {
+                let session: OwnedObjectPath = argument(message)?;
+                let (caller, _) = who.identify(call, false).await?;
+                Ok(reply.build(&self.broker.wanted(caller, session_of(session.as_str())?).await??)?)
             }
             _ => {
                 let (address, options): (String, Options) = argument(message)?;

@@ -174,7 +174,8 @@ impl PoolDefinition {
         if let Quota::PortsPerCaller(quota) = self.config.quota
             && quota < minimum
         {
-            let fault = place.error(format!("a minimum of {minimum} ports is more than the quota of {quota}"));
+            let fault =
+                place.error(format!("a minimum of {minimum} ports is more than the quota of {quota}"));
             faults.push(fault.help("write a minimum that is no more than the quota"));
         }
         let callers = pool_callers::named(&self.config.allow).len() as u64

@@ -101,7 +101,8 @@ fn an_account_that_is_not_there_is_warned_of() {
 
 #[test]
 fn a_minimum_is_within_the_quota_and_within_the_pool() {
-    let pool = "[[pool]]\nname = \"a\"\naddresses = [\"10.0.0.1-10.0.0.4\", \"::1\"]\nports = \"1000-1099\"\n";
+    let pool =
+        "[[pool]]\nname = \"a\"\naddresses = [\"10.0.0.1-10.0.0.4\", \"::1\"]\nports = \"1000-1099\"\n";
     let with = |rest: &str| faults(&[&format!("{pool}{rest}")]);
     let two = "allow = [\"unit:a.service\", \"unit:b.service\"]\n";
     assert_eq!(with(&format!("{two}minimum = {{ ports = 50 }}\nquota = {{ ports = 50 }}")), [""; 0]);
@@ -114,7 +115,9 @@ fn a_minimum_is_within_the_quota_and_within_the_pool() {
     // One share more for whoever comes besides.
     let open = "allow = [\"unit:a.service\", \"unit:b.service\", \"group:33\"]\n";
     assert!(with(&format!("{open}minimum = {{ ports = 34 }}"))[0].contains("34 ports for each of 3 callers"));
-    assert!(with("minimum = { ports = 5 }\nquota = { ports = 4 }")[0].contains("is more than the quota of 4"));
+    assert!(
+        with("minimum = { ports = 5 }\nquota = { ports = 4 }")[0].contains("is more than the quota of 4")
+    );
     for (orphans, fault) in [
         ("\"soon\"", "\"soon\" is no span of time"),
         ("\"10ms\"", "at least 1 s and at most 24 h"),

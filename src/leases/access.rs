@@ -64,6 +64,14 @@ pub enum Eased {
     Pool(PoolName),
 }
 
+impl Eased {
+    /// Whether many may wait for it who wait for different things: trying them all takes time.
+    #[must_use]
+    pub fn is_broad(&self) -> bool {
+        matches!(self, Self::Pool(_) | Self::Ports(Protocol::Tcp, None))
+    }
+}
+
 /// More is not told one by one.
 const MOST_EASED: usize = 4096;
 
@@ -138,7 +146,8 @@ impl Ledger {
                 u32::try_from((range.first..=range.last).filter(cooling).count()).unwrap_or(u32::MAX)
             };
             let mut counted = |record: &Record| {
-                let mut count = |range: &Range| if record.held { range.ports() } else { cools(record, range) };
+                let mut count =
+                    |range: &Range| if record.held { range.ports() } else { cools(record, range) };
                 let ranges = record.ranges.iter().map(|range| (*range, count(range)));
                 (record.owner, record.claim(), ranges.collect())
             };
@@ -170,7 +179,8 @@ impl Ledger {
 
     /// An owner is forgotten: nothing is kept for it any more.
     pub(super) fn count_out(&mut self, owner: u32) {
-        let with_shares = |(id, _, pool): (u32, &PoolName, &super::view::Pool)| pool.shares.is_some().then_some(id);
+        let with_shares =
+            |(id, _, pool): (u32, &PoolName, &super::view::Pool)| pool.shares.is_some().then_some(id);
         let pools: Vec<u32> = self.pools.iter().filter_map(with_shares).collect();
         for pool in pools {
             let shares = self.pools.get_mut(pool).and_then(|entry| entry.shares.as_mut());

@@ -145,7 +145,11 @@ pub enum Refused {
 }
 
 fn kept_words(kept: u64) -> String {
-    if kept > 0 { format!(", and {kept} are for others, by their minimum or because they wait") } else { String::new() }
+    if kept > 0 {
+        format!(", and {kept} are for others, by their minimum or because they wait")
+    } else {
+        String::new()
+    }
 }
 
 fn next_words(next: Option<Duration>) -> String {

@@ -127,6 +127,24 @@ impl Line {
         Self { pool, protocol, to }
     }
 
+    /// Whether it is that of one TCP destination.
+    #[must_use]
+    pub fn is_for_one(&self) -> bool {
+        matches!(self.to, To::One(_))
+    }
+
+    /// The line beside it of those who want ports for any destination.
+    #[must_use]
+    pub fn for_any(&self) -> Self {
+        Self { to: To::Any, ..self.clone() }
+    }
+
+    /// Whether it is one of the same pool and protocol.
+    #[must_use]
+    pub fn is_beside(&self, other: &Self) -> bool {
+        self.pool == other.pool && self.protocol == other.protocol
+    }
+
     /// Of which pool.
     #[must_use]
     pub fn pool(&self) -> &PoolName {
@@ -313,8 +331,8 @@ impl Waiting {
     fn serve_turns(&mut self, line: &Line, now: Instant, attempt: &mut impl FnMut(Ticket, Terms) -> Attempt) {
         let mut passed = 0;
         while let Some((ticket, among)) = self.first(line) {
-            let has_to_wait =
-                line.to == To::Any && self.waiters.get(&ticket).is_some_and(|of| self.has_others(line, &of.owner));
+            let has_to_wait = line.to == To::Any
+                && self.waiters.get(&ticket).is_some_and(|of| self.has_others(line, &of.owner));
             if has_to_wait && self.lines.iter().any(|(other, _)| other != line && line.comes_after(other)) {
                 if let Some(queue) = self.lines.get_mut(line) {
                     queue.until = None;
@@ -354,7 +372,9 @@ impl Waiting {
         for owner in queue.turns.clone() {
             loop {
                 let standing = self.lines.get(line).and_then(|queue| queue.standing.get(&owner));
-                let Some(ticket) = standing.and_then(|standing| standing.tickets.front()).copied() else { break };
+                let Some(ticket) = standing.and_then(|standing| standing.tickets.front()).copied() else {
+                    break;
+                };
                 if attempt(ticket, terms) == Attempt::Unmet {
                     break;
                 }

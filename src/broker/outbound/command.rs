@@ -71,6 +71,7 @@ pub(in super::super) enum Ask {
     Release(Caller, LeaseId, Answer<()>),
     Leases(Caller, LeaseId, usize, oneshot::Sender<Vec<LeaseView>>),
     Drain(Caller, IpAddr, Drain, Answer<()>),
+    Wanted(Caller, SessionId, Answer<Vec<(String, String, String)>>),
     /// Somebody who waited is gone.
     Gone,
     Show(String, oneshot::Sender<Option<PoolView>>),
@@ -130,6 +131,15 @@ impl Handle {
         most: usize,
     ) -> Result<Vec<LeaseView>, Stopping> {
         self.ask_outbound(|reply| Ask::Leases(caller, after, most, reply)).await
+    }
+
+    /// For what of a session's leases others lack ports: pool, protocol, destination.
+    pub async fn wanted(
+        &self,
+        caller: Caller,
+        session: SessionId,
+    ) -> Result<Result<Vec<(String, String, String)>, Refusal>, Stopping> {
+        self.ask_outbound(|reply| Ask::Wanted(caller, session, reply)).await
     }
 
     /// Begins to drain a source address, or takes it back into use.

@@ -17,6 +17,7 @@ mod store;
 mod told;
 mod view;
 mod waiting;
+mod wanted;
 
 pub use command::{Drain, LeaseRequest, LeasedSockets, Shortage};
 pub use view::{AddressView, LeaseView, PoolView};
@@ -29,7 +30,7 @@ use super::lookout::Listened;
 use super::{Broker, until};
 use crate::config::Config;
 use crate::kernel::addresses::{AddressWatch, present};
-use crate::leases::{Ledger, Ticket, Waiting};
+use crate::leases::{Eased, Ledger, Ticket, Waiting};
 use crate::model::{PoolName, PortRange, PortSet, Present, SessionId};
 use crate::policy::Caller;
 use crate::pools::Host;
@@ -38,7 +39,7 @@ use orphans::Closer;
 use parked::{Parked, Wanted};
 use pools::{News, Pools, Surroundings};
 use sessions::Lifelines;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
@@ -67,7 +68,12 @@ pub(super) struct Outbound {
     waiting: Waiting,
     /// What they wait for.
     wanted: HashMap<Ticket, Wanted>,
+    /// What became easier for many at once, and when they were tried last.
+    broadly: HashSet<Eased>,
+    broadly_at: Option<Instant>,
     closer: Closer,
+    /// What somebody lacked of late.
+    lacking: wanted::Wanted,
     told: Told,
     /// Whether it is known who listens on what: of ten thousand sockets that takes time, and is not asked before the
     /// daemon is ready.
@@ -116,7 +122,10 @@ impl Outbound {
             parked: Vec::new(),
             waiting: Waiting::default(),
             wanted: HashMap::new(),
+            broadly: HashSet::new(),
+            broadly_at: None,
             closer: Closer::default(),
+            lacking: wanted::Wanted::default(),
             told: Told::default(),
             knows_listened: false,
             fault: None,
@@ -129,8 +138,7 @@ impl Outbound {
     pub(super) async fn next(&mut self) -> Happened {
         let due = self.looks.next_due(&self.ledger);
         let due = due.into_iter().chain(self.told.next_due()).chain(self.store.next_due());
-        let eased = self.ledger.has_eased().then(Instant::now);
-        let due = due.chain(self.waiting.next_due()).chain(eased).min();
+        let due = due.chain(self.waiting_due()).min();
         let Self { lifelines, looks, addresses, .. } = self;
         let addresses = async {
             match addresses {
@@ -351,6 +359,9 @@ impl Broker {
             Ask::Session(caller, reply) => drop(reply.send(outbound.open_session(&caller, now))),
             Ask::Lease(request, reply) => outbound.answer_lease(Wanted::Ports(request, reply), now),
             Ask::Sockets(request, reply) => outbound.answer_lease(Wanted::Sockets(request, reply), now),
+            Ask::Wanted(caller, session, reply) => {
+                drop(reply.send(outbound.wanted_of(&caller, session, now)));
+            }
             Ask::Gone => outbound.see_who_is_gone(now),
             Ask::Release(caller, lease, reply) => drop(reply.send(outbound.release(&caller, lease, now))),
             Ask::Leases(caller, after, most, reply) => {
@@ -378,8 +389,11 @@ impl Broker {
         Ok(())
     }
 
-    /// Tells those who watch what became of pools.
+    /// Tells those who watch what became of pools, and of which somebody lacks ports.
     pub(super) fn announce_pools(&mut self) {
+        for pool in std::mem::take(&mut self.outbound.lacking.news) {
+            let _ = self.notices.send(Notice::PoolWanted(pool.to_string()));
+        }
         for (name, news) in std::mem::take(&mut self.outbound.pools.news) {
             self.touched = true;
             let view = self.outbound.show(name.as_str()).map(Box::new);

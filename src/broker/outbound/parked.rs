@@ -3,6 +3,7 @@
 
 use super::Outbound;
 use super::command::{Answer, LeaseRequest, LeasedSockets};
+use super::waiting::line_of;
 use crate::broker::command::Refusal;
 use crate::leases::{Lease, Terms};
 use std::time::Instant;
@@ -60,6 +61,11 @@ impl Outbound {
         let terms = Terms { reach: self.reach_of(request), ..Terms::default() };
         let outcome = self.find(request, terms, now);
         let request = wanted.request();
+        if is_short(&outcome)
+            && let Some(line) = line_of(request)
+        {
+            self.lacking.note(line, request.session, now);
+        }
         if is_short(&outcome) && !request.wait.is_zero() {
             return self.let_wait(wanted, now);
         }

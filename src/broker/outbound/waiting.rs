@@ -7,12 +7,15 @@ use super::Outbound;
 use super::command::LeaseRequest;
 use super::parked::{Wanted, is_short};
 use super::sessions::owner_of;
-use crate::leases::{Attempt, Line, Reach, Refused, Terms, Ticket};
+use crate::leases::{Attempt, Eased, Line, Reach, Refused, Terms, Ticket};
 use crate::model::PoolName;
-use std::time::Instant;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 /// What becomes free while some are served is looked at again at once, so often.
 const ROUNDS: usize = 16;
+/// What may concern all who wait is looked at no more often: each is tried, and somebody may release all the time.
+const PAUSE: Duration = Duration::from_millis(100);
 
 impl Outbound {
     /// Where others wait for what a request would have, it has its own minimum only.
@@ -53,13 +56,31 @@ impl Outbound {
                 lines.extend(line);
                 self.refuse(ticket, now);
             }
-            let eased = self.ledger.take_eased();
-            lines.extend(self.waiting.eased(&eased));
+            let (broad, narrow): (HashSet<_>, HashSet<_>) =
+                self.ledger.take_eased().into_iter().partition(Eased::is_broad);
+            self.broadly.extend(broad);
+            lines.extend(self.waiting.eased(&narrow));
+            if self.broad_due().is_some_and(|due| due <= now) {
+                self.broadly_at = Some(now);
+                lines.extend(self.waiting.eased(&std::mem::take(&mut self.broadly)));
+            }
             if lines.is_empty() {
                 return;
             }
             self.serve(lines, now);
         }
+    }
+
+    /// When those are tried next for whom something changed that concerns many.
+    fn broad_due(&self) -> Option<Instant> {
+        let any = !self.broadly.is_empty();
+        any.then(|| self.broadly_at.and_then(|at| at.checked_add(PAUSE)).unwrap_or_else(Instant::now))
+    }
+
+    /// When something of all this is due.
+    pub(super) fn waiting_due(&self) -> Option<Instant> {
+        let eased = self.ledger.has_eased().then(Instant::now);
+        self.waiting.next_due().into_iter().chain(eased).chain(self.broad_due()).min()
     }
 
     /// Serves whoever waits: pools have changed.
@@ -102,6 +123,7 @@ impl Outbound {
         self.waiting = waiting;
         if self.waiting.is_empty() {
             self.ledger.note_eased(false);
+            self.broadly.clear();
         }
     }
 
@@ -128,7 +150,7 @@ impl Outbound {
     }
 }
 
-fn line_of(request: &LeaseRequest) -> Option<Line> {
+pub(super) fn line_of(request: &LeaseRequest) -> Option<Line> {
     let pool = PoolName::try_from(request.pool.as_str()).ok()?;
     Some(Line::of(pool, request.protocol, request.destination))
 }

@@ -241,7 +241,10 @@ impl Naive {
         let mine = |(key, (lease, _)): &(&Key, &(LeaseId, bool))| {
             (key.0, key.3) == (of.0, of.3)
                 && key.1.is_ipv4() == of.1.is_ipv4()
-                && self.leases.get(lease).is_some_and(|known| known.pool == pool.name && known.owner == *owner)
+                && self
+                    .leases
+                    .get(lease)
+                    .is_some_and(|known| known.pool == pool.name && known.owner == *owner)
         };
         self.claims.iter().filter(mine).count() as u64
     }
@@ -257,7 +260,8 @@ impl Naive {
     ) -> (Vec<bool>, u64) {
         let mut of: Vec<(bool, u64)> = Vec::new();
         for v4 in [true, false] {
-            let addresses: Vec<IpAddr> = pool.addresses.iter().copied().filter(|ip| ip.is_ipv4() == v4).collect();
+            let addresses: Vec<IpAddr> =
+                pool.addresses.iter().copied().filter(|ip| ip.is_ipv4() == v4).collect();
             if request.destination.is_some_and(|to| to.is_ipv4() != v4) || addresses.is_empty() {
                 continue;
             }
@@ -274,7 +278,8 @@ impl Naive {
             let count = all.len() as u64 + u64::from(guarantee.others);
             let each = minimum.min(figures.capacity / count);
             let kept = if (request.protocol, request.destination) == (Protocol::Tcp, None) {
-                let alone = |key: &&Key| key.0 == Protocol::Tcp && key.3.is_none() && addresses.contains(&key.1);
+                let alone =
+                    |key: &&Key| key.0 == Protocol::Tcp && key.3.is_none() && addresses.contains(&key.1);
                 let alone = self.claims.keys().filter(alone).count() as u64;
                 let destinations: BTreeSet<SocketAddr> = self.claims.keys().filter_map(|key| key.3).collect();
                 let beyond = |to: SocketAddr| {
@@ -297,7 +302,9 @@ impl Naive {
             of.iter().copied().filter(|(_, reach)| *reach >= u64::from(request.minimum)).collect();
         let most = of.iter().map(|(_, reach)| *reach).max().unwrap_or_default();
         match enough.iter().map(|(_, reach)| *reach).min() {
-            Some(_) if pool.guarantee.is_none() => (vec![true, false], of.iter().map(|(_, reach)| *reach).sum()),
+            Some(_) if pool.guarantee.is_none() => {
+                (vec![true, false], of.iter().map(|(_, reach)| *reach).sum())
+            }
             Some(reach) => (enough.into_iter().map(|(v4, _)| v4).collect(), reach),
             None if pool.guarantee.is_none() => (vec![true, false], of.iter().map(|(_, reach)| *reach).sum()),
             None => (Vec::new(), most),

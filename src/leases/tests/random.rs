@@ -263,7 +263,8 @@ impl World {
         let pool = &self.pools[pool];
         let of = |ip: IpAddr, port: u16| key(request.protocol, ip, port, request.destination);
         let fits = |ip: &&IpAddr| {
-            request.destination.is_none_or(|to| to.is_ipv4() == ip.is_ipv4()) && families.contains(&ip.is_ipv4())
+            request.destination.is_none_or(|to| to.is_ipv4() == ip.is_ipv4())
+                && families.contains(&ip.is_ipv4())
         };
         let addresses: Vec<IpAddr> = pool.addresses.iter().filter(fits).copied().collect();
         let mut free: BTreeMap<IpAddr, Vec<u16>> =

@@ -60,7 +60,11 @@ fn a_greedy_caller_leaves_the_minimum_of_each_other_and_one_more() {
     assert_eq!(callers.take(second, d(), 1000, &pool), 10);
     // The third had no share: what comes free is kept for it now.
     assert_eq!(callers.take(third, d(), 1000, &pool), 0);
-    assert_eq!(callers.take(greedy, to("198.51.100.2:443"), 1000, &pool), 70, "other destinations have their own");
+    assert_eq!(
+        callers.take(greedy, to("198.51.100.2:443"), 1000, &pool),
+        70,
+        "other destinations have their own"
+    );
     let text = {
         let request = request(greedy, d(), Kind::Pairs, 1);
         callers.ledger.lease(&request, &pool.offer(), callers.now).unwrap_err().to_string()
@@ -125,7 +129,11 @@ fn leases_for_any_destination_leave_the_minimums_of_all() {
     assert_eq!(callers.take(two, None, 1000, &pool), 50);
     assert_eq!(callers.take(two, None, 1, &pool), 0);
     assert_eq!(callers.take(two, d(), 9, &pool), 9);
-    assert_eq!(callers.take(two, to("198.51.100.3:443"), 1000, &pool), 30, "the first's and one more are kept");
+    assert_eq!(
+        callers.take(two, to("198.51.100.3:443"), 1000, &pool),
+        30,
+        "the first's and one more are kept"
+    );
 }
 
 #[test]
@@ -161,7 +169,11 @@ fn a_minimum_that_comes_later_counts_what_there_is() {
     settle(&mut callers.ledger, callers.now);
     assert_eq!(callers.take(one, d(), 1000, &pool), 0);
     assert_eq!(callers.take(two, d(), 1000, &pool), 16);
-    assert_eq!(callers.take(one, to("198.51.100.7:1"), 1000, &plain), 100, "and no more, where it is taken out");
+    assert_eq!(
+        callers.take(one, to("198.51.100.7:1"), 1000, &plain),
+        100,
+        "and no more, where it is taken out"
+    );
 }
 
 #[test]

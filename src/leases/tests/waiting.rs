@@ -12,11 +12,24 @@ const OWNERS: u32 = 4;
 #[derive(Debug, Clone)]
 enum Command {
     /// Somebody asks, and waits so many seconds at most.
-    Ask { owner: u32, to: usize, ports: u32, minimum: u32, wait: u64 },
+    Ask {
+        owner: u32,
+        to: usize,
+        ports: u32,
+        minimum: u32,
+        wait: u64,
+    },
     /// A lease ends, and its ports cool so long.
-    Release { lease: usize, cools: u64 },
-    GiveUp { waiter: usize },
-    Pass { milliseconds: u64 },
+    Release {
+        lease: usize,
+        cools: u64,
+    },
+    GiveUp {
+        waiter: usize,
+    },
+    Pass {
+        milliseconds: u64,
+    },
 }
 
 fn command() -> impl Strategy<Value = Command> {
@@ -199,7 +212,8 @@ impl World {
                         .collect(),
                 };
                 let left = |tuple: &Tuple| self.cools.get(tuple)?.checked_duration_since(self.now);
-                let cool = |tuple: Tuple| left(&tuple).filter(|left| !left.is_zero()).map(|left| (tuple, left));
+                let cool =
+                    |tuple: Tuple| left(&tuple).filter(|left| !left.is_zero()).map(|left| (tuple, left));
                 let answers = tuples.into_iter().filter_map(cool);
                 let answers = answers.map(|(tuple, left)| (tuple, Seen::TimeWait(left))).collect();
                 self.ledger.looked(look, answers, self.now);
@@ -229,7 +243,8 @@ impl World {
 
     fn forget_turn(&mut self, gone: &Plain) {
         let number = line_number(&gone.request);
-        if !self.plain.iter().any(|plain| plain.owner == gone.owner && line_number(&plain.request) == number) {
+        if !self.plain.iter().any(|plain| plain.owner == gone.owner && line_number(&plain.request) == number)
+        {
             self.turns.remove(&(number, gone.owner));
         }
     }
@@ -261,8 +276,13 @@ impl World {
                 self.turn += 1;
                 self.turns.insert((number, passed), self.turn);
             }
-            let next = self.turns.iter().filter(|((line, _), _)| *line == number).min_by_key(|(_, turn)| **turn);
-            assert_eq!(next.map(|((_, owner), _)| *owner), Some(plain.owner), "whose turn was the longest ago");
+            let next =
+                self.turns.iter().filter(|((line, _), _)| *line == number).min_by_key(|(_, turn)| **turn);
+            assert_eq!(
+                next.map(|((_, owner), _)| *owner),
+                Some(plain.owner),
+                "whose turn was the longest ago"
+            );
         }
         match self.ledger.lease_on(terms, &plain.request, &self.pool.offer(), self.now) {
             Ok(lease) => {
@@ -355,9 +375,16 @@ impl World {
             self.pass(Duration::from_secs(10));
             rounds += 1;
             let longest = self.plain.iter().map(|plain| self.now - plain.entered).max();
-            assert!(rounds < 300, "after {:?} these wait still: {:?}, {longest:?}", self.now - begin, self.plain);
+            assert!(
+                rounds < 300,
+                "after {:?} these wait still: {:?}, {longest:?}",
+                self.now - begin,
+                self.plain
+            );
         }
-        assert!(self.waiting.is_empty() && self.waiting.next_due().is_none() && self.waiting.all().is_empty());
+        assert!(
+            self.waiting.is_empty() && self.waiting.next_due().is_none() && self.waiting.all().is_empty()
+        );
     }
 }
 
