@@ -1,6 +1,7 @@
 //! Finds a source for a connection: from the local blocks, past what the kernel has something on, and from the broker
 //! where there is nothing left.
 
+use super::blocks::Taken;
 use super::destination::{Destination, Key, Offer, Slot, Word};
 use super::destinations::Destinations;
 use super::error::ConnectError;
@@ -153,6 +154,13 @@ pub(crate) struct Candidate {
     time_wait: Option<Duration>,
 }
 
+/// A port out of the blocks, as [`Taken`] tells of it.
+struct Leased {
+    slot: Slot,
+    used: bool,
+    time_wait: Option<Instant>,
+}
+
 /// One connection's search for a source.
 #[derive(Debug)]
 pub(crate) struct Search<'a> {
@@ -185,17 +193,21 @@ impl Search<'_> {
                     }
                     self.nothing(&destination, now).await?;
                 }
-                Offer::Port { taken, low } => {
-                    let slot = Slot::new(Arc::clone(&destination), taken);
+                Offer::Port { taken, low, beside } => {
+                    // Before anything can go wrong: a slot comes back by itself.
+                    let slot = |taken: Taken| Slot::new(Arc::clone(&destination), taken.port, taken.source);
+                    let Taken { used, time_wait, .. } = taken;
+                    let beside: Vec<Slot> = beside.into_iter().map(slot).collect();
+                    let port = Leased { slot: slot(taken), used, time_wait };
+                    let before = self.looks / LOOKS;
                     if low && let Err(error) = self.allocator.ask(&destination) {
                         destination.failed(&Word::Again, now);
                         return Err(error);
                     }
-                    if let Some(candidate) = self.look(slot, now) {
+                    if let Some(candidate) = self.look(port, beside, now) {
                         return Ok(candidate);
                     }
-                    self.looks += 1;
-                    if self.looks.is_multiple_of(LOOKS) {
+                    if self.looks / LOOKS > before {
                         self.pause(&destination).await?;
                     }
                 }
@@ -203,23 +215,39 @@ impl Search<'_> {
         }
     }
 
-    /// What the kernel says of it.
-    fn look(&self, slot: Slot, now: Instant) -> Option<Candidate> {
+    /// What the kernel says of a port, and of used ones to be looked at with it.
+    fn look(&mut self, port: Leased, beside: Vec<Slot>, now: Instant) -> Option<Candidate> {
+        let Leased { slot, used, time_wait } = port;
         // The kernel keeps a UDP port for one socket alone: bind(2) is the look.
-        if !slot.used || self.key.protocol == Protocol::Udp {
-            return Some(Candidate { slot, time_wait: None });
+        if !used || self.key.protocol == Protocol::Udp {
+            let time_wait = time_wait.filter(|until| *until > now).map(|until| until - now);
+            return Some(Candidate { slot, time_wait });
         }
         let lookups = &self.allocator.lookups;
-        match lookups.look(slot.source, self.destination) {
-            Ok(Seen::Free) => return Some(Candidate { slot, time_wait: None }),
-            Ok(Seen::TimeWait(left)) if lookups.timestamps(now) => {
-                return Some(Candidate { slot, time_wait: Some(left) });
+        let slots: Vec<Slot> = std::iter::once(slot).chain(beside).collect();
+        let seen = lookups.look(slots.iter().map(|slot| slot.source), self.destination);
+        let mut found = None;
+        for (slot, seen) in slots.into_iter().zip(seen) {
+            let left = match seen {
+                Ok(Seen::Free) => None,
+                Ok(Seen::TimeWait(left)) if lookups.timestamps(now) => Some(left),
+                seen => {
+                    self.looks += 1;
+                    match seen {
+                        Ok(Seen::TimeWait(left)) => slot.time_wait(now, left),
+                        Ok(_) => slot.open(now),
+                        Err(_) => slot.unknown(now),
+                    }
+                    continue;
+                }
+            };
+            if found.is_none() {
+                found = Some(Candidate { slot, time_wait: left });
+            } else {
+                slot.looked(left.map(|left| now + left));
             }
-            Ok(Seen::TimeWait(left)) => slot.time_wait(now, left),
-            Ok(Seen::Open) => slot.open(now),
-            Err(_) => slot.unknown(now),
         }
-        None
+        found
     }
 
     /// Many used ports in a row are not free yet: fresh ones, or at least a turn for others.
