@@ -585,7 +585,10 @@ fn a_connector_asks_on_one_connection_and_makes_another_when_that_is_lost() {
         "LeaseBlocks" => match asked.fetch_add(1, Ordering::Relaxed) {
             // As a daemon that is killed.
             2 => Reply::HangUp,
-            n => Reply::Blocks(n + 1, vec![("127.0.0.5".to_owned(), 20_000 + n as u16, 20_000 + n as u16)]),
+            n => {
+                let port = 20_000 + u16::try_from(n).unwrap();
+                Reply::Blocks(n + 1, vec![("127.0.0.5".to_owned(), port, port)])
+            }
         },
         "ListLeases" => Reply::Leases(Vec::new()),
         "ListWanted" => Reply::Wanted(Vec::new()),
