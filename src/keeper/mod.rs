@@ -167,7 +167,10 @@ impl Keeper {
                         self.send(child::Send::Interrupt);
                     }
                     Act::Kill => {
-                        tracing::error!(event = "hang", "the daemon does not answer its keeper, and is killed");
+                        tracing::error!(
+                            event = "hang",
+                            "the daemon does not answer its keeper, and is killed"
+                        );
                         self.send(child::Send::Kill);
                     }
                     Act::Renew => self.renew(),
@@ -212,7 +215,12 @@ impl Keeper {
         });
         match result {
             Ok(daemon) => {
-                tracing::info!(event = "start", pid = daemon, stored = self.store.len(), "the daemon is started");
+                tracing::info!(
+                    event = "start",
+                    pid = daemon,
+                    stored = self.store.len(),
+                    "the daemon is started"
+                );
                 self.daemon = Some(daemon);
             }
             Err(error) => {
@@ -257,7 +265,9 @@ impl Keeper {
         }
         let message = Message::read(&received.text);
         if received.cut {
-            tracing::error!("not all that is to be kept can be: no descriptor is left; raise the limit (ulimit -n)");
+            tracing::error!(
+                "not all that is to be kept can be: no descriptor is left; raise the limit (ulimit -n)"
+            );
         }
         if let Some(name) = message.remove {
             self.store.remove(name);
@@ -292,7 +302,13 @@ impl Keeper {
                 Some(End::Exited(status)) => Death::Exited(status),
                 None => Death::Exited(1),
             };
-            tracing::info!(event = "death", pid = ended, ?death, stored = self.store.len(), "the daemon has ended");
+            tracing::info!(
+                event = "death",
+                pid = ended,
+                ?death,
+                stored = self.store.len(),
+                "the daemon has ended"
+            );
             self.life.died(death, self.store.is_empty(), Instant::now());
         }
     }
@@ -305,14 +321,20 @@ impl Keeper {
         match tried {
             Ok(output) if output.status.success() => {}
             failed => {
-                return tracing::error!(?failed, "{} does not run: the keeper stays what it is", program.display());
+                return tracing::error!(
+                    ?failed,
+                    "{} does not run: the keeper stays what it is",
+                    program.display()
+                );
             }
         }
         let notify = self.notify.as_fd().try_clone_to_owned();
         let all = notify.and_then(|notify| Ok((notify, copies(self.sockets())?)));
         let (notify, sockets) = match all {
             Ok(all) => all,
-            Err(error) => return tracing::error!(%error, "the keeper stays what it is: no descriptor is left"),
+            Err(error) => {
+                return tracing::error!(%error, "the keeper stays what it is: no descriptor is left");
+            }
         };
         tracing::info!(event = "renew", program = %program.display(), "the keeper becomes what is installed now");
         let mut command = Command::new(program);

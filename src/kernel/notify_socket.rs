@@ -76,7 +76,9 @@ impl NotifySocket {
         for part in message.cmsgs().map_err(io::Error::from)? {
             match part {
                 ControlMessageOwned::ScmCredentials(of) => pid = of.pid(),
-                ControlMessageOwned::ScmRights(received) => descriptors.extend(received.into_iter().map(owned)),
+                ControlMessageOwned::ScmRights(received) => {
+                    descriptors.extend(received.into_iter().map(owned))
+                }
                 _ => {}
             }
         }
