@@ -5,14 +5,15 @@ use crate::bus::{
     PrivateSocketError, bind_private_socket, is_stopped_for_good, serve_private_socket, serve_system_bus,
 };
 use crate::generator::STAMP;
-use crate::keeper::{KEEPER, Keeper, KeeperError, Plan};
-use crate::kernel::child::is_parent;
+use crate::keeper::{KEEPER, Keeper, KeeperError, LOCK, Plan};
+use crate::kernel::child::end_with_parent;
 use crate::kernel::inotify::watch_generator_stamp;
 use crate::kernel::store;
 use crate::sources::Locations;
 use crate::sources::units::DELIVERY_FILE;
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -71,6 +72,10 @@ enum DaemonError {
     Running(String),
     #[error(transparent)]
     Keeper(#[from] KeeperError),
+    #[error(
+        "{KEEPER} does not name the parent of this process: its keeper has ended; unset it where there was none"
+    )]
+    KeeperGone,
     #[error("cannot start the runtime: {0}")]
     Runtime(#[source] std::io::Error),
 }
@@ -118,12 +123,15 @@ fn start_logging() {
 }
 
 /// Is the daemon's keeper, until both are to end.
-fn keep(options: &Options, inherited: Vec<(String, OwnedFd)>) -> Result<u8, DaemonError> {
+fn keep(options: &Options, mut inherited: Vec<(String, OwnedFd)>) -> Result<u8, DaemonError> {
     raise_descriptor_limit();
     let directory = runtime_directory(&options.root)?;
-    let _lock = lock(&directory, "keeper.lock")?;
+    let lock = match inherited.extract_if(.., |(name, _)| name == LOCK).next() {
+        Some((_, lock)) => lock,
+        None => lock(&directory, LOCK)?.into(),
+    };
     let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--keeper").collect();
-    let plan = Plan { notify_path: directory.join("keeper.notify"), arguments, inherited };
+    let plan = Plan { notify_path: directory.join("keeper.notify"), arguments, inherited, lock };
     let private = || {
         let path = options.socket.clone().unwrap_or_else(|| directory.join("bus"));
         Ok::<_, DaemonError>(bind_private_socket(&path)?.into())
@@ -140,17 +148,22 @@ enum Supervisor {
 }
 
 impl Supervisor {
-    fn of_this_process() -> Self {
-        let keeper = std::env::var(KEEPER).ok().and_then(|pid| pid.parse().ok());
-        match std::env::var_os("NOTIFY_SOCKET") {
-            Some(_) if keeper.is_some_and(is_parent) => Self::Keeper,
-            Some(_) => Self::Systemd,
-            None => Self::Nobody,
+    /// Of this process, which from here on ends with its keeper if it has one.
+    fn find() -> Result<Self, DaemonError> {
+        let keeper = std::env::var_os(KEEPER);
+        let is_parent =
+            |pid: &OsString| pid.to_str().and_then(|pid| pid.parse().ok()).is_some_and(end_with_parent);
+        match keeper {
+            Some(pid) if is_parent(&pid) => Ok(Self::Keeper),
+            Some(_) => Err(DaemonError::KeeperGone),
+            None if std::env::var_os("NOTIFY_SOCKET").is_some() => Ok(Self::Systemd),
+            None => Ok(Self::Nobody),
         }
     }
 }
 
 fn run(options: Options, inherited: Vec<(String, OwnedFd)>) -> Result<(), DaemonError> {
+    let supervisor = Supervisor::find()?;
     raise_descriptor_limit();
     let directory = runtime_directory(&options.root)?;
     let _lock = lock(&directory, "lock")?;
@@ -170,7 +183,7 @@ fn run(options: Options, inherited: Vec<(String, OwnedFd)>) -> Result<(), Daemon
             state_directory,
             inheritance: Inheritance::new(inherited),
         })?;
-        serve(broker, handle, private, !options.no_bus).await.map_err(DaemonError::Runtime)
+        serve(broker, handle, private, !options.no_bus, supervisor).await.map_err(DaemonError::Runtime)
     })
 }
 
@@ -224,19 +237,24 @@ fn lock(directory: &Path, name: &str) -> Result<File, DaemonError> {
     }
 }
 
-async fn serve(broker: Broker, handle: Handle, private: UnixListener, bus: bool) -> std::io::Result<()> {
+async fn serve(
+    broker: Broker,
+    handle: Handle,
+    private: UnixListener,
+    bus: bool,
+    supervisor: Supervisor,
+) -> std::io::Result<()> {
     let (stop, stopped) = oneshot::channel();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let hangup = signal(SignalKind::hangup())?;
-    let reloading = tokio::spawn(reload_when_told(handle.clone(), hangup));
+    let reloading = tokio::spawn(reload_when_told(handle.clone(), hangup, supervisor));
     if bus {
         tokio::spawn(serve_system_bus(handle.clone()));
     }
     let serving = tokio::spawn(serve_private_socket(private, handle));
     let running = tokio::spawn(broker.run(stopped));
     store::notify_ready();
-    let supervisor = Supervisor::of_this_process();
     // What is for good: a keeper says it by SIGINT, systemd is asked.
     let for_good = tokio::select! {
         _ = terminate.recv() => supervisor != Supervisor::Keeper,
@@ -262,7 +280,7 @@ fn own_drop_in() -> Option<String> {
 /// Returns when the daemon has to be started anew: the new configuration asks for other privileges than this
 /// process was started with, and systemd knows of them by now. Nobody notices such a restart: the sockets are in
 /// the descriptor store, and calls wait in the private socket.
-async fn reload_when_told(handle: Handle, mut hangup: tokio::signal::unix::Signal) {
+async fn reload_when_told(handle: Handle, mut hangup: tokio::signal::unix::Signal, supervisor: Supervisor) {
     let mut stamps = match watch_generator_stamp(STAMP) {
         Ok(stamps) => Some(stamps),
         Err(error) => {
@@ -270,7 +288,6 @@ async fn reload_when_told(handle: Handle, mut hangup: tokio::signal::unix::Signa
             None
         }
     };
-    let supervisor = Supervisor::of_this_process();
     let privileges = own_drop_in();
     loop {
         let stamped = async {

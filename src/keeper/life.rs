@@ -130,6 +130,12 @@ impl Life {
                 self.phase = Phase::Over(0);
                 Some(Act::End(0))
             }
+            // What was asked for before is done before: the other program would not know of it.
+            Phase::Running if self.stop.is_some() => {
+                self.phase = Phase::Stopping;
+                Some(Act::Stop)
+            }
+            Phase::Running if std::mem::take(&mut self.reload) => Some(Act::Reload),
             Phase::Resting(_) | Phase::Running if std::mem::take(&mut self.renew) => Some(Act::Renew),
             Phase::Resting(until) if now >= until => {
                 self.phase = Phase::Starting(now + START);
@@ -139,11 +145,6 @@ impl Life {
                 Some(Act::Start)
             }
             Phase::Starting(by) if now >= by || is_late => self.kill(),
-            Phase::Running if self.stop.is_some() => {
-                self.phase = Phase::Stopping;
-                Some(Act::Stop)
-            }
-            Phase::Running if std::mem::take(&mut self.reload) => Some(Act::Reload),
             Phase::Stopping if is_late => self.kill(),
             _ => None,
         }
@@ -261,8 +262,15 @@ mod tests {
         assert_eq!((life.next(now), life.next(now)), (Some(Act::Renew), Some(Act::Start)));
         life.asked_to_renew();
         assert_eq!(life.next(now), None);
+        life.asked_to_reload();
         life.ready();
-        assert_eq!((life.next(now), life.next(now)), (Some(Act::Renew), None));
+        assert_eq!(
+            [life.next(now), life.next(now), life.next(now)],
+            [Some(Act::Reload), Some(Act::Renew), None]
+        );
+        life.asked_to_renew();
+        life.asked_to_stop(now);
+        assert_eq!([life.next(now), life.next(now)], [Some(Act::Stop), None]);
     }
 
     #[derive(Debug, Clone, Copy)]

@@ -24,7 +24,7 @@ use message::Message;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -34,14 +34,14 @@ use store::{Store, Stored};
 pub const KEEPER: &str = "PORTBROKER_KEEPER";
 /// Tells a keeper that it is one already: the daemon's pid, and how many sockets were given to it by its starter.
 const EARLIER: &str = "PORTBROKER_KEEPER_STATE";
-/// The name of the notify socket between two images of a keeper.
+/// The names of the notify socket and of the lock between two images of a keeper.
 const NOTIFY: &str = "keeper.notify";
+/// See [`Plan::lock`].
+pub const LOCK: &str = "keeper.lock";
 /// `FileDescriptorStoreMax=` of portbroker.service.
 const MOST: usize = 65_536;
 /// How many messages are read before signals are looked at.
 const AT_ONCE: usize = 256;
-/// A queue has no more, whatever `net.unix.max_dgram_qlen` is: so many are read of a daemon that is dead.
-const OF_THE_DEAD: usize = 1 << 20;
 
 /// What a keeper is to keep.
 #[derive(Debug)]
@@ -52,6 +52,8 @@ pub struct Plan {
     pub arguments: Vec<OsString>,
     /// What came with LISTEN_FDS, by name.
     pub inherited: Vec<(String, OwnedFd)>,
+    /// What is locked for as long as there is a keeper; another image of it inherits it as [`LOCK`].
+    pub lock: OwnedFd,
 }
 
 /// Why a keeper cannot be one.
@@ -87,6 +89,7 @@ pub struct Keeper {
     /// The private socket and what a starter gave, which every daemon gets and none can remove.
     given: Vec<(String, OwnedFd)>,
     store: Store<OwnedFd>,
+    lock: OwnedFd,
     life: Life,
     daemon: Option<i32>,
     /// Said once.
@@ -97,10 +100,15 @@ pub struct Keeper {
 fn program() -> io::Result<PathBuf> {
     let own = std::env::current_exe()?;
     let named = std::env::args_os().next().map(PathBuf::from).filter(|name| name.components().count() > 1);
-    // A link to it says more: an upgrade may change where it points to. But a name can be a lie.
-    let same = |path: &Path| Some(path.canonicalize().ok()? == own.canonicalize().ok()?);
     let named = named.and_then(|name| std::path::absolute(name).ok());
-    Ok(named.filter(|path| same(path) == Some(true)).unwrap_or(own))
+    // A link to it says more: an upgrade may change where it points to. But a name can be a lie.
+    let is_own = |path: &PathBuf| match (path.canonicalize(), own.canonicalize()) {
+        (Ok(path), Ok(own)) => path == own,
+        // This one has just been replaced.
+        (Ok(_), Err(_)) => true,
+        (Err(_), _) => false,
+    };
+    Ok(named.filter(is_own).unwrap_or(own))
 }
 
 /// The daemon's pid and the number of sockets that a starter gave, as an earlier image of this process left them.
@@ -147,6 +155,7 @@ impl Keeper {
             arguments: plan.arguments,
             given,
             store,
+            lock: plan.lock,
             life,
             daemon,
             complained: false,
@@ -195,8 +204,9 @@ impl Keeper {
     }
 
     /// Everything that there is for the next daemon.
-    fn sockets(&self) -> impl Iterator<Item = (&str, &OwnedFd)> {
-        self.given.iter().map(|(name, socket)| (name.as_str(), socket)).chain(self.store.iter())
+    fn sockets(&self) -> impl Iterator<Item = (&str, BorrowedFd<'_>)> {
+        let given = self.given.iter().map(|(name, socket)| (name.as_str(), socket));
+        given.chain(self.store.iter()).map(|(name, socket)| (name, socket.as_fd()))
     }
 
     fn start(&mut self) {
@@ -294,8 +304,9 @@ impl Keeper {
                 child::reap(ended);
                 continue;
             }
-            // What it has said is read first. Until it is reaped, nobody else has its number.
-            self.listen(OF_THE_DEAD);
+            // What it has said is read first, and not what others go on to say. Until it is reaped, nobody else has its
+            // number.
+            self.listen(self.notify.longest_queue());
             self.daemon = None;
             let death = match child::reap(ended) {
                 Some(End::Killed(signal)) => Death::Killed(signal),
@@ -328,10 +339,9 @@ impl Keeper {
                 );
             }
         }
-        let notify = self.notify.as_fd().try_clone_to_owned();
-        let all = notify.and_then(|notify| Ok((notify, copies(self.sockets())?)));
-        let (notify, sockets) = match all {
-            Ok(all) => all,
+        let own = [(NOTIFY, self.notify.as_fd()), (LOCK, self.lock.as_fd())];
+        let sockets = match copies(own.into_iter().chain(self.sockets())) {
+            Ok(sockets) => sockets,
             Err(error) => {
                 return tracing::error!(%error, "the keeper stays what it is: no descriptor is left");
             }
@@ -340,7 +350,6 @@ impl Keeper {
         let mut command = Command::new(program);
         command.args(std::env::args_os().skip(1));
         command.env(EARLIER, format!("{} {}", self.daemon.unwrap_or_default(), self.given.len()));
-        let sockets = std::iter::once((NOTIFY.to_owned(), notify)).chain(sockets).collect();
         exec(command, sockets, |error| {
             tracing::error!("the keeper is lost: {error}");
             1
@@ -358,6 +367,8 @@ fn listen(path: &Path) -> Result<NotifySocket, KeeperError> {
 }
 
 /// Descriptors for another program.
-fn copies<'a>(sockets: impl Iterator<Item = (&'a str, &'a OwnedFd)>) -> io::Result<Vec<(String, OwnedFd)>> {
-    sockets.map(|(name, socket)| Ok((name.to_owned(), socket.try_clone()?))).collect()
+fn copies<'a>(
+    sockets: impl Iterator<Item = (&'a str, BorrowedFd<'a>)>,
+) -> io::Result<Vec<(String, OwnedFd)>> {
+    sockets.map(|(name, socket)| Ok((name.to_owned(), socket.try_clone_to_owned()?))).collect()
 }

@@ -56,16 +56,22 @@ pub fn make_child(become_it: impl FnOnce()) -> io::Result<i32> {
         ForkResult::Parent { child } => Ok(child.as_raw()),
         ForkResult::Child => {
             // What the parent waits for with its own descriptor would never be seen by the child.
-            let unblocked = SigSet::empty().thread_set_mask();
-            let bound = set_pdeathsig(Signal::SIGKILL);
-            // The parent may have ended before that.
-            if unblocked.is_err() || bound.is_err() || getppid() != parent {
+            if SigSet::empty().thread_set_mask().is_err() || !end_with_parent(parent.as_raw()) {
                 std::process::exit(1);
             }
             become_it();
             std::process::exit(1)
         }
     }
+}
+
+/// Has the kernel kill this process when its parent ends. False where it has another parent, or this one has ended.
+///
+/// A child has been bound already, but a program that has capabilities by its file (setcap(8)) begins unbound:
+/// PR_SET_PDEATHSIG(2const).
+#[must_use]
+pub fn end_with_parent(parent: i32) -> bool {
+    set_pdeathsig(Signal::SIGKILL).is_ok() && getppid().as_raw() == parent
 }
 
 /// A child that has ended, which stays a zombie until [`reap`]: nobody else can have its number before.
@@ -89,12 +95,6 @@ pub fn reap(pid: i32) -> Option<End> {
 pub fn is_child(pid: i32) -> bool {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     pid > 0 && waitid(Id::Pid(Pid::from_raw(pid)), flags).is_ok()
-}
-
-/// Whether this process is a child of that one.
-#[must_use]
-pub fn is_parent(pid: i32) -> bool {
-    getppid().as_raw() == pid
 }
 
 /// Sends a signal to a child that is not reaped yet, and so has its number still.

@@ -20,6 +20,10 @@ const LONGEST: usize = 4096;
 /// A message takes no more, `SCM_MAX_FD` of the kernel.
 const MOST_IN_A_MESSAGE: usize = 253;
 
+/// How many messages a queue may have, where the kernel does not say so, and at least: the limit is that of when the
+/// socket was made.
+const QUEUE: usize = 4096;
+
 /// A socket that `NOTIFY_SOCKET` names.
 #[derive(Debug)]
 pub struct NotifySocket(OwnedFd);
@@ -59,6 +63,15 @@ impl NotifySocket {
     #[must_use]
     pub fn from_earlier(own: OwnedFd) -> Self {
         Self(own)
+    }
+
+    /// How many messages can wait in it, at most.
+    #[must_use]
+    pub fn longest_queue(&self) -> usize {
+        let limit = std::fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").ok();
+        let limit = limit.and_then(|text| text.trim().parse::<usize>().ok()).unwrap_or(QUEUE);
+        // One more goes in before it counts as full.
+        limit.max(QUEUE).saturating_add(1)
     }
 
     /// The next message, or none.

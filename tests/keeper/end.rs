@@ -108,6 +108,16 @@ fn no_daemon_outlives_its_keeper_and_the_next_keeper_finds_all_ports_free() {
 }
 
 #[test]
+fn a_daemon_whose_keeper_is_gone_before_it_begins_does_not_begin() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portbrokerd"));
+    command.arg("--no-bus").arg("--root").arg(folder.path());
+    let (status, _, errors) = run(command.env("PORTBROKER_KEEPER", "1").env("NOTIFY_SOCKET", "/nowhere"));
+    assert_eq!(status, 1);
+    assert!(errors.contains("its keeper has ended"), "{errors}");
+}
+
+#[test]
 fn there_is_one_keeper_for_one_place() {
     in_netns(|| {
         let keeper = kept(WEB);

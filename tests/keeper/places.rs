@@ -37,11 +37,21 @@ fn as_pid_1_it_reaps_whoever_has_no_other_parent() {
         let name = std::fs::read_to_string(format!("/proc/{keeper}/status")).unwrap();
         assert!(name.lines().any(|line| line.starts_with("NSpid:") && line.ends_with("\t1")), "{name}");
 
-        // Their parent ends before them, inside.
+        // Who is root in it is root for it.
         let target = keeper.to_string();
+        let inside = |words: &[&str]| {
+            let mut command = Command::new("nsenter");
+            command.args(["-t", &target, "-p", "-m"]).args(words);
+            command.env("PORTBROKER_SOCKET", folder.path().join("run/portbroker/bus"));
+            run(&mut command)
+        };
+        let taken =
+            [env!("CARGO_BIN_EXE_portbroker"), "exec", "web", "--", "sh", "-c", "echo $LISTEN_FDNAMES"];
+        assert_eq!(inside(&taken), (0, "web\n".to_owned(), String::new()));
+
+        // Their parent ends before them, inside.
         let orphans = "for n in 1 2 3 4 5; do sleep 0.2 & done; exit 0";
-        let inside = ["-t", &target, "-p", "-m", "sh", "-c", orphans];
-        assert!(spawn(Command::new("nsenter").args(inside)).wait().unwrap().success());
+        assert_eq!(inside(&["sh", "-c", orphans]).0, 0);
         eventually("nobody but the daemon is left", || children(keeper).len() == 1);
 
         let daemon = children(keeper)[0];
@@ -54,30 +64,33 @@ fn as_pid_1_it_reaps_whoever_has_no_other_parent() {
     });
 }
 
+/// One of the user nobody, by a copy of the program with which something is done before; in `user` of its folder.
+fn unprivileged(configuration: &str, prepare: impl FnOnce(&std::path::Path)) -> Daemon {
+    Daemon::start_with(configuration, |command| {
+        let folder = PathBuf::from(command.get_args().skip_while(|a| *a != "--root").nth(1).unwrap());
+        let (runtime, program) = (folder.join("user"), folder.join("portbrokerd"));
+        std::fs::create_dir(&runtime).unwrap();
+        crate::support::install(&program);
+        prepare(&program);
+        for path in [&folder, &runtime] {
+            std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        // In $XDG_RUNTIME_DIR, as without --root; the tests look for the socket where they told.
+        *command = Command::new(program);
+        command.args(["--keeper", "--no-bus", "--config"]).arg(folder.join("portbroker.toml"));
+        command.arg("--socket").arg(folder.join("bus")).uid(NOBODY).gid(NOBODY);
+        command.env("XDG_RUNTIME_DIR", &runtime).env("HOME", &folder);
+        for variable in ["NOTIFY_SOCKET", "RUNTIME_DIRECTORY", "STATE_DIRECTORY", "XDG_STATE_HOME"] {
+            command.env_remove(variable);
+        }
+    })
+}
+
 #[test]
 fn without_privileges_it_keeps_what_it_can() {
     in_netns(|| {
-        let mut runtime = PathBuf::new();
-        let keeper = Daemon::start_with(WEB, |command| {
-            let folder = PathBuf::from(command.get_args().skip_while(|a| *a != "--root").nth(1).unwrap());
-            runtime = folder.join("user");
-            std::fs::create_dir(&runtime).unwrap();
-            let program = folder.join("portbrokerd");
-            crate::support::install(&program);
-            for path in [&folder, &runtime] {
-                std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
-            }
-            let config = folder.join("portbroker.toml");
-            // In $XDG_RUNTIME_DIR, as without --root; the tests look for the socket where they told.
-            *command = Command::new(program);
-            command.args(["--keeper", "--no-bus", "--config"]).arg(config);
-            command.arg("--socket").arg(folder.join("bus")).uid(NOBODY).gid(NOBODY);
-            command.env("XDG_RUNTIME_DIR", &runtime).env("HOME", &folder);
-            for variable in ["NOTIFY_SOCKET", "RUNTIME_DIRECTORY", "STATE_DIRECTORY", "XDG_STATE_HOME"] {
-                command.env_remove(variable);
-            }
-        });
-        assert!(runtime.join("portbroker/keeper.notify").exists());
+        let keeper = unprivileged(WEB, |_| {});
+        assert!(keeper.folder().join("user/portbroker/keeper.notify").exists());
         let before = inode(&keeper, "web");
         let client = waiting();
         for _ in 0..3 {
@@ -87,6 +100,24 @@ fn without_privileges_it_keeps_what_it_can() {
         let service = Served::start(&keeper, "web");
         is_answered(client);
         service.end();
+    });
+}
+
+#[test]
+fn a_program_that_may_have_low_ports_by_its_file_is_kept_too_and_ends_with_its_keeper() {
+    in_netns(|| {
+        std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "1024\n").unwrap();
+        let keeper = unprivileged("[[listener]]\nname = \"web\"\nstream = \"127.0.0.1:443\"\n", |program| {
+            let status = Command::new("setcap").arg("cap_net_bind_service=ep").arg(program).status();
+            assert!(status.expect("needs setcap").success());
+        });
+        let before = inode(&keeper, "web");
+        let client = TcpStream::connect("127.0.0.1:443").unwrap();
+        let daemon = kill_daemon(&keeper);
+        assert_eq!(inode(&keeper, "web"), before);
+        drop(client);
+        send(keeper.pid(), Signal::SIGKILL);
+        eventually("the end of the daemon", || !lives(daemon));
     });
 }
 
