@@ -40,6 +40,44 @@ fn told_to_stop_it_stops_the_daemon_for_good() {
 }
 
 #[test]
+fn told_to_stop_at_any_moment_of_a_start_it_leaves_nobody() {
+    in_netns(|| {
+        for round in 0..8_u64 {
+            let mut keeper = kept(WEB);
+            let old = child_of(&keeper).unwrap();
+            send(old, Signal::SIGKILL);
+            std::thread::sleep(std::time::Duration::from_millis(round * 30));
+            let new = child_of(&keeper);
+            send(keeper.pid(), Signal::SIGTERM);
+            assert_eq!(keeper.wait().code(), Some(0), "{}", keeper.log());
+            assert!(!new.is_some_and(lives));
+            TcpStream::connect(ADDRESS).expect_err("nobody listens any more");
+        }
+    });
+}
+
+#[test]
+fn a_daemon_that_hangs_before_it_is_ready_is_killed_and_followed() {
+    in_netns(|| {
+        let (keeper, program) = kept_by_a_copy(WEB);
+        let before = inode(&keeper, "web");
+        install_script(&program, "#!/bin/sh\necho hangs >&2\nexec sleep 1000\n");
+        send(child_of(&keeper).unwrap(), Signal::SIGKILL);
+        logged(&keeper, "hangs");
+        let hangs = child_of(&keeper).unwrap();
+        install(&program);
+        // Longer than it may take, and than other tests wait.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(90);
+        while lives(hangs) {
+            assert!(std::time::Instant::now() < deadline, "it hangs for ever");
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        answers(&keeper);
+        assert_eq!(inode(&keeper, "web"), before);
+    });
+}
+
+#[test]
 fn a_daemon_that_does_not_stop_is_killed_and_its_status_is_the_keepers() {
     in_netns(|| {
         let (mut keeper, program) = kept_by_a_copy(WEB);
