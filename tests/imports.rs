@@ -50,7 +50,7 @@ const PROGRAMS: [(&str, &[&str]); 3] = [
 ];
 
 /// Rooms that take text, time and events as arguments and give values and effects back.
-const PURE: [&str; 10] = [
+const PURE: [&str; 11] = [
     "model",
     "config",
     "policy",
@@ -60,6 +60,7 @@ const PURE: [&str; 10] = [
     "leases",
     "generator/daemon.rs",
     "generator/delivery.rs",
+    "generator/systemd.rs",
     "generator/tool.rs",
 ];
 
