@@ -6,7 +6,17 @@ use portbroker_lab::{Lab, prepare};
 use serde_json::Value;
 use std::path::Path;
 
-const CONFIGURATION: &str = "[[listener]]\nname = \"web\"\nstream = \"127.0.0.1:3701\"\n";
+const CONFIGURATION: &str = "\
+[[listener]]
+name = \"web\"
+stream = \"127.0.0.1:3701\"
+[[listener]]
+name = \"patient\"
+stream = \"127.0.0.1:3702\"
+idle = \"queue 5s\"
+";
+
+const PATIENT: &str = "portbroker --json show listener patient | grep -o '\"state\":\"[a-z]*\"' | head -1";
 
 /// Spoils its socket so that nobody who is farther away than the next router reaches it, and stays.
 const SPOILER: &str = "
@@ -35,6 +45,7 @@ fn what_a_holder_spoilt_is_mended_by_the_next_daemon_and_faults_cost_no_socket()
         .file("/opt/spoiler.py", SPOILER)
         .boot();
     let inode = lab.ok(INODE);
+    lab.wait_for(&format!("test \"$({PATIENT})\" = '\"state\":\"reserved\"'"), 20);
 
     for when in ["while the holder lives", "after the holder"] {
         lab.step(&format!("the daemon is killed {when}"));
@@ -47,6 +58,8 @@ fn what_a_holder_spoilt_is_mended_by_the_next_daemon_and_faults_cost_no_socket()
             lab.ok("systemctl kill -s STOP portbroker; systemctl stop spoiler");
             kill(&lab);
         }
+        // Its time was up, and is not begun anew for those who come now.
+        assert_eq!(lab.ok(PATIENT), "\"state\":\"reserved\"");
         assert_eq!((lab.ok(TTL), lab.ok(INODE)), ("64".to_owned(), inode.clone()));
     }
 

@@ -6,7 +6,6 @@
 
 use super::Broker;
 use super::view::TakeoverView;
-use crate::config::Idle;
 use crate::kernel::socket::Unmet;
 use crate::listeners::{Action, Target};
 use crate::model::{Endpoint, ListenerName};
@@ -227,22 +226,15 @@ impl Broker {
     /// After what was stored has been given its place, and before anything is put right: what is missing, and what the
     /// kernel says to be in another state than it should.
     pub(super) fn compare(&mut self) {
-        if !self.comparison.active {
-            return;
-        }
         let now = Instant::now();
         let mut compared = std::mem::take(&mut self.comparison);
         for name in self.table.waiting_for_action(now) {
-            let Ok((_, listener)) = self.table.get(name.as_str()) else { continue };
-            // How long nobody holds it is not written down, so neither is right nor wrong.
-            let unsure = matches!(listener.config.idle, Idle::QueueFor(_)) && listener.holders.is_empty();
             for action in self.table.actions_of(&name, now, true) {
                 let (Action::Bind(id) | Action::Set(id, _)) = action;
                 let Some(slot) = self.table.slot(id) else { continue };
                 let endpoint = slot.endpoint.clone();
                 match action {
                     Action::Bind(_) => compared.unbound.push((name.clone(), endpoint)),
-                    Action::Set(..) if unsure => {}
                     Action::Set(_, target) => {
                         let (was, is) = match target {
                             Target::Listening => ("was closed to clients", "listens"),

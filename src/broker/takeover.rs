@@ -190,7 +190,10 @@ impl Broker {
             commands,
         };
         broker.take_over(stored, named, &checked);
-        broker.compare();
+        if is_takeover {
+            broker.table.stay_closed(Instant::now());
+            broker.compare();
+        }
         broker.put_into_effect(&checked, Change::default());
         broker.alone = false;
         broker.changed.clear();
@@ -228,7 +231,11 @@ impl Broker {
             let is_current = |c: &Candidate| {
                 old.is_empty() || !(c.stored.is_some() && inode(c.socket.as_fd()).is_some_and(is_old))
             };
-            let Some(current) = candidates.iter().position(is_current) else { continue };
+            // Where a kill came before it was written down which one is old: one that is drained, and that nobody
+            // has, has been closed to clients.
+            let listens = |c: &Candidate| c.stored.as_ref().is_some_and(|identity| identity.listens);
+            let current = candidates.iter().position(|c| is_current(c) && listens(c));
+            let Some(current) = current.or_else(|| candidates.iter().position(is_current)) else { continue };
             self.adopt(&listener, &slot, candidates.remove(current));
         }
         self.find_holders();
