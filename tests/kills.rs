@@ -2,7 +2,8 @@
 //! notices.
 //!
 //! `tests/support/kills.py` is the load and says what is counted. `PORTBROKER_KILLS` is how many kills there are, 100 by
-//! default; with `LAB_ROOT` it is another systemd that starts the daemon again.
+//! default; `BINDIR` is where other programs are than this build's, such as `target/release`; with `LAB_ROOT` it is
+//! another systemd that starts the daemon again.
 
 #![cfg(test)]
 
@@ -28,11 +29,9 @@ fn booted(name: &str) -> Lab {
         .expect("python3");
     let listeners = String::from_utf8(listeners.stdout).unwrap();
     assert!(listeners.contains("[[listener]]"), "{listeners}");
-    prepare(name)
-        .install(root, Path::new(env!("CARGO_BIN_EXE_portbroker")))
-        .file("/opt/kills.py", load)
-        .file(CONFIGURATION, &listeners)
-        .boot()
+    let built = std::env::var_os("BINDIR").map(|directory| root.join(directory).join("portbroker"));
+    let program = built.unwrap_or_else(|| env!("CARGO_BIN_EXE_portbroker").into());
+    prepare(name).install(root, &program).file("/opt/kills.py", load).file(CONFIGURATION, &listeners).boot()
 }
 
 fn wanted(default: u64) -> u64 {
