@@ -273,6 +273,16 @@ pub trait Manager {
     /// How many ports are protected because services listen on them.
     #[zbus(property(emits_changed_signal = "false"))]
     fn learned_ports(&self) -> zbus::Result<u32>;
+
+    /// What the start found of the sockets of an earlier daemon: counts by the words `stored`, `kept`, `draining`,
+    /// `let-go`, `unusable`, `missing`, `new`, `changed`, `mended`, `replaced`, `holders` and `holders-gone`. Empty
+    /// where there were none.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn takeover(&self) -> zbus::Result<HashMap<String, u32>>;
+
+    /// What of it was not as it should be, and what became of it, a sentence each.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn takeover_differences(&self) -> zbus::Result<Vec<String>>;
 }
 
 /// A learned port, as ListLearned has it: port, protocol (`tcp`, `udp`), unit, first and last seen, in seconds since

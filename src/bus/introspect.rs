@@ -84,6 +84,12 @@ const MANAGER: &str = r#" <interface name="org.freedesktop.DBus.ObjectManager">
   <property name="LearnedPorts" type="u" access="read">
    <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
   </property>
+  <property name="Takeover" type="a{su}" access="read">
+   <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
+  </property>
+  <property name="TakeoverDifferences" type="as" access="read">
+   <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
+  </property>
  </interface>
 "#;
 

@@ -10,8 +10,12 @@ does not run.
 JSON: {\"state\": \"running\" | \"degraded\" | \"stopped\", \"version\", \"faults\": [text],
        \"listeners\": {\"listening\", \"reserved\", \"failed\"}, \"learned\": number of ports that are
        protected because services listen on them, \"pools\": {\"ready\", \"degraded\", \"failed\",
-       \"leased\": ports, of all pools, \"cooling\": ports}}; version, listeners, learned and pools
-       are null where it is stopped.
+       \"leased\": ports, of all pools, \"cooling\": ports}, \"takeover\": what the start found of an
+       earlier broker's sockets: \"stored\" in all, \"kept\", \"draining\", \"let-go\" (no longer configured),
+       \"unusable\"; configured and not stored, \"missing\" (an earlier broker had it) and \"new\"; in another
+       state or with other options than it should, \"changed\" (put right at once), \"mended\" and \"replaced\"
+       (spoilt by a holder that is gone); \"holders\", \"holders-gone\"; \"differences\": [text]}; version,
+       listeners, learned and pools are null where it is stopped, and takeover where nothing was stored.
 
 Examples:
   portbroker status
