@@ -77,6 +77,8 @@ pub(super) fn of_pool(view: &PoolView) -> Properties {
         ("Capacity", Variant::new(view.capacity)),
         ("Spread", Variant::new(view.spread)),
         ("Quota", Variant::new(view.quota.clone())),
+        ("Minimum", Variant::new(view.minimum)),
+        ("Waiting", Variant::new(u32::try_from(view.waiting).unwrap_or(u32::MAX))),
         ("Allow", Variant::new(view.allow.clone())),
         ("Origin", Variant::new(view.origin.clone())),
         ("Faults", Variant::new(view.faults.clone())),

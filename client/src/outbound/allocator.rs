@@ -64,7 +64,13 @@ impl Allocator {
     }
 
     /// Begins to look for a source.
-    pub(crate) fn search(&self, protocol: Protocol, destination: SocketAddr) -> Search<'_> {
+    /// `patience`: how long it waits where all ports are others'.
+    pub(crate) fn search(
+        &self,
+        protocol: Protocol,
+        destination: SocketAddr,
+        patience: Option<Duration>,
+    ) -> Search<'_> {
         let key = Key::new(protocol, destination);
         Search {
             allocator: self,
@@ -74,6 +80,7 @@ impl Allocator {
             refusal: None,
             early: false,
             until: None,
+            patient: patience.and_then(|patience| Instant::now().checked_add(patience)),
             tried: 0,
         }
     }
@@ -115,8 +122,13 @@ impl Allocator {
     }
 
     /// Waits until there may be more for a destination.
-    async fn more(&self, destination: &Arc<Destination>, v4: bool) -> Result<Word, ConnectError> {
-        let (word, ask) = destination.wait(v4);
+    async fn more(
+        &self,
+        destination: &Arc<Destination>,
+        v4: bool,
+        until: Option<Instant>,
+    ) -> Result<Word, ConnectError> {
+        let (word, ask) = destination.wait(v4, until);
         if ask && let Err(error) = self.ask(destination) {
             // Nobody will answer those who rely on this question.
             destination.failed(&Word::Again, Instant::now());
@@ -159,6 +171,8 @@ pub(crate) struct Search<'a> {
     refusal: Option<Word>,
     early: bool,
     until: Option<Instant>,
+    /// Until when it waits for ports that others have.
+    patient: Option<Instant>,
     tried: u32,
 }
 
@@ -239,7 +253,7 @@ impl Search<'_> {
     /// Many used ports in a row are not free yet: fresh ones, or at least a turn for others.
     async fn pause(&mut self, destination: &Arc<Destination>) -> Result<(), ConnectError> {
         if self.refusal.is_none() {
-            self.refusal = refusal(self.allocator.more(destination, self.destination.is_ipv4()).await?);
+            self.refusal = refusal(self.allocator.more(destination, self.destination.is_ipv4(), None).await?);
         } else {
             tokio::task::yield_now().await;
         }
@@ -264,10 +278,31 @@ impl Search<'_> {
                 }
                 return Ok(());
             }
+            if let (Word::Exhausted(_), Some(patient)) = (word, self.patient)
+                && now < patient
+            {
+                return self.wait_for_others(destination, patient, next).await;
+            }
             let error = word.clone().into_error(&self.allocator.pool, self.destination, held, next);
             return error.map_or(Ok(()), Err);
         }
-        self.refusal = refusal(self.allocator.more(destination, self.destination.is_ipv4()).await?);
+        self.refusal = refusal(self.allocator.more(destination, self.destination.is_ipv4(), None).await?);
+        Ok(())
+    }
+
+    /// Others have all ports: until the broker has some, or one comes back here.
+    async fn wait_for_others(
+        &mut self,
+        destination: &Arc<Destination>,
+        patient: Instant,
+        next: Option<Duration>,
+    ) -> Result<(), ConnectError> {
+        if let Some(next) = next {
+            self.allocator.helper()?.wake(destination, next.max(TURN));
+        }
+        let v4 = self.destination.is_ipv4();
+        self.refusal = refusal(self.allocator.more(destination, v4, Some(patient)).await?);
+        self.early = false;
         Ok(())
     }
 
@@ -317,7 +352,7 @@ mod tests {
         let helper = Helper::start("egress", &broker, &allocator.destinations).unwrap();
         allocator.helper.set(Started { helper, process: std::process::id() + 1 }).unwrap();
         let destination = "192.0.2.1:80".parse().unwrap();
-        let error = super::super::wait::wait(allocator.search(Protocol::Tcp, destination).next(false));
+        let error = super::super::wait::wait(allocator.search(Protocol::Tcp, destination, None).next(false));
         assert!(matches!(error, Err(ConnectError::Forked)), "{error:?}");
     }
 }

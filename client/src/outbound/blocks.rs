@@ -345,6 +345,15 @@ impl Blocks {
         chosen
     }
 
+    /// Leases of which no port is out. They are forgotten here, to be released.
+    pub(crate) fn spare(&mut self) -> Vec<u64> {
+        let is_spare = |lease: &Lease| lease.ranges.iter().all(|&range| self.is_quiet(range));
+        let chosen: Vec<u64> =
+            self.leases.iter().filter(|(_, lease)| is_spare(lease)).map(|(&id, _)| id).collect();
+        self.forget(&chosen);
+        chosen
+    }
+
     /// All leases, where nothing was taken for so long and nothing is out; `None` where that is not so.
     pub(crate) fn abandoned(&mut self, now: Instant, patience: Duration) -> Option<Vec<u64>> {
         if self.out > 0 || now < self.used_last + patience {

@@ -64,6 +64,8 @@ pub(crate) enum Offer {
 pub(crate) struct Want {
     pub(crate) ports: u32,
     pub(crate) v4: bool,
+    /// Until when it may wait for them.
+    pub(crate) until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -117,7 +119,7 @@ impl Destination {
             && state.asking.is_none()
             && state.ask_after.is_none_or(|after| after <= now);
         if low {
-            state.asking = Some(Want { ports: state.blocks.wanted(), v4 });
+            state.asking = Some(Want { ports: state.blocks.wanted(), v4, until: None });
         }
         let beside = if taken.used && self.key.protocol == Protocol::Tcp {
             state.blocks.take_beside(v4, LOOKED_BESIDE)
@@ -127,13 +129,13 @@ impl Destination {
         Offer::Port { taken, low, beside }
     }
 
-    /// Waits for a word; true where the caller has to see to it that the broker is asked.
-    pub(crate) fn wait(&self, v4: bool) -> (oneshot::Receiver<Word>, bool) {
+    /// Waits for a word; true where the caller has to see to it that the broker is asked. The broker may wait until then.
+    pub(crate) fn wait(&self, v4: bool, until: Option<Instant>) -> (oneshot::Receiver<Word>, bool) {
         let mut state = self.lock();
         let receiver = state.enter();
         let ask = state.asking.is_none();
         if ask {
-            state.asking = Some(Want { ports: state.blocks.wanted(), v4 });
+            state.asking = Some(Want { ports: state.blocks.wanted(), v4, until });
         }
         (receiver, ask)
     }
@@ -212,6 +214,17 @@ impl Destination {
     /// Leases that are not needed now, to be released.
     pub(crate) fn idle(&self, now: Instant) -> Vec<u64> {
         self.lock().blocks.idle(now)
+    }
+
+    /// Leases of which nothing is in use, to be released: others lack them.
+    pub(crate) fn spare(&self) -> Vec<u64> {
+        let mut state = self.lock();
+        // Whoever waits here needs them.
+        if state.waiting.iter().any(|waiting| !waiting.is_closed()) {
+            Vec::new()
+        } else {
+            state.blocks.spare()
+        }
     }
 
     /// Gives the state up, where it was not used for so long: its leases, to be released. From then on it is
