@@ -51,7 +51,7 @@ const PROGRAMS: [(&str, &[&str]); 3] = [
 ];
 
 /// Rooms that take text, time and events as arguments and give values and effects back.
-const PURE: [&str; 13] = [
+const PURE: [&str; 14] = [
     "model",
     "config",
     "policy",
@@ -61,6 +61,7 @@ const PURE: [&str; 13] = [
     "leases",
     "generator/daemon.rs",
     "generator/delivery.rs",
+    "generator/systemd.rs",
     "generator/tool.rs",
     "keeper/life.rs",
     "keeper/message.rs",

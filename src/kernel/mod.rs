@@ -36,6 +36,7 @@ pub mod stored_sockets;
 pub mod stream;
 pub mod timer;
 pub mod triggers;
+pub mod tuple_close;
 pub mod tuple_user;
 pub mod tuples;
 pub mod unit_starts;
