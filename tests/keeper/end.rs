@@ -4,7 +4,8 @@ use crate::daemon::run;
 use crate::netns::{in_netns, spawn};
 use crate::served::eventually;
 use crate::support::{
-    ADDRESS, WEB, child_of, inode, install_script, kept, kept_by_a_copy, lives, send, write,
+    ADDRESS, WEB, answers, child_of, inode, install, install_script, kept, kept_by_a_copy, lives, logged,
+    send, write,
 };
 use nix::sys::signal::Signal;
 use std::net::TcpStream;
