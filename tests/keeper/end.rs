@@ -50,7 +50,9 @@ fn told_to_stop_at_any_moment_of_a_start_it_leaves_nobody() {
             std::thread::sleep(std::time::Duration::from_millis(round * 30));
             let new = child_of(&keeper);
             send(keeper.pid(), Signal::SIGTERM);
-            assert_eq!(keeper.wait().code(), Some(0), "{}", keeper.log());
+            // 137 where it was told before it saw the death: then that is how the daemon stopped.
+            let status = keeper.wait().code();
+            assert!(matches!(status, Some(0 | 137)), "{status:?}: {}", keeper.log());
             assert!(!new.is_some_and(lives));
             TcpStream::connect(ADDRESS).expect_err("nobody listens any more");
         }
