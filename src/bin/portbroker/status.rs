@@ -18,6 +18,7 @@ struct Document<'a> {
     state: &'a str,
     version: Option<&'a str>,
     faults: &'a [String],
+    notes: &'a [String],
     listeners: Option<Counts>,
     learned: Option<u32>,
     pools: Option<Pools>,
@@ -28,6 +29,7 @@ struct Counts {
     listening: usize,
     reserved: usize,
     failed: usize,
+    lingering: usize,
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -60,7 +62,12 @@ impl Pools {
 impl Counts {
     fn of(status: &Status) -> Self {
         let count = |state| status.listeners.iter().filter(|listener| listener.state == state).count();
-        Self { listening: count("listening"), reserved: count("reserved"), failed: count("failed") }
+        Self {
+            listening: count("listening"),
+            reserved: count("reserved"),
+            failed: count("failed"),
+            lingering: count("lingering"),
+        }
     }
 }
 
@@ -73,6 +80,7 @@ pub(crate) fn run(broker: &Broker, output: Output) -> Result<ExitCode, Failure> 
                 state: "stopped",
                 version: None,
                 faults: &[],
+                notes: &[],
                 listeners: None,
                 learned: None,
                 pools: None,
@@ -92,6 +100,7 @@ fn report(status: &Status, output: Output) -> Result<ExitCode, Failure> {
         state: &status.state,
         version: Some(&status.version),
         faults: &status.faults,
+        notes: &status.notes,
         listeners: Some(counts),
         learned: status.learned_ports,
         pools: Some(pools),
@@ -101,14 +110,15 @@ fn report(status: &Status, output: Output) -> Result<ExitCode, Failure> {
 }
 
 fn lines(status: &Status, counts: Counts, pools: Pools) -> Vec<Vec<Cell>> {
-    let Counts { listening, reserved, failed } = counts;
+    let Counts { listening, reserved, failed, lingering } = counts;
+    let lingering = if lingering == 0 { String::new() } else { format!(", {lingering} lingering") };
     let state = Cell::new(&status.state, Paint::of_state(&status.state));
     let mut lines = vec![
         vec![Cell::plain("portbroker"), Cell::plain(&status.version)],
         vec![Cell::plain("state"), state],
         vec![
             Cell::plain("listeners"),
-            Cell::plain(format!("{listening} listening, {reserved} reserved, {failed} failed")),
+            Cell::plain(format!("{listening} listening, {reserved} reserved, {failed} failed{lingering}")),
         ],
     ];
     let learned = status.learned_ports.map(|ports| match ports {
@@ -125,5 +135,6 @@ fn lines(status: &Status, counts: Counts, pools: Pools) -> Vec<Vec<Cell>> {
         lines.push(vec![Cell::plain("pools"), Cell::plain(text)]);
     }
     lines.extend(status.faults.iter().map(|fault| vec![Cell::plain("fault"), Cell::new(fault, Paint::Bad)]));
+    lines.extend(status.notes.iter().map(|note| vec![Cell::plain("note"), Cell::new(note, Paint::Waiting)]));
     lines
 }
