@@ -127,8 +127,13 @@ impl Table {
         let mut holders = BTreeSet::new();
         let mut slots = Vec::with_capacity(config.sockets());
         for endpoint in &config.endpoints {
+            let of_old: Vec<HolderId> = if self.draining.is_empty() {
+                Vec::new()
+            } else {
+                self.draining.holders_at(endpoint).collect()
+            };
             for shard in 0..config.options.shards {
-                let slot = match there.take(endpoint, shard) {
+                let mut slot = match there.take(endpoint, shard) {
                     Some(slot) => {
                         change.kept.push(slot.id);
                         holders.extend(&slot.holders);
@@ -136,17 +141,15 @@ impl Table {
                     }
                     None => self.new_slot(endpoint, shard),
                 };
+                // What is new beside one that somebody holds, that one does not have.
+                slot.waits |= slot.state.is_none() && (shard > 0 || !of_old.is_empty());
                 self.owners.insert(slot.id, name.clone());
                 slots.push(slot);
             }
-            if !self.draining.is_empty() {
-                holders.extend(self.draining.holders_at(endpoint));
-            }
+            holders.extend(of_old);
         }
-        for slot in &mut slots {
-            // What is new beside a shard that somebody holds, that one does not have.
-            slot.waits |= slot.state.is_none() && slot.shard > 0;
-            slot.waits &= !holders.is_empty();
+        if holders.is_empty() {
+            slots.iter_mut().for_each(|slot| slot.waits = false);
         }
         let unheld_since = there.unheld.get(name).copied().unwrap_or(now);
         let mut listener = Listener { config: Arc::clone(config), slots, holders, unheld_since, due: None };

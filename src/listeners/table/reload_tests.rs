@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 /// The places that there are: three of TCP, one of UDP, and two that need one path.
 const PLACES: usize = 6;
+/// That of UDP is not renewed here: a new socket beside an old one that is served is bound only when it is needed.
+const UDP: usize = 3;
 const NAMES: [&str; 3] = ["a", "b", "c"];
 const HOLDERS: u64 = 3;
 
@@ -22,7 +24,7 @@ fn place(n: usize) -> Endpoint {
     let path = |kind| Endpoint::Unix(UnixEndpoint { kind, address: UnixAddress::parse("/run/x").unwrap() });
     match n {
         0..3 => inet(SocketKind::Stream, n + 1),
-        3 => inet(SocketKind::Datagram, 1),
+        UDP => inet(SocketKind::Datagram, 1),
         4 => path(SocketKind::Stream),
         _ => path(SocketKind::SeqPacket),
     }
@@ -151,7 +153,7 @@ impl Model {
             }
             Event::Renew(listener) => {
                 let places = self.places;
-                for n in (0..PLACES).filter(|n| places[*n] == Some(*listener)) {
+                for n in (0..PLACES).filter(|n| places[*n] == Some(*listener) && *n != UDP) {
                     let new = self.new_socket();
                     self.old[n].push(self.current[n].replace(new).unwrap());
                 }
@@ -233,7 +235,7 @@ impl Real {
             Event::Renew(listener) => {
                 let slots =
                     self.table.get(NAMES[*listener]).map(|(_, l)| l.slots.clone()).unwrap_or_default();
-                for slot in slots {
+                for slot in slots.into_iter().filter(|slot| slot.endpoint != place(UDP)) {
                     let new = self.table.succeed(slot.id, true, self.now).unwrap();
                     self.bound(new, slot.endpoint);
                 }
@@ -324,8 +326,10 @@ impl Real {
 /// Inodes are given in the order in which sockets are bound, which need not be that of the model: only whether it is
 /// the same one as before counts.
 fn renumbered(model: &Model, names: &mut HashMap<u64, u64>, of: &Model) -> Model {
-    for (real, ideal) in model.current.iter().flatten().zip(of.current.iter().flatten()) {
-        names.entry(real.0).or_insert(ideal.0);
+    for (real, ideal) in model.current.iter().zip(&of.current) {
+        if let (Some(real), Some(ideal)) = (real, ideal) {
+            names.entry(real.0).or_insert(ideal.0);
+        }
     }
     let mut model = model.clone();
     for held in model.current.iter_mut().flatten().chain(model.old.iter_mut().flatten()) {
