@@ -163,6 +163,7 @@ fn details(listener: &ListenerStatus, queues: &Queues) -> Vec<Vec<Cell>> {
         .extend(listener.notes.iter().map(|note| vec![Cell::plain("note"), Cell::new(note, Paint::Waiting)]));
     if listener.state == LINGERING {
         // Nobody new may take it, and what it would do without its holder is to close.
+        lines.push(line("origin", &listener.origin));
         return lines;
     }
     lines.push(line("idle", &listener.idle));
