@@ -3,7 +3,9 @@
 //! A socket is known by its inode, whatever its listener is called by now, and whether there is one at all.
 
 use super::Broker;
+use super::comparison::Found;
 use super::effects::inode_of;
+use super::handover::shown;
 use super::records::{Held, HolderRecord};
 use crate::config::SocketOptions;
 use crate::kernel::holder::HolderClaim;
@@ -47,6 +49,12 @@ impl Broker {
         let sockets = if records.is_empty() { HashMap::new() } else { self.by_inode() };
         for held in records {
             let holder = self.admit_again(&held.holder);
+            match holder {
+                Some(_) => self.comparison.count(Found::Holders, 1),
+                None => self.comparison.differs(Found::HoldersGone, || {
+                    format!("{}, which held {}, is gone", held.holder, shown(&held.listeners))
+                }),
+            }
             match &held.sockets {
                 Some(_) => self.hold_sockets(holder, &held, &sockets, &mut known, &mut gone),
                 None => {
@@ -116,11 +124,14 @@ impl Broker {
     pub(super) fn adopt_lingering(&mut self, endpoint: &Endpoint, socket: OwnedFd, held: Option<&Known>) {
         let Some((holders, name)) = held else {
             self.told.let_go(endpoint);
+            self.comparison.differs(Found::LetGo, || format!("{endpoint} is no longer configured: let go"));
             return self.stored.given_up();
         };
         match lingering(socket, endpoint) {
             Ok(socket) if !self.table.may_linger(endpoint) => {
                 self.told.let_go(endpoint);
+                self.comparison
+                    .differs(Found::LetGo, || format!("{endpoint} has the path of another now: let go"));
                 self.stored.given_up();
                 if let Err(error) = socket.release() {
                     tracing::warn!(%error, "the path of a socket could not be removed: {error}");
@@ -130,10 +141,13 @@ impl Broker {
                 let drained = self.draining_written.contains(&inode_of(&socket));
                 let id = self.table.linger(name.clone(), endpoint, holders.iter().copied(), drained);
                 self.sockets.insert(id, socket);
+                self.comparison.count(Found::Lingering, 1);
                 self.say_lingers(id);
             }
             Err(error) => {
                 tracing::warn!(%error, %endpoint, "the socket of {endpoint}, which is no longer configured, is let go: {error}");
+                let what = || format!("{endpoint}, which lingers, cannot be taken over: {error}");
+                self.comparison.differs(Found::Unusable, what);
                 self.stored.given_up();
             }
         }

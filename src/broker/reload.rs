@@ -6,6 +6,7 @@ use super::command::{Notice, Refusal};
 use crate::config::{Checked, Severity, build, show};
 use crate::kernel::memory::give_back_freed;
 use crate::kernel::socket::ListenerSocket;
+use crate::kernel::store;
 use crate::listeners::{Change, Listener, SocketId};
 use crate::model::{Endpoint, ListenerName, SocketKind, UnixAddress};
 use crate::policy::Caller;
@@ -127,6 +128,7 @@ impl Broker {
         if self.reloads.reading.is_none() && !self.reloads.next.is_empty() {
             let loader = self.loader.clone();
             self.reloads.asked = std::mem::take(&mut self.reloads.next);
+            store::notify_reloading();
             self.reloads.reading = Some(tokio::task::spawn_blocking(move || loader.load()));
         }
     }
@@ -146,6 +148,8 @@ impl Broker {
             // Whoever asked may be gone by now, and then nobody wants the answer.
             let _ = reply.send(outcome.clone());
         }
+        // Also where it was refused: the daemon serves as before.
+        store::notify_ready();
         self.read_next();
     }
 
