@@ -107,6 +107,7 @@ pub(super) enum Command {
     Forget(Caller, u16, oneshot::Sender<Result<(), Refusal>>),
     Outbound(Ask),
     View(oneshot::Sender<View>),
+    Condition(oneshot::Sender<View>),
     Show(String, oneshot::Sender<Option<ListenerView>>),
 }
 
@@ -170,6 +171,11 @@ impl Handle {
     /// Everything.
     pub async fn view(&self) -> Result<View, Stopping> {
         self.ask(Command::View).await
+    }
+
+    /// The same without listeners and pools.
+    pub async fn condition(&self) -> Result<View, Stopping> {
+        self.ask(Command::Condition).await
     }
 
     /// One listener.

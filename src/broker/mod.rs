@@ -14,8 +14,10 @@ mod effects;
 mod handover;
 mod holders;
 mod inspection;
+mod known_holders;
 mod learned_file;
 mod learning;
+mod lingering;
 mod lookout;
 mod options;
 mod outbound;
@@ -51,9 +53,11 @@ use deposits::Deposits;
 use draining::Migration;
 use holders::Holders;
 use learning::Learning;
+use options::NotInEffect;
 use outbound::{Happened, Outbound};
 use protection::Protection;
 use records::Records;
+use reload::{Read, Reloads};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use stored::Stored;
@@ -112,6 +116,8 @@ pub struct Broker {
     /// Every socket that is not as configured, and perhaps some that are again: not all of ten thousand are to be
     /// asked each time.
     faulty: BTreeSet<SocketId>,
+    unmet: NotInEffect,
+    reloads: Reloads,
     /// When to give the memory back that a long answer has taken.
     trim_at: Option<Instant>,
     /// The configuration of the start, for what can wait until the daemon is ready.
@@ -138,6 +144,7 @@ enum Event {
     AssertReservedPorts,
     Look,
     Outbound(Happened),
+    Read(Read),
 }
 
 impl Broker {
@@ -191,6 +198,7 @@ impl Broker {
                     () = self.assert.next() => Event::AssertReservedPorts,
                     () = self.learning.due() => Event::Look,
                     happened = self.outbound.next() => Event::Outbound(happened),
+                    read = self.reloads.read() => Event::Read(read),
                 }
             } => event,
         }
@@ -216,6 +224,7 @@ impl Broker {
                 self.look_at_pools();
             }
             Event::Outbound(happened) => self.outbound_happened(happened),
+            Event::Read(read) => self.take_read(read),
         }
     }
 
@@ -248,7 +257,7 @@ impl Broker {
         // Whoever asked may be gone by now, and then nobody wants the answer.
         match command {
             Command::Acquire(request, reply) => drop(reply.send(self.acquire(request))),
-            Command::Reload(caller, reply) => drop(reply.send(self.reload(caller))),
+            Command::Reload(caller, reply) => self.reload(caller, reply),
             Command::Learned(reply) => drop(reply.send(self.learning.learned())),
             Command::Forget(caller, port, reply) => drop(reply.send(self.forget(&caller, port))),
             Command::Renew(caller, name, reply) => drop(reply.send(self.renew(&caller, &name))),
@@ -261,6 +270,7 @@ impl Broker {
                 }
                 drop(reply.send(self.view()));
             }
+            Command::Condition(reply) => drop(reply.send(self.condition())),
             Command::Show(name, reply) => drop(reply.send(self.show(&name))),
         }
     }
