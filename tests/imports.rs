@@ -11,12 +11,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may import of ours. A room that is not here is a fault: it has to be given its place first.
-const ROOMS: [(&str, &[&str]); 14] = [
+const ROOMS: [(&str, &[&str]); 15] = [
     ("model", &[]),
     ("config", &["model"]),
     ("policy", &["config", "model"]),
     ("listeners", &["config", "model"]),
     ("learn", &["model"]),
+    ("limits", &["config", "model"]),
     ("pools", &["config", "model"]),
     ("leases", &["config", "model", "pools"]),
     ("generator", &["config", "model", "sources"]),
@@ -29,6 +30,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
             "kernel",
             "learn",
             "leases",
+            "limits",
             "listeners",
             "model",
             "policy",
@@ -37,7 +39,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
             "portbroker_client::wire",
         ],
     ),
-    ("bus", &["broker", "kernel", "model", "policy", "portbroker_client::wire"]),
+    ("bus", &["broker", "kernel", "limits", "model", "policy", "portbroker_client::wire"]),
     ("daemon", &["broker", "bus", "config", "generator", "kernel", "model", "sources"]),
     ("lib", &[]),
 ];
@@ -50,12 +52,13 @@ const PROGRAMS: [(&str, &[&str]); 3] = [
 ];
 
 /// Rooms that take text, time and events as arguments and give values and effects back.
-const PURE: [&str; 10] = [
+const PURE: [&str; 11] = [
     "model",
     "config",
     "policy",
     "listeners",
     "learn",
+    "limits",
     "pools",
     "leases",
     "generator/daemon.rs",
