@@ -2,19 +2,28 @@
 
 use super::outbound::PoolView;
 use crate::config::Origin;
+use crate::limits::Usage;
 use crate::listeners::Target;
+use std::sync::Arc;
 
-/// Everything that is shown.
+/// How the broker is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct View {
+pub struct Summary {
     /// What is not as it was configured, a sentence each; not empty: degraded.
     pub faults: Vec<String>,
-    /// By name.
-    pub listeners: Vec<ListenerView>,
-    /// By name.
-    pub pools: Vec<PoolView>,
     /// How many ports are protected because services listen on them.
     pub learned: usize,
+    /// How much of every limit is in use.
+    pub limits: Vec<Usage>,
+}
+
+/// All objects.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct View {
+    /// By name.
+    pub listeners: Vec<Arc<ListenerView>>,
+    /// By name.
+    pub pools: Vec<PoolView>,
 }
 
 /// One listener.

@@ -10,8 +10,11 @@ does not run.
 JSON: {\"state\": \"running\" | \"degraded\" | \"stopped\", \"version\", \"faults\": [text],
        \"listeners\": {\"listening\", \"reserved\", \"failed\"}, \"learned\": number of ports that are
        protected because services listen on them, \"pools\": {\"ready\", \"degraded\", \"failed\",
-       \"leased\": ports, of all pools, \"cooling\": ports}}; version, listeners, learned and pools
-       are null where it is stopped.
+       \"leased\": ports, of all pools, \"cooling\": ports}, \"limits\": [{\"name\": key in [limits],
+       \"limit\": value in effect, \"used\", \"greatest\": who has most or null, \"hits\": since
+       the start, \"hit_by\": [{\"who\", \"times\"}]}]}; version, listeners, learned, pools and
+       limits are null where it is stopped. Of a limit per user, used is what the one has that has
+       most; sizes are bytes, times milliseconds.
 
 Examples:
   portbroker status

@@ -3,7 +3,8 @@
 use crate::args::block_on;
 use crate::failure::{Failure, complain};
 use crate::output::{Cell, Output, Paint};
-use portbroker_client::inspect::Status;
+use portbroker::config::Limit;
+use portbroker_client::inspect::{LimitStatus, Status};
 use portbroker_client::{Broker, Error};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 const DEGRADED: u8 = 1;
 const NOT_RUNNING: u8 = 3;
 
-/// The JSON document. `version`, `listeners`, `learned` and `pools` are null where there is no broker to say.
+/// The JSON document. `version`, `listeners`, `learned`, `pools` and `limits` are null where there is no broker to say.
 #[derive(Debug, Serialize)]
 struct Document<'a> {
     state: &'a str,
@@ -21,6 +22,34 @@ struct Document<'a> {
     listeners: Option<Counts>,
     learned: Option<u32>,
     pools: Option<Pools>,
+    limits: Option<Vec<LimitRow<'a>>>,
+}
+
+/// One of `limits`: `limit` is the value in effect, `used` what is in use of it (of a limit for each user, by who has
+/// most: `greatest`, or null), `hits` how often it was hit since the start, `hit_by` who did. Sizes are in bytes, times
+/// in milliseconds.
+#[derive(Debug, Serialize)]
+struct LimitRow<'a> {
+    name: &'a str,
+    limit: u64,
+    used: u64,
+    greatest: Option<&'a str>,
+    hits: u64,
+    hit_by: Vec<HitBy<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct HitBy<'a> {
+    who: &'a str,
+    times: u64,
+}
+
+impl<'a> LimitRow<'a> {
+    fn of(status: &'a LimitStatus) -> Self {
+        let LimitStatus { name, limit, used, greatest, hits, hit_by } = status;
+        let hit_by = hit_by.iter().map(|(who, times)| HitBy { who, times: *times }).collect();
+        Self { name, limit: *limit, used: *used, greatest: greatest.as_deref(), hits: *hits, hit_by }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -76,6 +105,7 @@ pub(crate) fn run(broker: &Broker, output: Output) -> Result<ExitCode, Failure> 
                 listeners: None,
                 learned: None,
                 pools: None,
+                limits: None,
             };
             output.print(&stopped, || {
                 vec![vec![Cell::plain("portbroker"), Cell::new("stopped", Paint::Bad)]]
@@ -95,6 +125,7 @@ fn report(status: &Status, output: Output) -> Result<ExitCode, Failure> {
         listeners: Some(counts),
         learned: status.learned_ports,
         pools: Some(pools),
+        limits: status.limits.as_ref().map(|limits| limits.iter().map(LimitRow::of).collect()),
     };
     output.print(&document, || lines(status, counts, pools))?;
     Ok(if status.state == "running" { ExitCode::SUCCESS } else { DEGRADED.into() })
@@ -124,6 +155,29 @@ fn lines(status: &Status, counts: Counts, pools: Pools) -> Vec<Vec<Cell>> {
         );
         lines.push(vec![Cell::plain("pools"), Cell::plain(text)]);
     }
+    lines.extend(status.limits.iter().flatten().map(limit_line));
     lines.extend(status.faults.iter().map(|fault| vec![Cell::plain("fault"), Cell::new(fault, Paint::Bad)]));
     lines
+}
+
+/// As in `limit  connections: 12 of 4096, most of them user 1000; hit 3 times by user 1000`.
+fn limit_line(limit: &LimitStatus) -> Vec<Cell> {
+    let LimitStatus { name, limit: most, used, greatest, hits, hit_by } = limit;
+    let known = Limit::of_key(name);
+    let written = |value: u64| {
+        known.map_or_else(|| value.to_string(), |limit| limit.written(value).trim_matches('"').to_owned())
+    };
+    let mut text = match known {
+        Some(Limit::UnreadTime | Limit::LogLinesPerUser) => format!("{name}: {}", written(*most)),
+        _ => format!("{name}: {} of {}", written(*used), written(*most)),
+    };
+    if let Some(greatest) = greatest {
+        text.push_str(&format!(", most of it {greatest}"));
+    }
+    if *hits > 0 {
+        let by: Vec<String> = hit_by.iter().take(3).map(|(who, times)| format!("{who} ({times})")).collect();
+        text.push_str(&format!("; hit {hits} times, last by {}", by.join(", ")));
+    }
+    let paint = if *hits > 0 { Paint::Waiting } else { Paint::Plain };
+    vec![Cell::plain("limit"), Cell::new(text, paint)]
 }

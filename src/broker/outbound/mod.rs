@@ -182,6 +182,11 @@ impl Outbound {
         own.into_iter().flatten().map(str::to_owned).chain(self.pools.faults().cloned()).collect()
     }
 
+    /// Whether there is such a pool.
+    pub(super) fn has_pool(&self, name: &str) -> bool {
+        self.pools.get(name).is_some()
+    }
+
     /// All pools.
     pub(super) fn views(&self) -> Vec<PoolView> {
         let names: Vec<String> = self.pools.iter().map(|(name, _)| name.to_string()).collect();
