@@ -6,7 +6,7 @@
 use crate::error::Error;
 use crate::pools::PoolStatus;
 use crate::wire::{self, LearnedRow, LimitRow, ManagedObjects, SocketRow};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use zbus::wire::OwnedVariant;
 
@@ -25,6 +25,8 @@ pub struct Status {
     pub learned_ports: Option<u32>,
     /// How much of each limit of `[limits]` is in use; `None`: an older broker, which does not tell.
     pub limits: Option<Vec<LimitStatus>>,
+    /// What it found of an earlier broker's sockets when it started; `None`: it found none, or is an older broker.
+    pub takeover: Option<Takeover>,
     /// All listeners, by name.
     pub listeners: Vec<ListenerStatus>,
     /// All pools, by name.
@@ -52,6 +54,25 @@ pub struct LimitStatus {
 impl From<LimitRow> for LimitStatus {
     fn from((name, limit, used, hits, greatest, hit_by): LimitRow) -> Self {
         Self { name, limit, used, greatest: (!greatest.is_empty()).then_some(greatest), hits, hit_by }
+    }
+}
+
+/// What a broker found of an earlier one's sockets when it started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Takeover {
+    /// How many sockets, by what became of them: `stored` of them all, `kept`, `draining`, `let-go`, `unusable`; and of
+    /// those that are configured and were not stored, `missing` and `new`. `changed`, `mended` and `replaced` are those
+    /// that had not the state or the options that they should have. `holders` and `holders-gone` are who had them.
+    pub counts: BTreeMap<String, u32>,
+    /// What was not as it should be, and what became of it, a sentence each.
+    pub differences: Vec<String>,
+}
+
+impl Takeover {
+    fn read(manager: &mut Properties) -> Option<Self> {
+        let counts: HashMap<String, u32> = take(manager, "Takeover").ok()?;
+        let differences = take(manager, "TakeoverDifferences").unwrap_or_default();
+        (!counts.is_empty()).then(|| Self { counts: counts.into_iter().collect(), differences })
     }
 }
 
@@ -117,6 +138,7 @@ impl Status {
             faults: take(&mut manager, "Faults")?,
             learned_ports: take(&mut manager, "LearnedPorts").ok(),
             limits: take::<Vec<LimitRow>>(&mut manager, "Limits").ok().map(rows),
+            takeover: Takeover::read(&mut manager),
             pools: PoolStatus::read_all(&mut objects)?,
             listeners: ListenerStatus::read_all(objects)?,
         })

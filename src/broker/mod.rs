@@ -7,6 +7,7 @@
 mod activation;
 mod authority;
 mod command;
+mod comparison;
 mod deposits;
 mod draining;
 mod effects;
@@ -39,7 +40,7 @@ pub use outbound::{AddressView, Drain, LeaseRequest, LeaseView, LeasedSockets, P
 pub use queue::Turn;
 pub use reload::Loader;
 pub use takeover::{Inheritance, Start, StartError};
-pub use view::{ListenerView, QueueView, SocketView, Summary, View};
+pub use view::{ListenerView, QueueView, SocketView, Summary, TakeoverView, View};
 
 use crate::config::Checked;
 use crate::kernel::hangups::HangupWatch;
@@ -50,6 +51,7 @@ use crate::listeners::{BySocket, SocketId, Table};
 use crate::model::ListenerName;
 use activation::Activations;
 use command::Command;
+use comparison::Comparison;
 use deposits::Deposits;
 use draining::Migration;
 use holders::Holders;
@@ -108,6 +110,8 @@ pub struct Broker {
     loader: Loader,
     /// Sockets that were taken over and have yet to be looked at.
     unseen: BTreeSet<ListenerName>,
+    /// What this start has found to differ.
+    comparison: Comparison,
     /// What was done to sockets and is in no line of the log yet.
     told: Told,
     /// Every socket that is not as configured, and perhaps some that are again: not all of ten thousand are to be
@@ -155,6 +159,7 @@ impl Broker {
     pub async fn run(mut self, mut stop: oneshot::Receiver<Stop>) {
         self.finish_start();
         loop {
+            self.sum_up_takeover();
             let event = tokio::select! {
                 biased;
                 told = &mut stop => {
@@ -245,6 +250,7 @@ impl Broker {
     fn finish_start(&mut self) {
         if let Some(checked) = self.started_with.take() {
             self.finish_pools();
+            self.compare_with_last();
             self.write_holders();
             self.write_last_good(&checked);
             drop(checked);

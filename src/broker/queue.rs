@@ -96,6 +96,19 @@ impl Queue {
         Ok(())
     }
 
+    /// Puts a command into the caller's queue where there is room at once, and else forgets it.
+    pub(super) fn push_now(&self, turn: Turn, command: Command) {
+        let most = usize::try_from(self.0.gate.most(Limit::CallsPerUser)).unwrap_or(1);
+        let mut state = self.state();
+        let places = Arc::clone(state.places.entry(turn).or_insert_with(|| Arc::new(Semaphore::new(most))));
+        let Ok(place) = places.try_acquire_owned() else { return };
+        if !state.ended {
+            state.turns.push(turn, (command, place));
+            drop(state);
+            self.0.arrived.notify_one();
+        }
+    }
+
     /// The next command. [`Queue::done`] is to be told when it was obeyed.
     pub(super) async fn next(&self) -> (Turn, Command, OwnedSemaphorePermit) {
         loop {

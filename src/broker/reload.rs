@@ -8,6 +8,7 @@ use crate::config::{Checked, Config, build, show};
 use crate::kernel::memory::give_back_freed;
 use crate::kernel::process::descriptor_limit;
 use crate::kernel::socket::ListenerSocket;
+use crate::kernel::store;
 use crate::limits::Room;
 use crate::listeners::{Change, SocketId};
 use crate::model::{Endpoint, ListenerName, SocketKind};
@@ -55,6 +56,14 @@ impl Broker {
         if let Some(caller) = &caller {
             administrator(caller, "reload the configuration", "reload the configuration")?;
         }
+        store::notify_reloading();
+        let outcome = self.take_configuration();
+        // Also where it was refused: the daemon serves as before.
+        store::notify_ready();
+        outcome
+    }
+
+    fn take_configuration(&mut self) -> Result<(), Refusal> {
         let checked = self.loader.load();
         self.touched = true;
         if let Some(errors) = errors_of(&checked) {

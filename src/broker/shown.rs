@@ -35,7 +35,12 @@ impl Broker {
     /// How the broker is.
     pub(super) fn summary(&self) -> Summary {
         let limits = self.gate.usage(self.queue.longest());
-        Summary { faults: self.faults(), learned: self.learning.count(), limits }
+        Summary {
+            faults: self.faults(),
+            learned: self.learning.count(),
+            limits,
+            takeover: self.comparison.view(),
+        }
     }
 
     /// All objects. What did not change is not made again: of ten thousand listeners that would take the time of a

@@ -15,6 +15,8 @@ pub struct Summary {
     pub learned: usize,
     /// How much of every limit is in use.
     pub limits: Vec<Usage>,
+    /// What the start found of what an earlier daemon had stored; `None` where nothing was, or it is not told yet.
+    pub takeover: Option<TakeoverView>,
 }
 
 /// All objects.
@@ -24,6 +26,15 @@ pub struct View {
     pub listeners: Vec<Arc<ListenerView>>,
     /// By name.
     pub pools: Vec<PoolView>,
+}
+
+/// What a start found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TakeoverView {
+    /// How many, by words such as `stored`, `kept` and `missing`.
+    pub counts: Vec<(&'static str, u32)>,
+    /// What differed, a sentence each.
+    pub differences: Vec<String>,
 }
 
 /// One listener.

@@ -8,6 +8,7 @@ use crate::broker::{Handle, Turn};
 use crate::kernel::peer::Peer;
 use crate::limits::{Claim, Who};
 use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use portbroker_client::wire::MAX_SOCKETS_PEER_TO_PEER;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::PermissionsExt as _;
@@ -21,6 +22,8 @@ use zbus::connection::{AuthMechanism, Builder};
 /// How many messages of a connection are read before they are answered: what one user can have of our memory is
 /// this, times the length of a message, times the connections.
 const QUEUED: NonZeroUsize = NonZeroUsize::MIN;
+/// How many calls of a connection may wait for ports at once.
+const WAITING: usize = 64;
 /// How long a client may take to authenticate.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -110,13 +113,24 @@ async fn serve_connection(
     let Some(mut notices) = broker.notices() else { return Ok(()) };
     let manager = Manager { broker, limit: MAX_SOCKETS_PEER_TO_PEER };
     let identity = PeerIdentity::new(peer, Arc::clone(outgoing));
+    // Calls that wait for ports: the others of the connection are answered meanwhile, and when it ends they wait no more.
+    let mut waiting = FuturesUnordered::new();
     loop {
         tokio::select! {
             message = messages.next() => match message {
+                Some(Ok(message)) if manager.may_wait(&message) => {
+                    if waiting.len() >= WAITING {
+                        manager.refuse_to_wait(&connection, &message, WAITING).await?;
+                        continue;
+                    }
+                    let (manager, connection, identity) = (&manager, &connection, &identity);
+                    waiting.push(async move { manager.answer(connection, &message, identity).await });
+                }
                 Some(Ok(message)) => manager.answer(&connection, &message, &identity).await?,
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),
             },
+            Some(answered) = waiting.next() => answered?,
             notice = notices.recv() => match notice {
                 Ok(notice) => manager.announce(&connection, notice).await?,
                 // It reads too slowly to be told everything; what it asks for is still right.

@@ -18,6 +18,7 @@ pub(super) struct Senders(Arc<Inner>);
 
 struct Inner {
     gate: Gate,
+    most: Option<usize>,
     state: Mutex<State>,
 }
 
@@ -47,8 +48,9 @@ fn less<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
 }
 
 impl Senders {
-    pub(super) fn new(gate: Gate) -> Self {
-        Self(Arc::new(Inner { gate, state: Mutex::default() }))
+    /// `most` of each user, or what `[limits]` says.
+    pub(super) fn new(gate: Gate, most: Option<usize>) -> Self {
+        Self(Arc::new(Inner { gate, most, state: Mutex::default() }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -56,7 +58,7 @@ impl Senders {
     }
 
     fn most(&self) -> usize {
-        usize::try_from(self.0.gate.most(Limit::CallsPerUser)).unwrap_or(1)
+        self.0.most.unwrap_or_else(|| usize::try_from(self.0.gate.most(Limit::CallsPerUser)).unwrap_or(1))
     }
 
     /// A call of a sender; `None` where it, or its user, has as many in the works as it may.
@@ -154,7 +156,7 @@ mod tests {
 
     #[test]
     fn many_names_of_one_user_have_what_one_user_has() {
-        let senders = Senders::new(Gate::default());
+        let senders = Senders::new(Gate::default(), None);
         let most = senders.most();
         let mut places = Vec::new();
         for name in 0..100 {
@@ -176,7 +178,7 @@ mod tests {
 
     #[test]
     fn one_name_of_root_has_as_much_as_a_user() {
-        let senders = Senders::new(Gate::default());
+        let senders = Senders::new(Gate::default(), None);
         let mut places = Vec::new();
         while let Some(mut place) = senders.admit(":1.1") {
             assert!(place.uid().is_some() || place.is_of(0));
@@ -188,7 +190,7 @@ mod tests {
 
     #[test]
     fn names_are_not_remembered_for_ever() {
-        let senders = Senders::new(Gate::default());
+        let senders = Senders::new(Gate::default(), None);
         for name in 0..REMEMBERED * 2 {
             let mut place = senders.admit(&format!(":1.{name}")).unwrap();
             assert!(place.is_of(7));

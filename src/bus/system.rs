@@ -11,12 +11,16 @@ use portbroker_client::wire::{BUS_NAME, MAX_SOCKETS_ON_A_BUS};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
 use zbus::connection::Builder;
 use zbus::message::{Flags, Message, Type};
 
 /// Calls are answered with this where too many of the sender's are in the works.
 const LIMITS: &str = "org.freedesktop.DBus.Error.LimitsExceeded";
+/// Calls that may wait for ports at once: of all callers, and of one user.
+const WAITING: usize = 256;
+const WAITING_OF_ONE: usize = 32;
 /// Between two tries where the bus is there and does not take us.
 const RETRY: Duration = Duration::from_secs(60);
 
@@ -75,7 +79,10 @@ async fn serve_once(broker: &Handle) -> zbus::Result<()> {
     let Some(mut notices) = broker.notices() else { return Ok(()) };
     let manager = Manager { broker: broker.clone(), limit: MAX_SOCKETS_ON_A_BUS };
     let identity = Arc::new(BusIdentity::new(&connection).await?);
-    let senders = Senders::new(broker.gate().clone());
+    let senders = Senders::new(broker.gate().clone(), None);
+    // Those that wait for ports take nothing from the others.
+    let waiting = Senders::new(broker.gate().clone(), Some(WAITING_OF_ONE));
+    let places = Arc::new(Semaphore::new(WAITING));
     connection.request_name(BUS_NAME).await?;
     tracing::info!(name = BUS_NAME, "serving the system bus");
     loop {
@@ -92,9 +99,12 @@ async fn serve_once(broker: &Handle) -> zbus::Result<()> {
                 if message.message_type() != Type::MethodCall {
                     continue;
                 }
+                let waits = manager.may_wait(&message);
+                let all = if waits { Some(Arc::clone(&places).try_acquire_owned()) } else { None };
                 // A task a call: to know the caller the bus is asked, and its answer comes by this loop's stream.
                 let sender = message.header().sender().map(|name| name.as_str().to_owned()).unwrap_or_default();
-                let Some(place) = senders.admit(&sender) else {
+                let place = if waits { waiting.admit(&sender) } else { senders.admit(&sender) };
+                let (Some(place), None | Some(Ok(_))) = (place, &all) else {
                     refuse_for_number(&connection, &message).await;
                     continue;
                 };
@@ -103,6 +113,7 @@ async fn serve_once(broker: &Handle) -> zbus::Result<()> {
                     if let Err(error) = answer(manager, &connection, &message, &identity, place).await {
                         tracing::debug!(%error, "a call on the system bus could not be answered");
                     }
+                    drop(all);
                 });
             },
             notice = notices.recv() => match notice {

@@ -4,7 +4,7 @@ use crate::args::block_on;
 use crate::failure::{Failure, complain};
 use crate::output::{Cell, Output, Paint};
 use portbroker::config::Limit;
-use portbroker_client::inspect::{LimitStatus, Status};
+use portbroker_client::inspect::{LimitStatus, Status, Takeover};
 use portbroker_client::{Broker, Error};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -13,7 +13,8 @@ use std::process::ExitCode;
 const DEGRADED: u8 = 1;
 const NOT_RUNNING: u8 = 3;
 
-/// The JSON document. `version`, `listeners`, `learned`, `pools` and `limits` are null where there is no broker to say.
+/// The JSON document. `version`, `listeners`, `learned`, `pools` and `limits` are null where there is no broker to say,
+/// and `takeover` also where it began with nothing.
 #[derive(Debug, Serialize)]
 struct Document<'a> {
     state: &'a str,
@@ -23,6 +24,7 @@ struct Document<'a> {
     learned: Option<u32>,
     pools: Option<Pools>,
     limits: Option<Vec<LimitRow<'a>>>,
+    takeover: Option<Found<'a>>,
 }
 
 /// One of `limits`: `limit` is the value in effect, `used` what is in use of it (of a limit for each user, by who has
@@ -49,6 +51,19 @@ impl<'a> LimitRow<'a> {
         let LimitStatus { name, limit, used, greatest, hits, hit_by } = status;
         let hit_by = hit_by.iter().map(|(who, times)| HitBy { who, times: *times }).collect();
         Self { name, limit: *limit, used: *used, greatest: greatest.as_deref(), hits: *hits, hit_by }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Found<'a> {
+    #[serde(flatten)]
+    counts: &'a BTreeMap<String, u32>,
+    differences: &'a [String],
+}
+
+impl<'a> From<&'a Takeover> for Found<'a> {
+    fn from(takeover: &'a Takeover) -> Self {
+        Self { counts: &takeover.counts, differences: &takeover.differences }
     }
 }
 
@@ -106,6 +121,7 @@ pub(crate) fn run(broker: &Broker, output: Output) -> Result<ExitCode, Failure> 
                 learned: None,
                 pools: None,
                 limits: None,
+                takeover: None,
             };
             output.print(&stopped, || {
                 vec![vec![Cell::plain("portbroker"), Cell::new("stopped", Paint::Bad)]]
@@ -126,6 +142,7 @@ fn report(status: &Status, output: Output) -> Result<ExitCode, Failure> {
         learned: status.learned_ports,
         pools: Some(pools),
         limits: status.limits.as_ref().map(|limits| limits.iter().map(LimitRow::of).collect()),
+        takeover: status.takeover.as_ref().map(Found::from),
     };
     output.print(&document, || lines(status, counts, pools))?;
     Ok(if status.state == "running" { ExitCode::SUCCESS } else { DEGRADED.into() })
@@ -156,6 +173,11 @@ fn lines(status: &Status, counts: Counts, pools: Pools) -> Vec<Vec<Cell>> {
         lines.push(vec![Cell::plain("pools"), Cell::plain(text)]);
     }
     lines.extend(status.limits.iter().flatten().map(limit_line));
+    if let Some(takeover) = &status.takeover {
+        lines.push(vec![Cell::plain("takeover"), Cell::plain(taken_over(takeover))]);
+        lines
+            .extend(takeover.differences.iter().map(|text| vec![Cell::plain("differed"), Cell::plain(text)]));
+    }
     lines.extend(status.faults.iter().map(|fault| vec![Cell::plain("fault"), Cell::new(fault, Paint::Bad)]));
     lines
 }
@@ -180,4 +202,16 @@ fn limit_line(limit: &LimitStatus) -> Vec<Cell> {
     }
     let paint = if *hits > 0 { Paint::Waiting } else { Paint::Plain };
     vec![Cell::plain("limit"), Cell::new(text, paint)]
+}
+
+/// `300 sockets stored, 298 kept, 2 let go; 1 holder`.
+fn taken_over(takeover: &Takeover) -> String {
+    let count = |word| takeover.counts.get(word).copied().unwrap_or_default();
+    let mut text = format!("{} sockets stored, {} kept", count("stored"), count("kept"));
+    let words = ["draining", "let-go", "unusable", "missing", "new", "changed", "mended", "replaced"];
+    for (word, count) in words.map(|word| (word, count(word))).into_iter().filter(|(_, count)| *count > 0) {
+        text.push_str(&format!(", {count} {}", word.replace('-', " ")));
+    }
+    text.push_str(&format!("; {} holders, {} gone", count("holders"), count("holders-gone")));
+    text
 }
