@@ -8,6 +8,7 @@ use super::deposits::Deposits;
 use crate::kernel::holder::HolderClaim;
 use crate::model::PortSet;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -47,11 +48,31 @@ impl From<&HolderClaim> for HolderRecord {
     }
 }
 
+impl fmt::Display for HolderRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process { pid, .. } => write!(f, "process {pid}"),
+            Self::Unit { unit, .. } => f.write_str(unit),
+        }
+    }
+}
+
 /// A holder and what it holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Held {
     pub(super) holder: HolderRecord,
     pub(super) listeners: Vec<String>,
+    /// What it was handed, whatever that is called by now; `None`: an earlier version wrote this down.
+    #[serde(default)]
+    pub(super) sockets: Option<Vec<HeldSocket>>,
+}
+
+/// A socket that somebody has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct HeldSocket {
+    pub(super) inode: u64,
+    /// The name of its listener when this was written down.
+    pub(super) listener: String,
 }
 
 #[derive(Serialize, Deserialize)]

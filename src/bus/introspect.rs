@@ -84,7 +84,19 @@ const MANAGER: &str = r#" <interface name="org.freedesktop.DBus.ObjectManager">
   <property name="Version" type="s" access="read"/>
   <property name="State" type="s" access="read"/>
   <property name="Faults" type="as" access="read"/>
+  <property name="Notes" type="as" access="read">
+   <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
+  </property>
+  <property name="Limits" type="a(stttsa(st))" access="read">
+   <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
+  </property>
   <property name="LearnedPorts" type="u" access="read">
+   <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
+  </property>
+  <property name="Takeover" type="a{su}" access="read">
+   <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
+  </property>
+  <property name="TakeoverDifferences" type="as" access="read">
    <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
   </property>
  </interface>
@@ -96,6 +108,7 @@ const LISTENER: &str = r#" <interface name="org.portbroker.PortBroker1.Listener"
   <property name="State" type="s" access="read"/>
   <property name="Sockets" type="a(ssts)" access="read"/>
   <property name="Holders" type="as" access="read"/>
+  <property name="Notes" type="as" access="read"/>
   <property name="Idle" type="s" access="read"/>
   <property name="Activate" type="s" access="read"/>
   <property name="ActivationError" type="s" access="read"/>
@@ -141,6 +154,11 @@ pub(super) fn listener() -> String {
 /// The document of a pool.
 pub(super) fn pool() -> String {
     format!("{HEAD}{PROPERTIES}{POOL}</node>\n")
+}
+
+/// Whether the document of a path names objects.
+pub(super) fn lists_objects(path: &str) -> bool {
+    [LISTENER_PREFIX, POOL_PREFIX].iter().any(|prefix| prefix.trim_end_matches('/') == path)
 }
 
 /// The document of a path above ours, or of `…/listener` or `…/pool`: only what is below it. `None`: nothing is.
