@@ -60,6 +60,11 @@ pub fn notify_stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
+/// Tells whoever supervises this process what its own child has said, line by line.
+pub fn notify_lines(lines: &[&str]) {
+    notify(&lines.iter().map(|line| NotifyState::Custom(line)).collect::<Vec<_>>());
+}
+
 pub(super) fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, ?state, "cannot tell systemd");

@@ -225,18 +225,24 @@ class Answers(threading.Thread):
     def __init__(self):
         super().__init__(daemon=True)
         self.came, self.asked, self.last, self.longest, self.count = threading.Condition(), 0, None, 0, 0
-        self.over = False
+        self.over, self.round, self.worst = False, None, None
 
     def run(self):
         while not self.over:
             asked = time.monotonic()
             result = status()
+            now = time.monotonic()
+            if result.returncode not in (0, 1) or now - asked > PATIENCE / 2:
+                # Between two daemons a call waits and is asked again: this one was for longer than that.
+                print(f"status after {now - asked:.1f} s in {self.round}, {time.strftime('%T')}: "
+                      f"{result.returncode} {result.stderr.strip()}", flush=True)
             if result.returncode not in (0, 1):
                 continue
             with self.came:
-                now = time.monotonic()
                 # From one answer to the next; a question that waits counts too.
-                self.longest = max(self.longest, now - (self.last or asked))
+                without = now - (self.last or asked)
+                if without > self.longest:
+                    self.longest, self.worst = without, f"{self.round}, until {time.strftime('%T')}"
                 self.last, self.asked = now, asked
                 self.count += 1
                 self.came.notify_all()
@@ -372,6 +378,7 @@ class Run:
         begun, longest = time.monotonic(), self.answers.longest
         while self.counts["kills"] < self.wanted:
             what = self.random.choice(("rest", "start", "acquire", "reload"))
+            self.answers.round = what
             self.round(what)
             self.counts[f"rounds_of_{what}"] += 1
         took = time.monotonic() - begun
@@ -391,7 +398,7 @@ class Run:
         return {
             **dict.fromkeys(FAULTS, 0), **self.counts, **counts, "moved": len(self.moved),
             "answers": self.answers.count, "longest_without_answer_ms": round(self.answers.longest * 1000),
-            "longest_of_the_first_answers_ms": round(longest * 1000), "seconds": round(took, 1),
+            "longest_was_in": self.answers.worst, "longest_of_the_first_answers_ms": round(longest * 1000), "seconds": round(took, 1),
             "status": last,
         }
 
