@@ -1,5 +1,8 @@
 //! Wiring: configuration, kernel, broker, READY, the bus, and the end.
 
+mod journal;
+mod log;
+
 use crate::broker::{Broker, Handle, Inheritance, Start, StartError, Stop};
 use crate::bus::{
     PrivateSocketError, bind_private_socket, is_stopped_for_good, serve_private_socket, serve_system_bus,
@@ -12,6 +15,7 @@ use crate::kernel::store;
 use crate::sources::Locations;
 use crate::sources::units::DELIVERY_FILE;
 use clap::Parser;
+use log::{Log, Sink};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::ffi::OsString;
 use std::fs::File;
@@ -29,6 +33,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 const EXIT_CONFIGURATION: u8 = 78;
 /// How long a start takes that cannot succeed and must not be the last.
 const STUCK: Duration = Duration::from_secs(1);
+/// How long the end waits for a log that takes nothing.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Holds listening ports from boot on and hands their sockets to services.
 ///
@@ -84,11 +90,11 @@ enum DaemonError {
 #[must_use]
 pub fn main() -> ExitCode {
     let options = Options::parse();
-    start_logging();
+    let log = start_logging();
     // Before the runtime and its threads: this changes the environment.
     let inherited = store::take_listen_fds();
     let result = if options.keeper { keep(&options, inherited) } else { run(options, inherited).map(|()| 0) };
-    match result {
+    let status = match result {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             tracing::error!("{error}");
@@ -102,24 +108,31 @@ pub fn main() -> ExitCode {
                 _ => ExitCode::FAILURE,
             }
         }
+    };
+    if let Some(log) = log {
+        log.finish(LAST_LINES);
     }
+    status
 }
 
-/// Logs to the journal where stderr is connected to it, else to stderr. RUST_LOG filters.
-fn start_logging() {
+/// Logs to the journal where stderr is connected to it, else to stderr. RUST_LOG filters. Without a standard error
+/// there is no log.
+fn start_logging() -> Option<Log> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,zbus=warn"));
-    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
     let registry = tracing_subscriber::registry().with(filter);
-    match journal {
-        Some(layer) => registry.with(layer.with_field_prefix(Some("PORTBROKER".into()))).init(),
-        None => {
-            let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            registry
-                .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal))
-                .init();
-        }
+    let sink = std::env::var_os("JOURNAL_STREAM").and_then(|_| Sink::journal().ok());
+    if let Some(sink) = sink {
+        let log = Log::new(sink);
+        registry.with(journal::Layer(log.clone())).init();
+        return Some(log);
     }
+    let log = Log::new(Sink::stderr().ok()?);
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let written = log.clone();
+    let layer = tracing_subscriber::fmt::layer().with_writer(move || written.clone());
+    registry.with(layer.with_ansi(terminal)).init();
+    Some(log)
 }
 
 /// Is the daemon's keeper, until both are to end.

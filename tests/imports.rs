@@ -11,12 +11,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may import of ours. A room that is not here is a fault: it has to be given its place first.
-const ROOMS: [(&str, &[&str]); 15] = [
+const ROOMS: [(&str, &[&str]); 16] = [
     ("model", &[]),
     ("config", &["model"]),
     ("policy", &["config", "model"]),
     ("listeners", &["config", "model"]),
     ("learn", &["model"]),
+    ("limits", &["config", "model"]),
     ("pools", &["config", "model"]),
     ("leases", &["config", "model", "pools"]),
     ("generator", &["config", "model", "sources"]),
@@ -30,6 +31,7 @@ const ROOMS: [(&str, &[&str]); 15] = [
             "kernel",
             "learn",
             "leases",
+            "limits",
             "listeners",
             "model",
             "policy",
@@ -38,7 +40,7 @@ const ROOMS: [(&str, &[&str]); 15] = [
             "portbroker_client::wire",
         ],
     ),
-    ("bus", &["broker", "kernel", "model", "policy", "portbroker_client::wire"]),
+    ("bus", &["broker", "kernel", "limits", "model", "policy", "portbroker_client::wire"]),
     ("daemon", &["broker", "bus", "config", "generator", "keeper", "kernel", "model", "sources"]),
     ("lib", &[]),
 ];
@@ -51,12 +53,13 @@ const PROGRAMS: [(&str, &[&str]); 3] = [
 ];
 
 /// Rooms that take text, time and events as arguments and give values and effects back.
-const PURE: [&str; 14] = [
+const PURE: [&str; 15] = [
     "model",
     "config",
     "policy",
     "listeners",
     "learn",
+    "limits",
     "pools",
     "leases",
     "generator/daemon.rs",

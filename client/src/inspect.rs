@@ -5,7 +5,7 @@
 
 use crate::error::Error;
 use crate::pools::PoolStatus;
-use crate::wire::{self, LearnedRow, ManagedObjects, SocketRow};
+use crate::wire::{self, LearnedRow, LimitRow, ManagedObjects, SocketRow};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use zbus::wire::OwnedVariant;
@@ -25,6 +25,8 @@ pub struct Status {
     pub notes: Vec<String>,
     /// How many ports are protected because services listen on them; `None`: an older broker, which does not tell.
     pub learned_ports: Option<u32>,
+    /// How much of each limit of `[limits]` is in use; `None`: an older broker, which does not tell.
+    pub limits: Option<Vec<LimitStatus>>,
     /// What it found of an earlier broker's sockets when it started; `None`: it found none, or is an older broker.
     pub takeover: Option<Takeover>,
     /// All listeners, by name.
@@ -42,6 +44,30 @@ pub struct Condition {
     pub faults: Vec<String>,
     /// What is configured and not in effect on sockets that are served without it, a sentence each.
     pub notes: Vec<String>,
+}
+
+/// How much of a limit is in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitStatus {
+    /// Its key in `[limits]`.
+    pub name: String,
+    /// Its value as it is in effect: less than what is configured where the broker may not have so many descriptors.
+    /// Sizes are in bytes, times in milliseconds.
+    pub limit: u64,
+    /// How much is in use; of a limit for each user, how much the one has that has most.
+    pub used: u64,
+    /// Who has most: `user 1000`, `nginx.service`.
+    pub greatest: Option<String>,
+    /// How often it was hit since the broker was started.
+    pub hits: u64,
+    /// Who hit it last, the last one first, and how often.
+    pub hit_by: Vec<(String, u64)>,
+}
+
+impl From<LimitRow> for LimitStatus {
+    fn from((name, limit, used, hits, greatest, hit_by): LimitRow) -> Self {
+        Self { name, limit, used, greatest: (!greatest.is_empty()).then_some(greatest), hits, hit_by }
+    }
 }
 
 /// What a broker found of an earlier one's sockets when it started.
@@ -127,6 +153,7 @@ impl Status {
             faults: take(&mut manager, "Faults")?,
             notes: take_notes(&mut manager),
             learned_ports: take(&mut manager, "LearnedPorts").ok(),
+            limits: take::<Vec<LimitRow>>(&mut manager, "Limits").ok().map(rows),
             takeover: Takeover::read(&mut manager),
             pools: PoolStatus::read_all(&mut objects)?,
             listeners: ListenerStatus::read_all(objects)?,
@@ -142,6 +169,10 @@ impl Condition {
             notes: take_notes(&mut manager),
         })
     }
+}
+
+fn rows(rows: Vec<LimitRow>) -> Vec<LimitStatus> {
+    rows.into_iter().map(LimitStatus::from).collect()
 }
 
 impl ListenerStatus {

@@ -29,6 +29,10 @@ pub const ERROR_PREFIX: &str = "org.portbroker.PortBroker1.Error.";
 
 /// dbus-daemon disconnects the sender of a message with more descriptors than this.
 pub const MAX_SOCKETS_ON_A_BUS: usize = 16;
+/// A row of the property Limits: the key of `[limits]`, its value as it is in effect, how much of it is in use (of a
+/// limit for each, by who has most), how often it was hit since the start, who has most, and who hit it how often.
+pub type LimitRow = (String, u64, u64, u64, String, Vec<(String, u64)>);
+
 /// `SCM_MAX_FD`: the kernel takes no more in one message.
 pub const MAX_SOCKETS_PEER_TO_PEER: usize = 253;
 
@@ -298,6 +302,10 @@ pub trait Manager {
     /// How many ports are protected because services listen on them.
     #[zbus(property(emits_changed_signal = "false"))]
     fn learned_ports(&self) -> zbus::Result<u32>;
+
+    /// How much of every limit is in use.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn limits(&self) -> zbus::Result<Vec<LimitRow>>;
 
     /// What the start found of the sockets of an earlier daemon: counts by the words `stored`, `kept`, `draining`,
     /// `lingering`, `let-go`, `unusable`, `missing`, `new`, `changed`, `mended`, `replaced`, `holders` and `holders-gone`. Empty

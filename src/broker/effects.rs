@@ -1,13 +1,10 @@
 //! Effects on real sockets: what the table asks for, what a holder has spoilt, what is to be shown.
 
-use super::view::{self, ListenerView, QueueView, SocketView, View};
 use super::{Broker, Refusal};
-use crate::kernel::socket::{
-    BindError, ListenerSocket, Mended, Queue, SocketError, SocketState, endpoint_of,
-};
+use crate::kernel::socket::{BindError, ListenerSocket, Mended, SocketError, SocketState, endpoint_of};
 use crate::kernel::socket_owner;
 
-use crate::listeners::{Action, Listener, SocketId, Target};
+use crate::listeners::{Action, SocketId, Target};
 use crate::model::{Endpoint, ListenerName};
 use std::os::fd::AsFd as _;
 use std::time::Instant;
@@ -103,6 +100,7 @@ impl Broker {
         }
         self.table.failed(id, error, Instant::now());
         self.faulty.insert(id);
+        self.changed.insert(name.clone());
     }
 
     fn set(&mut self, name: &ListenerName, id: SocketId, target: Target) {
@@ -179,6 +177,9 @@ impl Broker {
         let endpoint = socket.endpoint().clone();
         let mended = how(socket);
         self.replaced(id, before);
+        if !matches!(mended, Ok(Mended::Nothing)) {
+            self.changed.insert(name.clone());
+        }
         match mended {
             Ok(Mended::Nothing) => {}
             Ok(Mended::InPlace(spoilt)) => {
@@ -268,94 +269,6 @@ impl Broker {
         of_listeners.dedup_by(|(.., next), (.., fault)| next == fault);
         faults.extend(of_listeners.into_iter().map(|(_, _, fault)| fault));
         faults
-    }
-
-    pub(super) fn view(&self) -> View {
-        let configured = self.table.iter().map(|(name, listener)| self.view_of(name, listener));
-        let others = self.table.lingering().names().filter(|name| self.table.get(name.as_str()).is_err());
-        let others = others.filter_map(|name| self.lingering_view(name.as_str()));
-        let listeners = configured.chain(others).collect();
-        View { listeners, pools: self.outbound.views(), ..self.condition() }
-    }
-
-    /// How the broker is, without what there is of listeners and pools.
-    pub(super) fn condition(&self) -> View {
-        View {
-            faults: self.faults(),
-            notes: self.unmet.notes(&self.table),
-            learned: self.learning.count(),
-            takeover: self.comparison.view(),
-            ..View::default()
-        }
-    }
-
-    pub(super) fn show(&self, name: &str) -> Option<ListenerView> {
-        match self.table.get(name) {
-            Ok((name, listener)) => Some(self.view_of(name, listener)),
-            Err(_) => self.lingering_view(name),
-        }
-    }
-
-    fn draining_views(&self, listener: &Listener) -> impl Iterator<Item = SocketView> {
-        let drains = self.table.draining().iter();
-        let drains = drains.filter(|(_, drain)| listener.config.endpoints.contains(&drain.endpoint));
-        drains.map(|(id, drain)| SocketView {
-            endpoint: drain.endpoint.to_string(),
-            state: "draining",
-            inode: self.sockets.get(&id).map_or(0, inode_of),
-            error: String::new(),
-        })
-    }
-
-    /// What waits in the sockets of a listener, those that are drained included.
-    pub(super) fn queues(&self, name: &str) -> Option<Vec<QueueView>> {
-        let mut ids: Vec<SocketId> = self.table.lingering().of(name).map(|(id, _)| id).collect();
-        match self.table.get(name) {
-            Ok((_, listener)) => {
-                let drains = self.table.draining().iter();
-                let of_this = drains.filter(|(_, d)| listener.config.endpoints.contains(&d.endpoint));
-                ids.extend(listener.slots.iter().map(|slot| slot.id).chain(of_this.map(|(id, _)| id)));
-            }
-            Err(_) if ids.is_empty() => return None,
-            Err(_) => {}
-        }
-        let queue = |id: SocketId| {
-            let socket = self.sockets.get(&id)?;
-            let queue = socket.queue().ok()?;
-            let Queue { waiting, limit, overflows } = queue;
-            Some(QueueView { inode: inode_of(socket), waiting, limit, overflows })
-        };
-        Some(ids.into_iter().filter_map(queue).collect())
-    }
-
-    fn view_of(&self, name: &ListenerName, listener: &Listener) -> ListenerView {
-        let sockets: Vec<SocketView> = listener
-            .slots
-            .iter()
-            .map(|slot| SocketView {
-                endpoint: slot.endpoint.to_string(),
-                // What waits for the next holder need not be bound: its address is held by another socket.
-                state: if slot.waits() { "reserved" } else { view::state_word(slot.state) },
-                inode: self.sockets.get(&slot.id).map_or(0, inode_of),
-                error: slot.error().or_else(|| self.unmet.failure(slot.id)).unwrap_or_default().to_owned(),
-            })
-            .chain(self.draining_views(listener))
-            .chain(self.lingering_views(name.as_str()))
-            .collect();
-        let mut holders: Vec<String> = self.shown_holders(&listener.holders).collect();
-        holders.extend(self.lingering_holders(name.as_str(), &listener.holders));
-        ListenerView {
-            name: name.to_string(),
-            state: view::worst(&sockets),
-            sockets,
-            holders,
-            notes: self.unmet.notes_of(listener),
-            idle: listener.config.idle.to_string(),
-            activate: listener.config.activate.as_ref().map(ToString::to_string).unwrap_or_default(),
-            activation_error: self.activations.error(name).unwrap_or_default().to_owned(),
-            allow: listener.config.allow.iter().map(ToString::to_string).collect(),
-            origin: view::origin_text(&listener.config.origin),
-        }
     }
 }
 

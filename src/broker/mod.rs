@@ -11,6 +11,7 @@ mod comparison;
 mod deposits;
 mod draining;
 mod effects;
+mod gate;
 mod handover;
 mod holders;
 mod inspection;
@@ -22,9 +23,11 @@ mod lookout;
 mod options;
 mod outbound;
 mod protection;
+mod queue;
 mod records;
 mod reload;
 mod renew;
+mod shown;
 mod stored;
 mod takeover;
 mod told;
@@ -32,12 +35,14 @@ mod view;
 
 pub use crate::learn::Learned;
 pub use crate::leases::{Kind, Lease};
-pub use command::{Acquire, Handle, NamedSocket, Notice, Refusal, Stopping};
+pub use command::{Acquire, Handed, Handle, NamedSocket, Notice, ObjectKind, Refusal, Stopping};
+pub use gate::{Debtor, Gate, Held};
 pub use lookout::Lookout;
 pub use outbound::{AddressView, Drain, LeaseRequest, LeaseView, LeasedSockets, PoolView, Shortage};
+pub use queue::Turn;
 pub use reload::Loader;
 pub use takeover::{Inheritance, Start, StartError};
-pub use view::{ListenerView, QueueView, SocketView, TakeoverView, View};
+pub use view::{ListenerView, QueueView, SocketView, Summary, TakeoverView, View};
 
 use crate::config::Checked;
 use crate::kernel::hangups::HangupWatch;
@@ -56,18 +61,18 @@ use learning::Learning;
 use options::NotInEffect;
 use outbound::{Happened, Outbound};
 use protection::Protection;
+use queue::Queue;
 use records::Records;
 use reload::{Read, Reloads};
+use shown::Shown;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use stored::Stored;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, broadcast, oneshot};
 use told::Told;
 
 /// How often the reserved ports are read again, to see whether somebody wiped them.
 const ASSERT_RESERVED_PORTS: Duration = Duration::from_secs(60);
-/// Commands that may wait; more wait in their senders.
-const COMMANDS: usize = 64;
 /// Notices that a slow connection may be behind before it misses some.
 const NOTICES: usize = 1024;
 
@@ -131,11 +136,20 @@ pub struct Broker {
     /// Listeners that changed since the last announcement.
     changed: BTreeSet<ListenerName>,
     notices: broadcast::Sender<Notice>,
-    commands: mpsc::Receiver<Command>,
+    /// What was shown of all, and is the same still.
+    shown: Shown,
+    queue: Queue,
+    gate: Gate,
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.queue.end();
+    }
 }
 
 enum Event {
-    Command(Option<Command>),
+    Command(Turn, Command, OwnedSemaphorePermit),
     HolderGone(u64),
     HungUp(u64),
     Arrived(u64),
@@ -148,7 +162,7 @@ enum Event {
 }
 
 impl Broker {
-    /// Serves until it is told to stop, or nobody has a handle any more.
+    /// Serves until it is told to stop.
     pub async fn run(mut self, mut stop: oneshot::Receiver<Stop>) {
         self.finish_start();
         loop {
@@ -165,9 +179,6 @@ impl Broker {
                 }
                 event = self.next_event() => event,
             };
-            if matches!(event, Event::Command(None)) {
-                return;
-            }
             self.handle(event);
             self.follow_changed();
             self.keep_stored();
@@ -182,7 +193,7 @@ impl Broker {
 
     async fn next_event(&mut self) -> Event {
         let due = self.table.next_due().into_iter().chain(self.activations.next_due());
-        let due = due.chain(self.trim_at).chain(self.stored.next_due()).min();
+        let due = due.chain(self.trim_at).chain(self.stored.next_due()).chain(self.gate.next_due()).min();
         tokio::select! {
             biased;
             id = self.holders.gone() => Event::HolderGone(id),
@@ -192,7 +203,7 @@ impl Broker {
                 tokio::select! {
                     id = self.hangups.next() => Event::HungUp(id),
                     id = self.activations.arrived() => Event::Arrived(id),
-                    command = self.commands.recv() => Event::Command(command),
+                    (turn, command, place) = self.queue.next() => Event::Command(turn, command, place),
                     () = until(due) => Event::Due,
                     () = tokio::task::yield_now(), if !self.unseen.is_empty() => Event::Inspect,
                     () = self.assert.next() => Event::AssertReservedPorts,
@@ -206,8 +217,11 @@ impl Broker {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Command(None) => {}
-            Event::Command(Some(command)) => self.obey(command),
+            Event::Command(turn, command, place) => {
+                let begun = Instant::now();
+                self.obey(command);
+                self.queue.done(turn, place, begun.elapsed());
+            }
             Event::HolderGone(id) => self.holder_gone(id),
             Event::HungUp(id) => self.hung_up(id),
             Event::Arrived(id) => self.arrived(id),
@@ -237,6 +251,7 @@ impl Broker {
             self.trim_at = None;
             give_back_freed();
         }
+        self.gate.say_left_out();
         self.settle_drains();
     }
 
@@ -264,13 +279,14 @@ impl Broker {
             Command::Queues(name, reply) => drop(reply.send(self.queues(&name))),
             Command::Deposits(unit, reply) => drop(reply.send(self.deposits.of(&unit))),
             Command::Outbound(ask) => self.answer_outbound(ask),
+            Command::Summary(reply) => drop(reply.send(self.summary())),
+            Command::Exists(kind, name, reply) => drop(reply.send(self.exists(kind, &name))),
             Command::View(reply) => {
                 if self.sockets.len() > MANY {
                     self.trim_at = self.trim_at.or(Instant::now().checked_add(TRIM_AFTER));
                 }
                 drop(reply.send(self.view()));
             }
-            Command::Condition(reply) => drop(reply.send(self.condition())),
             Command::Show(name, reply) => drop(reply.send(self.show(&name))),
         }
     }
@@ -279,6 +295,7 @@ impl Broker {
     fn announce(&mut self) {
         for name in std::mem::take(&mut self.changed) {
             self.touched = true;
+            self.shown.changed(&name);
             if let Some(view) = self.show(name.as_str()) {
                 // No receivers is no fault.
                 let _ = self.notices.send(Notice::Changed(Box::new(view)));

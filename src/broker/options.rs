@@ -84,6 +84,9 @@ impl Broker {
             let endpoint = socket.endpoint();
             tracing::warn!(event = "unmet", listener = %name, %endpoint, "{endpoint} of {name}: {note}");
         }
+        if known.map_or(&[][..], Vec::as_slice) != notes {
+            self.changed.insert(name.clone());
+        }
         self.unmet.note(id, notes);
     }
 

@@ -3,10 +3,12 @@
 use super::Broker;
 use super::authority::administrator;
 use super::command::{Notice, Refusal};
-use crate::config::{Checked, Severity, build, show};
+use crate::config::{Checked, Config, Severity, build, show};
 use crate::kernel::memory::give_back_freed;
+use crate::kernel::process::descriptor_limit;
 use crate::kernel::socket::ListenerSocket;
 use crate::kernel::store;
+use crate::limits::Room;
 use crate::listeners::{Change, Listener, SocketId};
 use crate::model::{Endpoint, ListenerName, SocketKind, UnixAddress};
 use crate::policy::Caller;
@@ -232,9 +234,23 @@ impl Broker {
         self.settle_drains();
         self.keep_stored();
         self.configure_pools(&checked.config);
+        self.configure_limits(&checked.config);
         self.protect(&checked.config.protect.ports);
         self.touched = true;
         self.told.sum_up();
+    }
+
+    /// The limits of a configuration, and how much of them there is room for.
+    fn configure_limits(&mut self, config: &Config) {
+        self.gate.configure(config.limits);
+        self.see_room();
+        self.shown.forget();
+    }
+
+    /// How many descriptors there are, and are in use for sockets.
+    pub(super) fn see_room(&self) {
+        let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        self.gate.see_room(Room { descriptors: descriptor_limit(), sockets: number(self.sockets.len()) });
     }
 
     /// The configuration that is in effect, for a day when the one on disk has faults.

@@ -4,17 +4,20 @@ use super::activation::Activations;
 use super::command::Handle;
 use super::comparison::{Comparison, Found as Counted};
 use super::draining::Migration;
+use super::gate::Gate;
 use super::holders::Holders;
 use super::known_holders::KnownHolders;
 use super::learning::Learning;
 use super::options::NotInEffect;
 use super::outbound::Outbound;
 use super::protection::Protection;
+use super::queue::{Queue, Turn};
 use super::records::Records;
 use super::reload::{Loader, Reloads, errors_of};
+use super::shown::Shown;
 use super::stored::Stored;
 use super::told::Told;
-use super::{ASSERT_RESERVED_PORTS, Broker, COMMANDS, NOTICES};
+use super::{ASSERT_RESERVED_PORTS, Broker, NOTICES};
 use crate::config::Checked;
 use crate::kernel::hangups::HangupWatch;
 use crate::kernel::holder::HolderWatch;
@@ -31,7 +34,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::time::Instant;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::broadcast;
 
 /// What the broker starts with.
 #[derive(Debug)]
@@ -155,9 +158,15 @@ impl Broker {
         let records = Records::new(&start.runtime_directory);
         let (stored, chosen) = identify_beside(stored, || choose(&loader, &records, is_takeover));
         let (checked, configuration_faults) = chosen?;
-        let (send, commands) = mpsc::channel(COMMANDS);
         let (notices, _) = broadcast::channel(NOTICES);
-        let handle = Handle { commands: send, notices: notices.downgrade() };
+        let gate = Gate::default();
+        let queue = Queue::new(gate.clone());
+        let handle = Handle {
+            queue: queue.clone(),
+            turn: Turn::OWN,
+            gate: gate.clone(),
+            notices: notices.downgrade(),
+        };
         let mut broker = Self {
             table: crate::listeners::Table::default(),
             sockets: BySocket::default(),
@@ -189,7 +198,9 @@ impl Broker {
             reloads: Reloads::default(),
             changed: BTreeSet::new(),
             notices,
-            commands,
+            shown: Shown::default(),
+            queue,
+            gate,
         };
         broker.take_over(stored, named, &checked);
         if is_takeover {

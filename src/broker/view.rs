@@ -2,23 +2,32 @@
 
 use super::outbound::PoolView;
 use crate::config::Origin;
+use crate::limits::Usage;
 use crate::listeners::Target;
+use std::sync::Arc;
 
-/// Everything that is shown.
+/// How the broker is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct View {
+pub struct Summary {
     /// What is not as it was configured, a sentence each; not empty: degraded.
     pub faults: Vec<String>,
     /// What is configured and not in effect on sockets that serve without it, and what to do, a sentence each.
     pub notes: Vec<String>,
-    /// By name, those that are configured first.
-    pub listeners: Vec<ListenerView>,
-    /// By name.
-    pub pools: Vec<PoolView>,
     /// How many ports are protected because services listen on them.
     pub learned: usize,
+    /// How much of every limit is in use.
+    pub limits: Vec<Usage>,
     /// What the start found of what an earlier daemon had stored; `None` where nothing was, or it is not told yet.
     pub takeover: Option<TakeoverView>,
+}
+
+/// All objects.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct View {
+    /// By name.
+    pub listeners: Vec<Arc<ListenerView>>,
+    /// By name.
+    pub pools: Vec<PoolView>,
 }
 
 /// What a start found.

@@ -87,6 +87,9 @@ const MANAGER: &str = r#" <interface name="org.freedesktop.DBus.ObjectManager">
   <property name="Notes" type="as" access="read">
    <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
   </property>
+  <property name="Limits" type="a(stttsa(st))" access="read">
+   <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
+  </property>
   <property name="LearnedPorts" type="u" access="read">
    <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
   </property>
@@ -151,6 +154,11 @@ pub(super) fn listener() -> String {
 /// The document of a pool.
 pub(super) fn pool() -> String {
     format!("{HEAD}{PROPERTIES}{POOL}</node>\n")
+}
+
+/// Whether the document of a path names objects.
+pub(super) fn lists_objects(path: &str) -> bool {
+    [LISTENER_PREFIX, POOL_PREFIX].iter().any(|prefix| prefix.trim_end_matches('/') == path)
 }
 
 /// The document of a path above ours, or of `…/listener` or `…/pool`: only what is below it. `None`: nothing is.

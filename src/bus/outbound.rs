@@ -3,7 +3,7 @@
 //! Every count is compared with its limit here, before anything is made of it.
 
 use super::Failure;
-use super::manager::{Identify, Manager, argument, no_such_option};
+use super::manager::{Identify, Manager, Reply, argument, no_such_option};
 use crate::broker::{Drain, Kind, LeaseRequest, LeaseView, Shortage};
 use crate::model::{LeaseId, Protocol, SessionId, SourceRange};
 use crate::policy::Caller;
@@ -29,6 +29,9 @@ pub(super) const MEMBERS: [&str; 8] = [
     "DrainAddress",
 ];
 
+/// What a row of ListLeases takes of an answer, about, in bytes.
+const LENGTH_OF_A_LEASE: usize = 160;
+
 type Options = HashMap<String, OwnedVariant>;
 /// Session, pool, protocol, destination, how many, options.
 type LeaseArguments = (OwnedObjectPath, String, String, String, u32, Options);
@@ -41,15 +44,17 @@ impl Manager {
         call: &Header<'_>,
         who: &impl Identify,
         member: &str,
-    ) -> Result<Message, Failure> {
+    ) -> Result<Reply, Failure> {
         let reply = Message::method_return(call);
-        match member {
+        let message = match member {
             "OpenSession" => {
                 no_options(&argument(message)?)?;
                 let (caller, _) = who.identify(call, false).await?;
+                let held = self.broker.gate().descriptors(&caller, 1)?;
                 let (session, lifeline) = self.broker.open_session(caller).await??;
                 let path = ObjectPath::from_string_unchecked(format!("{SESSION_PREFIX}{session}"));
-                Ok(reply.build(&(path, Fd::from(&lifeline)))?)
+                let message = reply.build(&(path, Fd::from(&lifeline)))?;
+                return Ok(Reply { descriptors: vec![held], ..message.into() });
             }
             "LeasePairs" | "LeaseBlocks" => {
                 let kind = if member == "LeasePairs" { Kind::Pairs } else { Kind::Blocks };
@@ -61,17 +66,19 @@ impl Manager {
                 if kind == Kind::Blocks {
                     let rows: Vec<_> =
                         rows.map(|(text, r)| (text, r.ports.first(), r.ports.last())).collect();
-                    return Ok(reply.build(&(leased.id.0, rows))?);
+                    return Ok(reply.build(&(leased.id.0, rows))?.into());
                 }
                 let rows: Vec<_> =
                     rows.flat_map(|(text, r)| r.ports.iter().map(move |port| (text, port))).collect();
-                Ok(reply.build(&(leased.id.0, rows))?)
+                reply.build(&(leased.id.0, rows))?
             }
             "LeaseSockets" => {
                 let request = self.request(message, call, who, Kind::Sockets).await?;
-                if usize::try_from(request.ports).map_or(true, |ports| ports > self.limit) {
+                let count = usize::try_from(request.ports).unwrap_or(usize::MAX);
+                if count > self.limit {
                     return Err(too_many_sockets(request.ports, self.limit));
                 }
+                let held = self.broker.gate().descriptors(&request.caller, count)?;
                 let leased = self.broker.lease_sockets(request).await??;
                 let rows: Vec<(String, u16, Fd<'_>)> = leased
                     .sockets
@@ -79,34 +86,38 @@ impl Manager {
                     .map(|(source, socket)| (source.ip().to_string(), source.port(), Fd::from(socket)))
                     .collect();
                 // The broker's copies are closed with `leased`, and the message's when it is sent.
-                Ok(reply.build(&(leased.id.0, rows))?)
+                let message = reply.build(&(leased.id.0, rows))?;
+                return Ok(Reply { descriptors: vec![held], ..message.into() });
             }
             "Release" => {
                 let lease: u64 = argument(message)?;
                 let (caller, _) = who.identify(call, false).await?;
                 self.broker.release(caller, LeaseId(lease)).await??;
-                Ok(reply.build(&())?)
+                reply.build(&())?
             }
             "ListLeases" => {
                 let (after, most): (u64, u32) = argument(message)?;
                 let (caller, _) = who.identify(call, false).await?;
                 let most = usize::try_from(most.min(MAX_LEASE_ROWS)).unwrap_or_default();
                 let leases = self.broker.leases(caller, LeaseId(after), most).await?;
-                Ok(reply.build(&leases.into_iter().map(row).collect::<Vec<LeaseRow>>())?)
+                let rows: Vec<LeaseRow> = leases.into_iter().map(row).collect();
+                let bytes = self.room_for(rows.len(), LENGTH_OF_A_LEASE).await;
+                return Ok(Reply { bytes, ..reply.build(&rows)?.into() });
             }
             "ListWanted" => {
                 let session: OwnedObjectPath = argument(message)?;
                 let (caller, _) = who.identify(call, false).await?;
-                Ok(reply.build(&self.broker.wanted(caller, session_of(session.as_str())?).await??)?)
+                reply.build(&self.broker.wanted(caller, session_of(session.as_str())?).await??)?
             }
             _ => {
                 let (address, options): (String, Options) = argument(message)?;
                 let (address, drain) = (address_of(&address)?, drain_of(&options)?);
                 let (caller, _) = who.identify(call, false).await?;
                 self.broker.drain(caller, address, drain).await??;
-                Ok(reply.build(&())?)
+                reply.build(&())?
             }
-        }
+        };
+        Ok(message.into())
     }
 
     async fn request(

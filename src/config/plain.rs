@@ -21,6 +21,13 @@ pub fn to_toml(config: &Config) -> String {
         // Writing into a String cannot fail.
         let _ = writeln!(text, "[protect]\n{protect}");
     }
+    if config.limits.set().next().is_some() {
+        text.push_str("[limits]\n");
+        for (limit, value) in config.limits.set() {
+            let _ = writeln!(text, "{} = {}", limit.key(), limit.written(value));
+        }
+        text.push('\n');
+    }
     for (name, listener) in &config.listeners {
         let _ = writeln!(text, "[[listener]]\nname = {}", quote(name.as_str()));
         for (key, value) in values(listener) {

@@ -23,7 +23,7 @@ pub mod migrate_requests;
 pub mod notify_socket;
 pub mod outbound_socket;
 pub mod peer;
-mod process;
+pub mod process;
 pub mod reserved_ports;
 mod sock_diag;
 pub mod socket;

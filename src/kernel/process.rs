@@ -3,6 +3,7 @@
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, FromRawFd as _, OwnedFd};
@@ -46,6 +47,13 @@ pub(super) fn read(pid: i32, file: &str) -> Option<String> {
         String::from_utf8(bytes)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
     )
+}
+
+/// How many descriptors this process may have open, and its user in flight (`RLIMIT_NOFILE`).
+#[must_use]
+pub fn descriptor_limit() -> u64 {
+    // It is always there.
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
 }
 
 /// Whether one of a process's user ids (real, effective, saved, of the file system) is this one.

@@ -135,7 +135,7 @@ impl Ledger {
     /// Counts what everybody has of a pool. Of a port that several ended leases had, the newest has it.
     fn divide_anew(&mut self, pool: u32) {
         let of_pool = |(_, record): &(&LeaseId, &Record)| record.pool == pool;
-        let records: Vec<(u32, Claim, Vec<(Range, u32)>)> = {
+        let records: Vec<Counted> = {
             let mut seen: HashSet<(Claim, u32, u16)> = HashSet::new();
             let mut cools = |record: &Record, range: &Range| {
                 let claim = record.claim();
@@ -240,6 +240,9 @@ impl Ledger {
         reaches.into_iter().flatten().max().unwrap_or_default()
     }
 }
+
+/// An owner, what it claims, and how many ports of each range it has.
+type Counted = (u32, Claim, Vec<(Range, u32)>);
 
 /// A change of what somebody has.
 #[derive(Debug, Clone, Copy)]

@@ -1,7 +1,7 @@
 //! Connections of others are closed by their tuple and number, and nothing else is.
 
 use crate::netns::in_netns;
-use crate::outbound_support::{D1, S1, S2, pair, pair_as, tcp};
+use crate::outbound_support::{D1, D2, S1, S2, pair, pair_as, tcp};
 use crate::support::address;
 use portbroker::kernel::tuple_close::{CloseError, Closer};
 use portbroker::kernel::tuples::Lookup;
@@ -28,14 +28,18 @@ fn close(tuple: &Tuple, cookie: u64) -> Option<bool> {
 #[test]
 fn exactly_the_socket_with_that_number_is_closed() {
     in_netns(|| {
-        for (source, to) in [(S1, D1), ("[::1]:46000", "[::1]:8081"), ("127.0.0.3:46000", "[::]:8082")] {
+        // An IPv6 socket can have an IPv4 connection.
+        let mapped = ("[::ffff:127.0.0.3]:46000", "[::ffff:127.0.0.9]:8082");
+        for (client, (source, to)) in [
+            ((S1, D1), (S1, D1)),
+            (("[::1]:46000", "[::1]:8081"), ("[::1]:46000", "[::1]:8081")),
+            (mapped, ("127.0.0.3:46000", D2)),
+        ] {
             let listener = TcpListener::bind(to).unwrap();
-            // A listener of both families has IPv4 connections as an IPv6 socket.
-            let called = if to == "[::]:8082" { "127.0.0.9:8082" } else { to };
-            let (client, mut accepted) = pair_as(source, called, &listener);
-            let (_beside, mut other) =
-                pair_as(if source.starts_with('[') { "[::1]:46001" } else { S2 }, called, &listener);
-            let tuple = tcp(source, called);
+            let (client, mut accepted) = pair_as(client.0, client.1, &listener);
+            let beside = if source.starts_with('[') { "[::1]:46001" } else { S2 };
+            let (_beside, mut other) = pair(beside, &listener);
+            let tuple = tcp(source, to);
             let number = cookie(&tuple);
             let wrong = close(&tuple, number + 1);
             assert!(wrong.is_none_or(|closed| !closed), "another number is another socket");

@@ -3,7 +3,8 @@
 use crate::args::block_on;
 use crate::failure::{Failure, complain};
 use crate::output::{Cell, Output, Paint};
-use portbroker_client::inspect::{Status, Takeover};
+use portbroker::config::Limit;
+use portbroker_client::inspect::{LimitStatus, Status, Takeover};
 use portbroker_client::{Broker, Error};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -12,8 +13,8 @@ use std::process::ExitCode;
 const DEGRADED: u8 = 1;
 const NOT_RUNNING: u8 = 3;
 
-/// The JSON document. `version`, `listeners`, `learned` and `pools` are null where there is no broker to say, and
-/// `takeover` also where it began with nothing.
+/// The JSON document. `version`, `listeners`, `learned`, `pools` and `limits` are null where there is no broker to say,
+/// and `takeover` also where it began with nothing.
 #[derive(Debug, Serialize)]
 struct Document<'a> {
     state: &'a str,
@@ -23,7 +24,35 @@ struct Document<'a> {
     listeners: Option<Counts>,
     learned: Option<u32>,
     pools: Option<Pools>,
+    limits: Option<Vec<LimitRow<'a>>>,
     takeover: Option<Found<'a>>,
+}
+
+/// One of `limits`: `limit` is the value in effect, `used` what is in use of it (of a limit for each user, by who has
+/// most: `greatest`, or null), `hits` how often it was hit since the start, `hit_by` who did. Sizes are in bytes, times
+/// in milliseconds.
+#[derive(Debug, Serialize)]
+struct LimitRow<'a> {
+    name: &'a str,
+    limit: u64,
+    used: u64,
+    greatest: Option<&'a str>,
+    hits: u64,
+    hit_by: Vec<HitBy<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct HitBy<'a> {
+    who: &'a str,
+    times: u64,
+}
+
+impl<'a> LimitRow<'a> {
+    fn of(status: &'a LimitStatus) -> Self {
+        let LimitStatus { name, limit, used, greatest, hits, hit_by } = status;
+        let hit_by = hit_by.iter().map(|(who, times)| HitBy { who, times: *times }).collect();
+        Self { name, limit: *limit, used: *used, greatest: greatest.as_deref(), hits: *hits, hit_by }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -99,6 +128,7 @@ pub(crate) fn run(broker: &Broker, output: Output) -> Result<ExitCode, Failure> 
                 listeners: None,
                 learned: None,
                 pools: None,
+                limits: None,
                 takeover: None,
             };
             output.print(&stopped, || {
@@ -120,6 +150,7 @@ fn report(status: &Status, output: Output) -> Result<ExitCode, Failure> {
         listeners: Some(counts),
         learned: status.learned_ports,
         pools: Some(pools),
+        limits: status.limits.as_ref().map(|limits| limits.iter().map(LimitRow::of).collect()),
         takeover: status.takeover.as_ref().map(Found::from),
     };
     output.print(&document, || lines(status, counts, pools))?;
@@ -151,6 +182,7 @@ fn lines(status: &Status, counts: Counts, pools: Pools) -> Vec<Vec<Cell>> {
         );
         lines.push(vec![Cell::plain("pools"), Cell::plain(text)]);
     }
+    lines.extend(status.limits.iter().flatten().map(limit_line));
     if let Some(takeover) = &status.takeover {
         lines.push(vec![Cell::plain("takeover"), Cell::plain(taken_over(takeover))]);
         lines
@@ -159,6 +191,28 @@ fn lines(status: &Status, counts: Counts, pools: Pools) -> Vec<Vec<Cell>> {
     lines.extend(status.faults.iter().map(|fault| vec![Cell::plain("fault"), Cell::new(fault, Paint::Bad)]));
     lines.extend(status.notes.iter().map(|note| vec![Cell::plain("note"), Cell::new(note, Paint::Waiting)]));
     lines
+}
+
+/// As in `limit  connections: 12 of 4096, most of them user 1000; hit 3 times by user 1000`.
+fn limit_line(limit: &LimitStatus) -> Vec<Cell> {
+    let LimitStatus { name, limit: most, used, greatest, hits, hit_by } = limit;
+    let known = Limit::of_key(name);
+    let written = |value: u64| {
+        known.map_or_else(|| value.to_string(), |limit| limit.written(value).trim_matches('"').to_owned())
+    };
+    let mut text = match known {
+        Some(Limit::UnreadTime | Limit::LogLinesPerUser) => format!("{name}: {}", written(*most)),
+        _ => format!("{name}: {} of {}", written(*used), written(*most)),
+    };
+    if let Some(greatest) = greatest {
+        text.push_str(&format!(", most of it {greatest}"));
+    }
+    if *hits > 0 {
+        let by: Vec<String> = hit_by.iter().take(3).map(|(who, times)| format!("{who} ({times})")).collect();
+        text.push_str(&format!("; hit {hits} times, last by {}", by.join(", ")));
+    }
+    let paint = if *hits > 0 { Paint::Waiting } else { Paint::Plain };
+    vec![Cell::plain("limit"), Cell::new(text, paint)]
 }
 
 /// `300 sockets stored, 298 kept, 2 let go; 1 holder`.

@@ -8,7 +8,7 @@ use crate::policy::Caller;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 /// A request for source ports.
 #[derive(Debug)]
@@ -159,11 +159,11 @@ impl Handle {
 }
 
 /// A request that may wait for long. Dropped in between, the broker is told, so that nobody waits for one who is gone.
-struct Waits(Option<mpsc::Sender<Command>>);
+struct Waits(Option<Handle>);
 
 impl Waits {
     fn begin(broker: &Handle, request: &LeaseRequest) -> Self {
-        Self((!request.wait.is_zero()).then(|| broker.commands.clone()))
+        Self((!request.wait.is_zero()).then(|| broker.clone()))
     }
 
     fn end(mut self) {
@@ -175,7 +175,7 @@ impl Drop for Waits {
     fn drop(&mut self) {
         if let Some(broker) = &self.0 {
             // Where there is no room, the broker sees it when it answers what is there.
-            let _ = broker.try_send(Command::Outbound(Ask::Gone));
+            broker.queue.push_now(broker.turn, Command::Outbound(Ask::Gone));
         }
     }
 }

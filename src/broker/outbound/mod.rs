@@ -207,6 +207,11 @@ impl Outbound {
         own.chain(self.pools.iter().filter_map(callers)).collect()
     }
 
+    /// Whether there is such a pool.
+    pub(super) fn has_pool(&self, name: &str) -> bool {
+        self.pools.get(name).is_some()
+    }
+
     /// All pools.
     pub(super) fn views(&self) -> Vec<PoolView> {
         let names: Vec<String> = self.pools.iter().map(|(name, _)| name.to_string()).collect();

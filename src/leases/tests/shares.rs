@@ -44,7 +44,7 @@ impl Callers {
     ) -> Option<(LeaseId, u32)> {
         let request = Request { minimum: 1, ..request(session, to, Kind::Blocks, most) };
         let lease = self.ledger.lease(&request, &pool.offer(), self.now).ok()?;
-        Some((lease.id, lease.ranges.iter().map(|r| r.ports.iter().count() as u32).sum()))
+        Some((lease.id, lease.ranges.iter().map(|r| u32::from(r.ports.last() - r.ports.first()) + 1).sum()))
     }
 }
 

@@ -458,8 +458,8 @@ fn who_waits_is_bounded() {
         Line::of(pool, Protocol::Tcp, to(&format!("198.51.100.1:{n}")))
     };
     let mut tickets = Vec::new();
-    for n in 0..MOST_WAITING_PER_OWNER {
-        tickets.push(waiting.enter(line(n as u16 + 1), Owner::User(1), now).unwrap());
+    for n in 1..=u16::try_from(MOST_WAITING_PER_OWNER).unwrap() {
+        tickets.push(waiting.enter(line(n), Owner::User(1), now).unwrap());
     }
     let full = waiting.enter(line(1), Owner::User(1), now).unwrap_err();
     assert!(matches!(full, Full::OfOwner { .. }) && full.to_string().contains("128 requests of uid 1"));
