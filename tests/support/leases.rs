@@ -103,17 +103,6 @@ impl Client {
         })
     }
 
-    /// The sockets of all listeners.
-    pub(crate) fn sockets_of_listeners(&self) -> Vec<SocketRow> {
-        let mut rows = Vec::new();
-        for mut interfaces in self.objects().into_values() {
-            if let Some(mut listener) = interfaces.remove(LISTENER_INTERFACE) {
-                rows.extend(Vec::<SocketRow>::try_from(listener.remove("Sockets").unwrap()).unwrap());
-            }
-        }
-        rows
-    }
-
     pub(crate) fn open(&self) -> Session {
         self.try_open().unwrap()
     }
@@ -196,6 +185,12 @@ impl Client {
         let row = rows.into_iter().find(|(of, ..)| of == address).unwrap_or_else(|| panic!("no {address}"));
         (row.1, row.2, row.3)
     }
+}
+
+/// The sockets of all listeners among these objects.
+pub(crate) fn sockets_of(objects: &ManagedObjects) -> Vec<SocketRow> {
+    let listeners = objects.values().filter_map(|interfaces| interfaces.get(LISTENER_INTERFACE));
+    listeners.flat_map(|listener| Vec::<SocketRow>::try_from(listener["Sockets"].clone()).unwrap()).collect()
 }
 
 fn source(address: &str, port: u16) -> SocketAddr {

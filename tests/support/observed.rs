@@ -2,7 +2,7 @@
 //! sockets it has with their options, the files that it wrote, and the reserved ports.
 
 use crate::daemon::Daemon;
-use crate::leases::Client;
+use crate::leases::{Client, sockets_of};
 use nix::libc;
 use std::collections::BTreeMap;
 use std::fs;
@@ -69,7 +69,7 @@ impl Observer {
     /// The inodes of all sockets by their endpoints; of several of one endpoint the first.
     pub(crate) fn inodes(&self, client: &Client) -> BTreeMap<String, u64> {
         let mut inodes = BTreeMap::new();
-        for (endpoint, state, inode, error) in client.sockets_of_listeners() {
+        for (endpoint, state, inode, error) in sockets_of(&client.objects()) {
             assert_eq!(error, "", "{endpoint}");
             if state != "draining" {
                 inodes.entry(endpoint).or_insert(inode);
@@ -81,7 +81,9 @@ impl Observer {
     /// Everything.
     pub(crate) fn observe(&self, client: &Client) -> Observed {
         let mut seen = BTreeMap::new();
-        for (path, interfaces) in client.objects() {
+        let objects = client.objects();
+        let wanted: Vec<u64> = sockets_of(&objects).into_iter().map(|(_, _, inode, _)| inode).collect();
+        for (path, interfaces) in objects {
             for (interface, properties) in interfaces {
                 for (property, value) in properties {
                     // What is leased changes all the time, and who acquires comes and goes.
@@ -102,16 +104,14 @@ impl Observer {
             let path = format!("/proc/sys/net/ipv4/{file}");
             seen.insert(path.clone(), fs::read_to_string(path).unwrap());
         }
-        for (inode, options) in self.sockets(client) {
+        for (inode, options) in self.sockets(&wanted) {
             seen.insert(format!("socket {inode}"), options);
         }
         Observed(seen)
     }
 
     /// The options of all sockets of listeners, as the daemon has these, by inode.
-    fn sockets(&self, client: &Client) -> BTreeMap<u64, String> {
-        let wanted: Vec<u64> =
-            client.sockets_of_listeners().into_iter().map(|(_, _, inode, _)| inode).collect();
+    fn sockets(&self, wanted: &[u64]) -> BTreeMap<u64, String> {
         let mut found = BTreeMap::new();
         let process = pidfd(self.pid);
         for entry in fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap() {
