@@ -407,7 +407,7 @@ fn status_tells_well_from_degraded_from_stopped() {
     assert_eq!(status, 1);
     assert_eq!(
         text,
-        "{\"state\":\"degraded\",\"version\":\"1.2\",\"faults\":[\"one\"],\"listeners\":{\"listening\":1,\"reserved\":0,\"failed\":0},\"learned\":null,\"pools\":{\"ready\":0,\"degraded\":0,\"failed\":0,\"leased\":0,\"cooling\":0},\"takeover\":{\"kept\":2,\"stored\":3,\"differences\":[\"one is let go\"]}}\n"
+        "{\"state\":\"degraded\",\"version\":\"1.2\",\"faults\":[\"one\"],\"listeners\":{\"listening\":1,\"reserved\":0,\"failed\":0},\"learned\":null,\"pools\":{\"ready\":0,\"degraded\":0,\"failed\":0,\"leased\":0,\"cooling\":0},\"takeover\":{\"kept\":2,\"stored\":3,\"differences\":[\"one is let go\"]},\"limits\":null}\n"
     );
     let (_, text, _) = run(&mut portbroker(degraded.path(), "status"));
     assert!(
@@ -420,7 +420,7 @@ fn status_tells_well_from_degraded_from_stopped() {
     assert_eq!(status, 3);
     assert_eq!(
         text,
-        "{\"state\":\"stopped\",\"version\":null,\"faults\":[],\"listeners\":null,\"learned\":null,\"pools\":null,\"takeover\":null}\n"
+        "{\"state\":\"stopped\",\"version\":null,\"faults\":[],\"listeners\":null,\"learned\":null,\"pools\":null,\"takeover\":null,\"limits\":null}\n"
     );
     assert!(message.contains("not reachable"), "{message}");
 }

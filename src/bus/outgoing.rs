@@ -7,11 +7,12 @@
 //! A connection that reads nothing for the time that `[limits]` says is ended.
 
 use crate::broker::{Debtor, Gate, Held};
+use crate::kernel::memory::give_back_freed;
 use crate::kernel::stream;
 use crate::limits::{Limit, Unread, Who};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsFd as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
@@ -20,6 +21,10 @@ use tokio::sync::Notify;
 
 /// How often connections are looked at that have not read everything.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// When so many connections have ended, the memory that they had is given back, this much later.
+const MANY: u64 = 256;
+const TRIM_AFTER: Duration = Duration::from_secs(1);
 
 /// All connections that may have something unread.
 #[derive(Clone, Default)]
@@ -30,6 +35,8 @@ struct Inner {
     last: AtomicU64,
     open: Mutex<HashMap<u64, Arc<Outgoing>>>,
     more: Notify,
+    ended: AtomicU64,
+    trims: AtomicBool,
 }
 
 /// The outgoing side of one connection.
@@ -79,6 +86,20 @@ impl Unreads {
 
     fn open(&self) -> MutexGuard<'_, HashMap<u64, Arc<Outgoing>>> {
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One ended. Where many do, malloc(3) would keep what they had.
+    fn ended(&self) {
+        if self.0.ended.fetch_add(1, Ordering::Relaxed) < MANY || self.0.trims.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let all = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(TRIM_AFTER).await;
+            all.0.ended.store(0, Ordering::Relaxed);
+            all.0.trims.store(false, Ordering::Relaxed);
+            give_back_freed();
+        });
     }
 
     /// Looks at them for as long as the daemon runs; sleeps while there are none.
@@ -216,6 +237,7 @@ impl Outgoing {
     /// The connection ended; its place is free when all was read.
     pub(super) fn end(self: &Arc<Self>, place: Held) {
         self.shut_down();
+        self.all.ended();
         let carried = std::mem::take(&mut self.state().carried);
         drop(carried);
         if self.see() == 0 {

@@ -24,8 +24,8 @@ struct Document<'a> {
     listeners: Option<Counts>,
     learned: Option<u32>,
     pools: Option<Pools>,
-    limits: Option<Vec<LimitRow<'a>>>,
     takeover: Option<Found<'a>>,
+    limits: Option<Vec<LimitRow<'a>>>,
 }
 
 /// One of `limits`: `limit` is the value in effect, `used` what is in use of it (of a limit for each user, by who has
