@@ -5,12 +5,12 @@ use crate::bus::{
     PrivateSocketError, bind_private_socket, is_stopped_for_good, serve_private_socket, serve_system_bus,
 };
 use crate::generator::STAMP;
+use crate::kernel::descriptors::{self, Spare};
 use crate::kernel::inotify::watch_generator_stamp;
 use crate::kernel::store;
 use crate::sources::Locations;
 use crate::sources::units::DELIVERY_FILE;
 use clap::Parser;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -107,7 +107,11 @@ fn start_logging() {
 }
 
 fn run(options: Options, inherited: Vec<(String, OwnedFd)>) -> Result<(), DaemonError> {
-    raise_descriptor_limit();
+    if let Err(error) = descriptors::raise_limit() {
+        tracing::warn!(%error, "cannot raise the limit of open descriptors: {error}");
+    }
+    // Before there are many others, so that lowering the limit does not cut them off.
+    let spare = Spare::new();
     let directory = runtime_directory(&options.root)?;
     let _lock = lock(&directory)?;
     let (private, inherited): (Vec<_>, Vec<_>) =
@@ -126,18 +130,8 @@ fn run(options: Options, inherited: Vec<(String, OwnedFd)>) -> Result<(), Daemon
             state_directory,
             inheritance: Inheritance::new(inherited),
         })?;
-        serve(broker, handle, private, !options.no_bus).await.map_err(DaemonError::Runtime)
+        serve(broker, handle, (private, spare), !options.no_bus).await.map_err(DaemonError::Runtime)
     })
-}
-
-/// Every socket takes a descriptor, and the usual soft limit is 1,024 for the sake of select(2), which nobody here
-/// calls.
-fn raise_descriptor_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "cannot raise the limit of open descriptors");
-    }
 }
 
 /// Where state that lives as long as the kernel does is kept: of systemd's making, or of our own.
@@ -180,7 +174,12 @@ fn lock(directory: &Path) -> Result<File, DaemonError> {
     }
 }
 
-async fn serve(broker: Broker, handle: Handle, private: UnixListener, bus: bool) -> std::io::Result<()> {
+async fn serve(
+    broker: Broker,
+    handle: Handle,
+    (private, spare): (UnixListener, Spare),
+    bus: bool,
+) -> std::io::Result<()> {
     let (stop, stopped) = oneshot::channel();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -189,7 +188,7 @@ async fn serve(broker: Broker, handle: Handle, private: UnixListener, bus: bool)
     if bus {
         tokio::spawn(serve_system_bus(handle.clone()));
     }
-    let serving = tokio::spawn(serve_private_socket(private, handle));
+    let serving = tokio::spawn(serve_private_socket(private, handle, spare));
     let running = tokio::spawn(broker.run(stopped));
     store::notify_ready();
     let mut restart = false;

@@ -101,6 +101,7 @@ pub(super) enum Command {
     Learned(oneshot::Sender<Vec<Learned>>),
     Forget(Caller, u16, oneshot::Sender<Result<(), Refusal>>),
     Outbound(Ask),
+    LookAtDescriptors,
     View(oneshot::Sender<View>),
     Show(String, oneshot::Sender<Option<ListenerView>>),
 }
@@ -160,6 +161,11 @@ impl Handle {
     /// Forgets a learned port.
     pub async fn forget(&self, caller: Caller, port: u16) -> Result<Result<(), Refusal>, Stopping> {
         self.ask(|reply| Command::Forget(caller, port, reply)).await
+    }
+
+    /// A connection could not be taken for want of descriptors. Where the broker has much to do it sees that by itself.
+    pub fn is_out_of_descriptors(&self) {
+        let _ = self.commands.try_send(Command::LookAtDescriptors);
     }
 
     /// Everything.

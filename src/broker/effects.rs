@@ -97,7 +97,7 @@ impl Broker {
     fn fail(&mut self, name: &ListenerName, id: SocketId, endpoint: &Endpoint, error: String) {
         let known = self.table.slot(id).and_then(|slot| slot.error()) == Some(&error);
         if !known {
-            tracing::error!(event = "failed", listener = %name, %endpoint, error, "{endpoint} of {name} is not as configured: {error}");
+            self.told.failed(name, endpoint, &error);
         }
         self.table.failed(id, error, Instant::now());
         self.faulty.insert(id);
@@ -240,6 +240,7 @@ impl Broker {
     /// Everything that is not as it was configured.
     pub(super) fn faults(&self) -> Vec<String> {
         let mut faults = self.configuration_faults.clone();
+        faults.extend(self.descriptors.fault().map(str::to_owned));
         faults.extend(self.protection.fault().map(str::to_owned));
         faults.extend(self.activations.faults());
         faults.extend(self.learning.faults());

@@ -8,6 +8,7 @@ mod activation;
 mod authority;
 mod command;
 mod deposits;
+mod descriptors;
 mod draining;
 mod effects;
 mod handover;
@@ -46,6 +47,7 @@ use crate::model::ListenerName;
 use activation::Activations;
 use command::Command;
 use deposits::Deposits;
+use descriptors::Descriptors;
 use draining::Migration;
 use holders::Holders;
 use learning::Learning;
@@ -99,6 +101,7 @@ pub struct Broker {
     /// for each of many sockets.
     alone: bool,
     stored: Stored,
+    descriptors: Descriptors,
     records: Records,
     loader: Loader,
     /// Sockets that were taken over and have yet to be looked at.
@@ -157,6 +160,7 @@ impl Broker {
                 return;
             }
             self.handle(event);
+            self.glance_at_descriptors();
             self.follow_changed();
             self.keep_stored();
             self.told.sum_up();
@@ -170,7 +174,8 @@ impl Broker {
 
     async fn next_event(&mut self) -> Event {
         let due = self.table.next_due().into_iter().chain(self.activations.next_due());
-        let due = due.chain(self.trim_at).chain(self.stored.next_due()).min();
+        let due =
+            due.chain(self.trim_at).chain(self.stored.next_due()).chain(self.descriptors.next_due()).min();
         tokio::select! {
             biased;
             id = self.holders.gone() => Event::HolderGone(id),
@@ -249,7 +254,9 @@ impl Broker {
             Command::Queues(name, reply) => drop(reply.send(self.queues(&name))),
             Command::Deposits(unit, reply) => drop(reply.send(self.deposits.of(&unit))),
             Command::Outbound(ask) => self.answer_outbound(ask),
+            Command::LookAtDescriptors => self.look_at_descriptors(),
             Command::View(reply) => {
+                self.look_at_descriptors();
                 if self.sockets.len() > MANY {
                     self.trim_at = self.trim_at.or(Instant::now().checked_add(TRIM_AFTER));
                 }

@@ -2,6 +2,7 @@
 
 use super::activation::Activations;
 use super::command::Handle;
+use super::descriptors::Descriptors;
 use super::draining::Migration;
 use super::holders::Holders;
 use super::learning::Learning;
@@ -172,6 +173,7 @@ impl Broker {
             alone: !is_takeover && !socket_owner::our_user_listens(),
             assert: Every::new(ASSERT_RESERVED_PORTS)?,
             stored: Stored::new(store),
+            descriptors: Descriptors::default(),
             records,
             loader,
             configuration_faults,

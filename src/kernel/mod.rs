@@ -8,6 +8,7 @@ pub mod addresses;
 pub mod arrivals;
 mod async_fd;
 pub mod cgroups;
+pub mod descriptors;
 pub mod destroyed;
 pub mod exec;
 pub mod hangups;

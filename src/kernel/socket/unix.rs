@@ -15,6 +15,7 @@ use super::error::BindError;
 use super::options::{self, Where};
 use super::path::{Dress, Found, Identity, look, make_parents, remove};
 use crate::config::SocketOptions;
+use crate::kernel::descriptors::is_shortage;
 use crate::model::{Endpoint, SocketKind, UnixAddress, UnixEndpoint};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -73,6 +74,7 @@ fn kernel(unix: &UnixEndpoint) -> impl FnOnce(io::Error) -> BindError + use<> {
     let endpoint = Endpoint::Unix(unix.clone());
     move |source| match source.kind() {
         ErrorKind::AddrInUse => BindError::InUse { endpoint },
+        _ if is_shortage(&source) => BindError::TooMany { endpoint },
         _ => BindError::Kernel { endpoint, source },
     }
 }
@@ -83,7 +85,10 @@ fn failed<'a>(
     path: &'a Path,
 ) -> impl FnOnce(io::Error) -> BindError + use<'a> {
     let endpoint = Endpoint::Unix(unix.clone());
-    move |source| BindError::Path { endpoint, action, path: path.to_owned(), source }
+    move |source| match is_shortage(&source) {
+        true => BindError::TooMany { endpoint },
+        false => BindError::Path { endpoint, action, path: path.to_owned(), source },
+    }
 }
 
 /// Binds a socket of [`open`]; the file of a socket that is gone is replaced, one that lives is not.
