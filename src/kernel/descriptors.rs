@@ -75,6 +75,12 @@ pub fn shortage() -> Option<Shortage> {
     is_short.then_some(Shortage { limit })
 }
 
+/// Whether there is one at all, be it of those that are kept.
+#[must_use]
+pub fn are_there_any() -> bool {
+    EventFd::from_flags(EfdFlags::EFD_CLOEXEC).is_ok()
+}
+
 /// Whether an error says that there is none left, for this process or on the host.
 #[must_use]
 pub fn is_shortage(error: &io::Error) -> bool {

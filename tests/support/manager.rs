@@ -31,6 +31,23 @@ fn receive(from: &impl AsRawFd, flags: MsgFlags) -> Option<(Vec<u8>, Vec<OwnedFd
     Some((bytes, owned))
 }
 
+/// Each look at the messages of a socket goes on behind the one before (socket(7), SO_PEEK_OFF).
+#[expect(unsafe_code, reason = "an option that nix has not")]
+fn peek_from_the_first(descriptor: &OwnedFd) {
+    let offset: nix::libc::c_int = 0;
+    // SAFETY: the option's value is a live int, and its size says so.
+    let result = unsafe {
+        nix::libc::setsockopt(
+            descriptor.as_raw_fd(),
+            nix::libc::SOL_SOCKET,
+            nix::libc::SO_PEEK_OFF,
+            (&raw const offset).cast(),
+            4,
+        )
+    };
+    assert_eq!(result, 0);
+}
+
 fn inode(descriptor: &OwnedFd) -> u64 {
     fstat(descriptor).unwrap().st_ino
 }
@@ -60,8 +77,7 @@ impl Manager {
         }
     }
 
-    /// The inodes of the sockets that a next daemon would find; the first message of each box, which is looked at and
-    /// stays.
+    /// The inodes of the sockets that a next daemon would find. What is in a box is looked at and stays.
     pub(crate) fn kept(&mut self) -> BTreeSet<u64> {
         self.catch_up();
         let mut found = BTreeSet::new();
@@ -70,10 +86,11 @@ impl Manager {
             for descriptor in descriptors {
                 if of_box.is_none() {
                     found.insert(inode(descriptor));
-                } else if of_box == Some(inode(descriptor))
-                    && let Some((_, sockets)) = receive(descriptor, MsgFlags::MSG_PEEK)
-                {
-                    found.extend(sockets.iter().map(inode));
+                } else if of_box == Some(inode(descriptor)) {
+                    peek_from_the_first(descriptor);
+                    while let Some((_, sockets)) = receive(descriptor, MsgFlags::MSG_PEEK) {
+                        found.extend(sockets.iter().map(inode));
+                    }
                 }
             }
         }
