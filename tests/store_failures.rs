@@ -8,6 +8,7 @@
 #[expect(dead_code, reason = "other tests use the rest")]
 mod daemon;
 #[path = "support/manager.rs"]
+#[expect(dead_code, reason = "nothing is handed on here")]
 mod manager;
 #[path = "support/netns.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]

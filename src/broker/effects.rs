@@ -241,6 +241,7 @@ impl Broker {
     pub(super) fn faults(&self) -> Vec<String> {
         let mut faults = self.configuration_faults.clone();
         faults.extend(self.descriptors.fault().map(str::to_owned));
+        faults.extend(self.records.fault());
         faults.extend(self.protection.fault().map(str::to_owned));
         faults.extend(self.activations.faults());
         faults.extend(self.learning.faults());

@@ -26,6 +26,7 @@ mod renew;
 mod stored;
 mod takeover;
 mod told;
+mod unwritten;
 mod view;
 
 pub use crate::learn::Learned;
@@ -54,6 +55,7 @@ use learning::Learning;
 use outbound::{Happened, Outbound};
 use protection::Protection;
 use records::Records;
+use reload::errors_of;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use stored::Stored;
@@ -163,6 +165,7 @@ impl Broker {
             self.glance_at_descriptors();
             self.follow_changed();
             self.keep_stored();
+            self.keep_records();
             self.told.sum_up();
             if self.touched || !self.changed.is_empty() {
                 // Whoever waits for an answer has it before the onlookers hear of it.
@@ -174,8 +177,8 @@ impl Broker {
 
     async fn next_event(&mut self) -> Event {
         let due = self.table.next_due().into_iter().chain(self.activations.next_due());
-        let due =
-            due.chain(self.trim_at).chain(self.stored.next_due()).chain(self.descriptors.next_due()).min();
+        let due = due.chain(self.trim_at).chain(self.stored.next_due()).chain(self.descriptors.next_due());
+        let due = due.chain(self.records.next_due()).min();
         tokio::select! {
             biased;
             id = self.holders.gone() => Event::HolderGone(id),
@@ -207,6 +210,9 @@ impl Broker {
             Event::Inspect => self.look_at_some(),
             Event::AssertReservedPorts => {
                 self.assert_reserved_ports();
+                if self.records.are_gone() && self.records.fault().is_none() {
+                    self.write_everything();
+                }
                 self.glance_at_activations();
                 self.look();
                 self.look_at_pools();
@@ -229,6 +235,34 @@ impl Broker {
             give_back_freed();
         }
         self.settle_drains();
+    }
+
+    /// Writes down what could not be, and everything where all of it is gone.
+    fn keep_records(&mut self) {
+        let had_fault = self.records.fault().is_some();
+        self.records.retry(Instant::now());
+        if self.records.are_new() | self.outbound.lost_its_journal() {
+            tracing::error!(
+                event = "state",
+                "files of the runtime directory were removed: what this daemon knows is written anew; sessions of which \
+                 the lifelines went too end with its next restart"
+            );
+            self.write_everything();
+        }
+        self.touched |= had_fault != self.records.fault().is_some();
+    }
+
+    fn write_everything(&mut self) {
+        self.write_holders();
+        self.records.write_deposits(&self.deposits);
+        self.records.write_draining(&self.draining_written);
+        self.protection.write(&self.records);
+        self.migration.write(&self.records);
+        self.outbound.write_everything(Instant::now());
+        let checked = self.loader.load();
+        if errors_of(&checked).is_none() {
+            self.write_last_good(&checked);
+        }
     }
 
     /// What nobody has to wait for.

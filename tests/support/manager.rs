@@ -6,9 +6,11 @@ use nix::sys::stat::fstat;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::IoSliceMut;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
+use std::process::Command;
 
 /// A message, with the descriptors that came with it.
 #[expect(unsafe_code, reason = "the numbers of a message become owners")]
@@ -95,6 +97,46 @@ impl Manager {
             }
         }
         found
+    }
+
+    /// A command that is started with all that is stored, and with the daemon's private socket, as LISTEN_FDS.
+    #[expect(unsafe_code, reason = "descriptors get their numbers between fork and exec")]
+    pub(crate) fn starting(&mut self, command: &Command, private: &impl AsFd) -> Command {
+        self.catch_up();
+        let high = |descriptor: BorrowedFd<'_>| {
+            let raw = nix::fcntl::fcntl(descriptor, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(500)).unwrap();
+            // SAFETY: the kernel has just made it for us, and nobody else knows it.
+            unsafe { OwnedFd::from_raw_fd(raw) }
+        };
+        let mut names = vec!["portbroker".to_owned()];
+        let mut descriptors = vec![high(private.as_fd())];
+        for (name, stored) in &self.store {
+            names.extend(stored.iter().map(|_| name.clone()));
+            descriptors.extend(stored.iter().map(|descriptor| high(descriptor.as_fd())));
+        }
+        let mut started = Command::new("sh");
+        started.args(["-c", "export LISTEN_PID=$$; exec \"$0\" \"$@\""]);
+        started.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => started.env(name, value),
+                None => started.env_remove(name),
+            };
+        }
+        started.env("LISTEN_FDS", descriptors.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+        started.env("NOTIFY_SOCKET", &self.path);
+        let numbered = move || {
+            for (number, descriptor) in (3..).zip(&descriptors) {
+                // SAFETY: both are numbers, of which the first is open and the second is nobody's in this process.
+                if unsafe { nix::libc::dup2(descriptor.as_raw_fd(), number) } < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        };
+        // SAFETY: it only calls dup2(2), which may be called there.
+        unsafe { started.pre_exec(numbered) };
+        started
     }
 
     fn away(&self) -> PathBuf {

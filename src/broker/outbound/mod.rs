@@ -134,6 +134,18 @@ impl Outbound {
         }
     }
 
+    /// Whether somebody removed the journal since this was asked last.
+    pub(super) fn lost_its_journal(&mut self) -> bool {
+        self.store.take_was_removed()
+    }
+
+    /// Nothing is left of what was written down.
+    pub(super) fn write_everything(&mut self, now: Instant) {
+        self.lifelines.prepare();
+        self.store.begin_anew();
+        self.keep(now);
+    }
+
     /// Writes down what happened, and tells what was noticed on the way.
     fn keep(&mut self, now: Instant) {
         self.store.keep(&mut self.ledger, now);
