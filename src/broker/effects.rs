@@ -1,5 +1,6 @@
 //! Effects on real sockets: what the table asks for, what a holder has spoilt, what is to be shown.
 
+use super::absent::Absent;
 use super::options::say_unmet;
 use super::view::{self, ListenerView, QueueView, SocketView, View};
 use super::{Broker, Refusal};
@@ -241,12 +242,14 @@ impl Broker {
     pub(super) fn faults(&self) -> Vec<String> {
         let mut faults = self.configuration_faults.clone();
         faults.extend(self.descriptors.fault().map(str::to_owned));
+        faults.extend(self.surroundings.faults());
         faults.extend(self.records.fault());
         faults.extend(self.protection.fault().map(str::to_owned));
         faults.extend(self.activations.faults());
         faults.extend(self.learning.faults());
         faults.extend(self.stored.fault().map(str::to_owned));
         faults.extend(self.outbound.faults());
+        faults.extend(self.absent.iter().filter_map(Absent::fault));
         let mut of_listeners: Vec<_> = self
             .faulty
             .iter()

@@ -4,6 +4,7 @@
 //! answered in order and no lock is needed. A socket of a configured listener is never closed here but to be
 //! replaced by another that holds the same port already.
 
+mod absent;
 mod activation;
 mod authority;
 mod command;
@@ -24,6 +25,7 @@ mod records;
 mod reload;
 mod renew;
 mod stored;
+mod surroundings;
 mod takeover;
 mod told;
 mod unwritten;
@@ -45,13 +47,14 @@ use crate::kernel::socket::ListenerSocket;
 use crate::kernel::timer::Every;
 use crate::listeners::{BySocket, SocketId, Table};
 use crate::model::ListenerName;
+use absent::Absent;
 use activation::Activations;
 use command::Command;
 use deposits::Deposits;
 use descriptors::Descriptors;
 use draining::Migration;
 use holders::Holders;
-use learning::Learning;
+use learning::{Due, Learning};
 use outbound::{Happened, Outbound};
 use protection::Protection;
 use records::Records;
@@ -59,6 +62,7 @@ use reload::errors_of;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use stored::Stored;
+use surroundings::Surroundings;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use told::Told;
 
@@ -104,6 +108,7 @@ pub struct Broker {
     alone: bool,
     stored: Stored,
     descriptors: Descriptors,
+    surroundings: Surroundings,
     records: Records,
     loader: Loader,
     /// Sockets that were taken over and have yet to be looked at.
@@ -113,6 +118,8 @@ pub struct Broker {
     /// Every socket that is not as configured, and perhaps some that are again: not all of ten thousand are to be
     /// asked each time.
     faulty: BTreeSet<SocketId>,
+    /// Those whose address the host has not.
+    absent: BTreeSet<Absent>,
     /// When to give the memory back that a long answer has taken.
     trim_at: Option<Instant>,
     /// The configuration of the start, for what can wait until the daemon is ready.
@@ -138,6 +145,7 @@ enum Event {
     Inspect,
     AssertReservedPorts,
     Look,
+    LearnedWritten,
     Outbound(Happened),
 }
 
@@ -154,6 +162,7 @@ impl Broker {
                         self.remove_on_stop();
                         self.migrate_no_more();
                     }
+                    self.learning.finish().await;
                     return;
                 }
                 event = self.next_event() => event,
@@ -192,7 +201,10 @@ impl Broker {
                     () = until(due) => Event::Due,
                     () = tokio::task::yield_now(), if !self.unseen.is_empty() => Event::Inspect,
                     () = self.assert.next() => Event::AssertReservedPorts,
-                    () = self.learning.due() => Event::Look,
+                    due = self.learning.due() => match due {
+                        Due::Look => Event::Look,
+                        Due::Written => Event::LearnedWritten,
+                    },
                     happened = self.outbound.next() => Event::Outbound(happened),
                 }
             } => event,
@@ -210,6 +222,7 @@ impl Broker {
             Event::Inspect => self.look_at_some(),
             Event::AssertReservedPorts => {
                 self.assert_reserved_ports();
+                self.look_around();
                 if self.records.are_gone() && self.records.fault().is_none() {
                     self.write_everything();
                 }
@@ -221,6 +234,7 @@ impl Broker {
                 self.look();
                 self.look_at_pools();
             }
+            Event::LearnedWritten => self.learned_is_written(),
             Event::Outbound(happened) => self.outbound_happened(happened),
         }
     }
@@ -269,6 +283,7 @@ impl Broker {
     fn finish_start(&mut self) {
         if let Some(checked) = self.started_with.take() {
             self.finish_pools();
+            self.look_around();
             self.write_holders();
             self.write_last_good(&checked);
             drop(checked);
@@ -291,6 +306,7 @@ impl Broker {
             Command::LookAtDescriptors => self.look_at_descriptors(),
             Command::View(reply) => {
                 self.look_at_descriptors();
+                self.look_around();
                 if self.sockets.len() > MANY {
                     self.trim_at = self.trim_at.or(Instant::now().checked_add(TRIM_AFTER));
                 }

@@ -12,6 +12,7 @@ use super::protection::Protection;
 use super::records::{HolderRecord, Records};
 use super::reload::{Loader, errors_of};
 use super::stored::Stored;
+use super::surroundings::Surroundings;
 use super::told::Told;
 use super::{ASSERT_RESERVED_PORTS, Broker, COMMANDS, NOTICES};
 use crate::config::Checked;
@@ -174,6 +175,7 @@ impl Broker {
             assert: Every::new(ASSERT_RESERVED_PORTS)?,
             stored: Stored::new(store),
             descriptors: Descriptors::default(),
+            surroundings: Surroundings::default(),
             records,
             loader,
             configuration_faults,
@@ -184,6 +186,7 @@ impl Broker {
             started_with: None,
             trim_at: None,
             faulty: BTreeSet::new(),
+            absent: BTreeSet::new(),
             changed: BTreeSet::new(),
             notices,
             commands,

@@ -22,7 +22,7 @@ pub mod memory;
 pub mod migrate_requests;
 pub mod outbound_socket;
 pub mod peer;
-mod process;
+pub mod process;
 pub mod reserved_ports;
 mod sock_diag;
 pub mod socket;

@@ -3,6 +3,7 @@
 //! Pools are made anew whenever something around them changes; leases are the ledger's, and live on whatever happens to
 //! pools. What happened is in the journal before anybody hears of it. The ledger decides; here are its effects.
 
+mod addresses;
 mod command;
 mod dumps;
 mod lending;
@@ -26,11 +27,11 @@ use super::command::{Notice, Refusal};
 use super::lookout::Listened;
 use super::{Broker, until};
 use crate::config::Config;
-use crate::kernel::addresses::{AddressWatch, present};
 use crate::leases::Ledger;
 use crate::model::{PortRange, PortSet, Present, SessionId};
 use crate::policy::Caller;
 use crate::pools::Host;
+use addresses::Addresses;
 use looks::{Heard, Looks};
 use parked::{Parked, Wanted};
 use pools::{News, Pools, Surroundings};
@@ -51,7 +52,7 @@ pub(super) struct Outbound {
     pools: Pools,
     host: Host,
     present: Present,
-    addresses: Option<AddressWatch>,
+    addresses: Addresses,
     ledger: Ledger,
     /// Addresses that are drained: the ledger's, for the pools.
     draining: BTreeSet<IpAddr>,
@@ -65,8 +66,6 @@ pub(super) struct Outbound {
     /// Whether it is known who listens on what: of ten thousand sockets that takes time, and is not asked before the
     /// daemon is ready.
     knows_listened: bool,
-    /// Why it is not known which addresses there are, if so.
-    fault: Option<String>,
 }
 
 /// What happened by itself.
@@ -84,9 +83,6 @@ impl Outbound {
         let (store, events) = Store::open(runtime_directory);
         let mut ledger = Ledger::restore(events, now);
         let lifelines = sessions::resumed(&mut ledger, runtime_directory, now)?;
-        let addresses = AddressWatch::new().map_err(|error| {
-            tracing::error!(%error, "addresses that come and go are not seen until the next reload: {error}");
-        });
         let (first, last) = EPHEMERAL;
         let host = Host {
             ephemeral: PortRange::new(first, last).map_err(io::Error::other)?,
@@ -99,7 +95,7 @@ impl Outbound {
             pools: Pools::default(),
             host,
             present: Present::default(),
-            addresses: addresses.ok(),
+            addresses: Addresses::new(),
             draining: ledger.draining().collect(),
             drained: BTreeSet::new(),
             ledger,
@@ -109,7 +105,6 @@ impl Outbound {
             parked: Vec::new(),
             told: Told::default(),
             knows_listened: false,
-            fault: None,
         };
         outbound.keep(now);
         Ok(outbound)
@@ -120,16 +115,10 @@ impl Outbound {
         let due = self.looks.next_due(&self.ledger);
         let due = due.into_iter().chain(self.told.next_due()).chain(self.store.next_due()).min();
         let Self { lifelines, looks, addresses, .. } = self;
-        let addresses = async {
-            match addresses {
-                Some(watch) => watch.changed().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             session = lifelines.next() => Happened::LifelineCut(session),
             heard = looks.next() => Happened::Heard(heard),
-            () = addresses => Happened::Addresses,
+            () = addresses.next() => Happened::Addresses,
             () = until(due) => Happened::Due,
         }
     }
@@ -190,7 +179,7 @@ impl Outbound {
 
     /// Everything that is not as it should be.
     pub(super) fn faults(&self) -> Vec<String> {
-        let own = [self.fault.as_deref(), self.store.fault(), self.looks.fault()];
+        let own = [self.addresses.fault(), self.store.fault(), self.looks.fault()];
         own.into_iter().flatten().map(str::to_owned).chain(self.pools.faults().cloned()).collect()
     }
 
@@ -211,17 +200,15 @@ impl Outbound {
 
     /// Looks at the addresses of the host anew.
     fn see_addresses(&mut self) {
-        match self.addresses.as_ref().map_or_else(present, AddressWatch::present) {
-            Ok(present) => {
-                self.looks.see_devices(&present);
-                (self.present, self.fault) = (present, None);
-            }
-            Err(error) => {
-                let text = format!("cannot see which addresses this host has: {error}");
-                tracing::error!(event = "addresses", %error, "{text}");
-                self.fault = Some(text);
-            }
+        if let Some(present) = self.addresses.look() {
+            self.looks.see_devices(&present);
+            self.present = present;
         }
+    }
+
+    /// The addresses of the host, as they were seen last.
+    pub(super) fn present(&self) -> &Present {
+        &self.present
     }
 
     /// Drains an address, or takes it back into use.
@@ -270,6 +257,7 @@ impl Broker {
             ledger.retire(&gone);
         }
         self.protection.set_leased_from(self.outbound.pools.reserve.clone());
+        self.see_absent();
     }
 
     /// Ports that are taken, and the range from which the kernel chooses, may change at any time; whether they did.
@@ -327,6 +315,9 @@ impl Broker {
                 outbound.see_addresses();
                 outbound.pools.refresh_addresses(&outbound.present, &outbound.draining);
                 self.touched = true;
+                // One that could not be bound for want of its address may be by now.
+                self.act_on_faulty();
+                self.see_absent();
             }
             Happened::Due => outbound.do_what_is_due(now),
         }

@@ -241,7 +241,7 @@ impl ListenerSocket {
         if let Endpoint::Unix(unix) = &self.endpoint
             && let UnixAddress::Path(path) = &unix.address
         {
-            self.path = Some(PathHold::restore(path, unix.kind, self.socket.is_listener()?)?);
+            self.path = Some(PathHold::restore(path, unix.kind)?);
         }
         self.expected = self.state()?;
         self.set_sharing()?;
