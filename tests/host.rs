@@ -87,7 +87,14 @@ fn an_address_that_comes_is_bound_at_once() {
     });
 }
 
-/// More than a queue of the least size has room for.
+/// How many messages the kernel had no room for in the daemon's netlink sockets: `Drops` of /proc/net/netlink.
+fn lost(daemon: &Daemon) -> u64 {
+    let table = fs::read_to_string(format!("/proc/{}/net/netlink", daemon.pid())).unwrap();
+    let drops = table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(8)?.parse::<u64>().ok());
+    drops.sum()
+}
+
+/// More than the queue of events has room for.
 #[test]
 fn a_swarm_of_changes_is_seen_to_its_end() {
     in_netns(|| {
@@ -110,6 +117,7 @@ fn a_swarm_of_changes_is_seen_to_its_end() {
             batch("del");
         }
         batch("add");
+        assert!(lost(&daemon) > 0, "the queue had room for all: provoke more");
         kill(pid, Signal::SIGCONT).unwrap();
         eventually("all are there", || status(&daemon).0 == 0);
         assert!(daemon.log().contains("pool egress is as it was configured again"));

@@ -119,7 +119,7 @@ impl Site {
         assert!(ended.is_none(), "it ended by itself: {ended:?}\n{}", self.log());
     }
 
-    fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.state.lock().unwrap().child.as_ref().unwrap().id()
     }
 
