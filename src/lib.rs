@@ -10,6 +10,7 @@
 //! - [`broker`]: the one task that owns all state.
 //! - [`bus`]: the D-Bus interface on both transports.
 //! - [`generator`]: what systemd has to know, as drop-ins: pure.
+//! - [`keeper`]: the parent of a daemon that has no systemd: starts it again, and keeps its sockets meanwhile.
 //! - [`daemon`] wires them.
 
 pub mod broker;
@@ -17,6 +18,7 @@ pub mod bus;
 pub mod config;
 pub mod daemon;
 pub mod generator;
+pub mod keeper;
 pub mod kernel;
 pub mod learn;
 pub mod leases;

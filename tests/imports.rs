@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may import of ours. A room that is not here is a fault: it has to be given its place first.
-const ROOMS: [(&str, &[&str]); 14] = [
+const ROOMS: [(&str, &[&str]); 15] = [
     ("model", &[]),
     ("config", &["model"]),
     ("policy", &["config", "model"]),
@@ -21,6 +21,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
     ("leases", &["config", "model", "pools"]),
     ("generator", &["config", "model", "sources"]),
     ("kernel", &["config", "model"]),
+    ("keeper", &["kernel"]),
     ("sources", &["config", "model"]),
     (
         "broker",
@@ -38,7 +39,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
         ],
     ),
     ("bus", &["broker", "kernel", "model", "policy", "portbroker_client::wire"]),
-    ("daemon", &["broker", "bus", "config", "generator", "kernel", "model", "sources"]),
+    ("daemon", &["broker", "bus", "config", "generator", "keeper", "kernel", "model", "sources"]),
     ("lib", &[]),
 ];
 
@@ -50,7 +51,7 @@ const PROGRAMS: [(&str, &[&str]); 3] = [
 ];
 
 /// Rooms that take text, time and events as arguments and give values and effects back.
-const PURE: [&str; 10] = [
+const PURE: [&str; 14] = [
     "model",
     "config",
     "policy",
@@ -60,7 +61,11 @@ const PURE: [&str; 10] = [
     "leases",
     "generator/daemon.rs",
     "generator/delivery.rs",
+    "generator/systemd.rs",
     "generator/tool.rs",
+    "keeper/life.rs",
+    "keeper/message.rs",
+    "keeper/store.rs",
 ];
 
 /// What no pure room may name, with the reason that a failure gives.

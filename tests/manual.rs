@@ -37,6 +37,7 @@ fn described() -> Vec<String> {
 fn every_key_of_the_configuration_is_described() {
     let described = described();
     let others = ["ports", "learn", "exclude", "name", "Required", "addresses", "spread", "allow", "quota"];
+    let others = others.into_iter().chain(["minimum", "close-orphans"]);
     for key in toml_keys().chain(unit_keys()).chain(others) {
         assert!(described.iter().any(|known| known == key), "{key} is not in the page: {described:?}");
     }

@@ -6,7 +6,7 @@
 use crate::error::Error;
 use crate::pools::PoolStatus;
 use crate::wire::{self, LearnedRow, ManagedObjects, SocketRow};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use zbus::wire::OwnedVariant;
 
@@ -23,10 +23,31 @@ pub struct Status {
     pub faults: Vec<String>,
     /// How many ports are protected because services listen on them; `None`: an older broker, which does not tell.
     pub learned_ports: Option<u32>,
+    /// What it found of an earlier broker's sockets when it started; `None`: it found none, or is an older broker.
+    pub takeover: Option<Takeover>,
     /// All listeners, by name.
     pub listeners: Vec<ListenerStatus>,
     /// All pools, by name.
     pub pools: Vec<PoolStatus>,
+}
+
+/// What a broker found of an earlier one's sockets when it started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Takeover {
+    /// How many sockets, by what became of them: `stored` of them all, `kept`, `draining`, `let-go`, `unusable`; and of
+    /// those that are configured and were not stored, `missing` and `new`. `changed`, `mended` and `replaced` are those
+    /// that had not the state or the options that they should have. `holders` and `holders-gone` are who had them.
+    pub counts: BTreeMap<String, u32>,
+    /// What was not as it should be, and what became of it, a sentence each.
+    pub differences: Vec<String>,
+}
+
+impl Takeover {
+    fn read(manager: &mut Properties) -> Option<Self> {
+        let counts: HashMap<String, u32> = take(manager, "Takeover").ok()?;
+        let differences = take(manager, "TakeoverDifferences").unwrap_or_default();
+        (!counts.is_empty()).then(|| Self { counts: counts.into_iter().collect(), differences })
+    }
 }
 
 /// How a listener is.
@@ -90,6 +111,7 @@ impl Status {
             version: take(&mut manager, "Version")?,
             faults: take(&mut manager, "Faults")?,
             learned_ports: take(&mut manager, "LearnedPorts").ok(),
+            takeover: Takeover::read(&mut manager),
             pools: PoolStatus::read_all(&mut objects)?,
             listeners: ListenerStatus::read_all(objects)?,
         })

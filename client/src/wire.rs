@@ -39,6 +39,20 @@ pub const OPTION_HOLDER: &str = "holder";
 /// Option of LeaseBlocks, `u`: be content with so many ports where there are not as many as asked for (default: all
 /// or nothing).
 pub const OPTION_MINIMUM: &str = "minimum";
+/// Option of LeaseBlocks, `b`: the ports are for later. Where little is left of what the caller may have, it is given an
+/// eighth of that, and no fewer than its minimum, so that others find the rest.
+pub const OPTION_AHEAD: &str = "ahead";
+/// Option of LeasePairs, LeaseBlocks and LeaseSockets, `u`: wait so many milliseconds, at most [`MAX_WAIT`], for ports
+/// where others have them (default: refuse at once).
+///
+/// Callers (units, or users) take turns. What only the caller itself can give back, its own quota, is not waited for. A
+/// request that does not wait gets nothing for which others wait, but for the caller's guaranteed minimum. Leases for any
+/// destination come after those with one. The call is answered when there are ports, with the error Exhausted when the time is up, and
+/// with NoSuchSession when the session ends. It waits no more when its connection or session ends. Other calls of the same
+/// connection are answered meanwhile. (libdbus and sd-bus give up after 25 seconds by themselves: say otherwise.)
+pub const OPTION_WAIT: &str = "wait";
+/// The longest wait, in milliseconds: ten minutes.
+pub const MAX_WAIT: u32 = 600_000;
 /// Option of DrainAddress, `b`: take the address back into use.
 pub const OPTION_UNDO: &str = "undo";
 /// Ports that one lease has at most.
@@ -199,7 +213,7 @@ pub trait Manager {
     ///
     /// `protocol` is `tcp` or `udp`, `destination` is `ADDR:PORT`, or empty for any. Nobody else is leased the same
     /// source for the same destination; nobody else at all where the lease is for any destination, or for UDP.
-    /// All or nothing. Errors: NoSuchPool, NoSuchSession, NotAllowed, BadArgument, QuotaExceeded, Exhausted ([`ExhaustedRow`]).
+    /// All or nothing. Options: [`OPTION_WAIT`]. Errors: NoSuchPool, NoSuchSession, NotAllowed, BadArgument, QuotaExceeded, Exhausted ([`ExhaustedRow`]).
     fn lease_pairs(
         &self,
         session: &ObjectPath<'_>,
@@ -210,7 +224,8 @@ pub trait Manager {
         options: HashMap<&str, Variant<'_>>,
     ) -> zbus::Result<(u64, Vec<(String, u16)>)>;
 
-    /// As LeasePairs, in ranges: `(address, first, last)`. Options: [`OPTION_MINIMUM`].
+    /// As LeasePairs, in ranges: `(address, first, last)`. Options: [`OPTION_MINIMUM`], [`OPTION_AHEAD`] and
+    /// [`OPTION_WAIT`].
     fn lease_blocks(
         &self,
         session: &ObjectPath<'_>,
@@ -223,7 +238,7 @@ pub trait Manager {
 
     /// As LeasePairs, as sockets, at most 16 over a bus and 253 peer to peer: TCP sockets are bound and not yet
     /// connected, UDP sockets are connected where a destination was given. They are of the broker's network namespace:
-    /// a caller in another one needs a grant with `sockets`.
+    /// a caller in another one needs a grant with `sockets`. Options: [`OPTION_WAIT`].
     /// Errors: TooManySockets besides.
     fn lease_sockets(
         &self,
@@ -242,6 +257,11 @@ pub trait Manager {
     /// The leases with a number above `after`, at most `most` of them (and at most [`MAX_LEASE_ROWS`]), by number:
     /// the caller's own, and all of them for root.
     fn list_leases(&self, after: u64, most: u32) -> zbus::Result<Vec<LeaseRow>>;
+
+    /// For what of a session's leases others lack ports, or did in the last half minute: whoever has some that it does not
+    /// need gives them back. The signal `Wanted` of a pool says when to ask; it is not sent more often than every second.
+    /// Errors: NoSuchSession, NotAllowed.
+    fn list_wanted(&self, session: &ObjectPath<'_>) -> zbus::Result<Vec<WantedRow>>;
 
     /// Gives out nothing more of a source address, in no pool; what is leased lives on. Options: [`OPTION_UNDO`].
     /// For root. Errors: BadArgument where no pool has the address, NotAllowed.
@@ -273,6 +293,16 @@ pub trait Manager {
     /// How many ports are protected because services listen on them.
     #[zbus(property(emits_changed_signal = "false"))]
     fn learned_ports(&self) -> zbus::Result<u32>;
+
+    /// What the start found of the sockets of an earlier daemon: counts by the words `stored`, `kept`, `draining`,
+    /// `let-go`, `unusable`, `missing`, `new`, `changed`, `mended`, `replaced`, `holders` and `holders-gone`. Empty
+    /// where there were none.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn takeover(&self) -> zbus::Result<HashMap<String, u32>>;
+
+    /// What of it was not as it should be, and what became of it, a sentence each.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn takeover_differences(&self) -> zbus::Result<Vec<String>>;
 }
 
 /// A learned port, as ListLearned has it: port, protocol (`tcp`, `udp`), unit, first and last seen, in seconds since
@@ -285,8 +315,12 @@ pub type LearnedRow = (u16, String, String, u64, u64);
 pub type LeaseRow =
     (u64, u64, String, String, String, String, u32, String, String, Vec<(String, u16, u16)>, u32);
 
+/// What others lack, as ListWanted has it: pool, protocol, destination (empty: any).
+pub type WantedRow = (String, String, String);
+
 /// What the error Exhausted has beside its text (the body is `sa{sv}`): `capacity`, `used`, `cooling` and `free` ports
-/// for that destination (`u`), and `next` (`t`, left out where nobody knows): in how many milliseconds the next one is
+/// for that destination (`u`), `kept` (`u`): how many of the free ones are for others, by their minimum or because they
+/// wait, and `next` (`t`, left out where nobody knows): in how many milliseconds the next one is
 /// expected.
 pub type ExhaustedRow = HashMap<String, OwnedVariant>;
 
@@ -300,6 +334,10 @@ pub type LeftOutRow = (String, String);
 /// A pool.
 #[zbus::proxy(interface = "org.portbroker.PortBroker1.Pool", default_service = "org.portbroker.PortBroker1")]
 pub trait Pool {
+    /// Somebody lacks ports of it: see ListWanted.
+    #[zbus(signal)]
+    fn wanted(&self) -> zbus::Result<()>;
+
     /// Its name.
     #[zbus(property)]
     fn name(&self) -> zbus::Result<String>;
@@ -331,6 +369,14 @@ pub trait Pool {
     /// As in the configuration: empty, `20000 ports`, `a quarter`.
     #[zbus(property)]
     fn quota(&self) -> zbus::Result<String>;
+
+    /// How many ports for each destination are kept for each caller; 0: none.
+    #[zbus(property)]
+    fn minimum(&self) -> zbus::Result<u32>;
+
+    /// How many requests wait for ports now.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn waiting(&self) -> zbus::Result<u32>;
 
     /// The grants, as in the configuration.
     #[zbus(property)]

@@ -56,6 +56,9 @@ pub enum Refusal {
     /// The caller would have more than its share of a pool.
     #[error("{0}")]
     QuotaExceeded(String),
+    /// All callers together would have more than what they may have of a pool.
+    #[error("{0}")]
+    SharedQuotaExceeded(String),
     /// The session is over, or unknown: its client opens another.
     #[error("{0}")]
     NoSuchSession(String),
@@ -86,6 +89,8 @@ pub enum Notice {
     PoolAdded(Box<PoolView>),
     /// Properties of a pool changed.
     PoolChanged(Box<PoolView>),
+    /// Somebody lacks ports of a pool.
+    PoolWanted(String),
     /// A pool is no longer configured.
     PoolRemoved(String),
     /// Something of the manager's own properties changed.

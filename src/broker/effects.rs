@@ -179,10 +179,12 @@ impl Broker {
         match mended {
             Ok(Mended::Nothing) => {}
             Ok(Mended::InPlace(spoilt)) => {
+                self.comparison.mended(name, &endpoint, false, &spoilt);
                 tracing::warn!(event = "mended", listener = %name, %endpoint, ?spoilt, "{endpoint} of {name}: its holder had changed the socket ({spoilt:?}), which is put right");
                 self.watch_hangups(id, state);
             }
             Ok(Mended::Replaced(spoilt)) => {
+                self.comparison.mended(name, &endpoint, true, &spoilt);
                 tracing::warn!(event = "replaced", listener = %name, %endpoint, ?spoilt, "{endpoint} of {name}: its holder had spoilt the socket ({spoilt:?}); a new one is in its place");
                 self.watch_hangups(id, state);
             }
@@ -247,7 +249,7 @@ impl Broker {
         faults.extend(self.protection.fault().map(str::to_owned));
         faults.extend(self.activations.faults());
         faults.extend(self.learning.faults());
-        faults.extend(self.stored.fault().map(str::to_owned));
+        faults.extend(self.stored.faults().map(str::to_owned));
         faults.extend(self.outbound.faults());
         faults.extend(self.absent.iter().filter_map(Absent::fault));
         let mut of_listeners: Vec<_> = self
@@ -274,6 +276,7 @@ impl Broker {
             listeners,
             pools: self.outbound.views(),
             learned: self.learning.count(),
+            takeover: self.comparison.view(),
         }
     }
 

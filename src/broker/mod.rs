@@ -8,6 +8,7 @@ mod absent;
 mod activation;
 mod authority;
 mod command;
+mod comparison;
 mod deposits;
 mod descriptors;
 mod draining;
@@ -38,7 +39,7 @@ pub use lookout::Lookout;
 pub use outbound::{AddressView, Drain, LeaseRequest, LeaseView, LeasedSockets, PoolView, Shortage};
 pub use reload::Loader;
 pub use takeover::{Inheritance, Start, StartError};
-pub use view::{ListenerView, QueueView, SocketView, View};
+pub use view::{ListenerView, QueueView, SocketView, TakeoverView, View};
 
 use crate::config::Checked;
 use crate::kernel::hangups::HangupWatch;
@@ -50,6 +51,7 @@ use crate::model::ListenerName;
 use absent::Absent;
 use activation::Activations;
 use command::Command;
+use comparison::Comparison;
 use deposits::Deposits;
 use descriptors::Descriptors;
 use draining::Migration;
@@ -113,6 +115,8 @@ pub struct Broker {
     loader: Loader,
     /// Sockets that were taken over and have yet to be looked at.
     unseen: BTreeSet<ListenerName>,
+    /// What this start has found to differ.
+    comparison: Comparison,
     /// What was done to sockets and is in no line of the log yet.
     told: Told,
     /// Every socket that is not as configured, and perhaps some that are again: not all of ten thousand are to be
@@ -154,6 +158,7 @@ impl Broker {
     pub async fn run(mut self, mut stop: oneshot::Receiver<Stop>) {
         self.finish_start();
         loop {
+            self.sum_up_takeover();
             let event = tokio::select! {
                 biased;
                 told = &mut stop => {
@@ -284,6 +289,7 @@ impl Broker {
         if let Some(checked) = self.started_with.take() {
             self.finish_pools();
             self.look_around();
+            self.compare_with_last();
             self.write_holders();
             self.write_last_good(&checked);
             drop(checked);

@@ -10,6 +10,7 @@ use crate::kernel::holder::HolderClaim;
 use crate::model::PortSet;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -45,6 +46,15 @@ impl From<&HolderClaim> for HolderRecord {
             HolderClaim::Unit { unit, cgroup, life } => {
                 Self::Unit { unit: unit.to_string(), cgroup: cgroup.clone(), life: *life }
             }
+        }
+    }
+}
+
+impl fmt::Display for HolderRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process { pid, .. } => write!(f, "process {pid}"),
+            Self::Unit { unit, .. } => f.write_str(unit),
         }
     }
 }

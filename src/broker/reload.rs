@@ -7,6 +7,7 @@ use super::options::adjust;
 use crate::config::{Checked, build, show};
 use crate::kernel::memory::give_back_freed;
 use crate::kernel::socket::ListenerSocket;
+use crate::kernel::store;
 use crate::listeners::{Change, SocketId};
 use crate::model::{Endpoint, ListenerName, SocketKind};
 use crate::policy::Caller;
@@ -53,6 +54,14 @@ impl Broker {
         if let Some(caller) = &caller {
             administrator(caller, "reload the configuration", "reload the configuration")?;
         }
+        store::notify_reloading();
+        let outcome = self.take_configuration();
+        // Also where it was refused: the daemon serves as before.
+        store::notify_ready();
+        outcome
+    }
+
+    fn take_configuration(&mut self) -> Result<(), Refusal> {
         let checked = self.loader.load();
         self.touched = true;
         if let Some(errors) = errors_of(&checked) {

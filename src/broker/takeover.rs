@@ -2,8 +2,10 @@
 
 use super::activation::Activations;
 use super::command::Handle;
+use super::comparison::{Comparison, Found as Counted};
 use super::descriptors::Descriptors;
 use super::draining::Migration;
+use super::handover::shown;
 use super::holders::Holders;
 use super::learning::Learning;
 use super::options::say_unmet;
@@ -182,6 +184,7 @@ impl Broker {
             announced: Vec::new(),
             touched: true,
             unseen: BTreeSet::new(),
+            comparison: Comparison::new(is_takeover),
             told: Told::default(),
             started_with: None,
             trim_at: None,
@@ -192,6 +195,10 @@ impl Broker {
             commands,
         };
         broker.take_over(stored, named, &checked);
+        if is_takeover {
+            broker.table.stay_closed(Instant::now());
+            broker.compare();
+        }
         broker.put_into_effect(&checked, Change::default());
         broker.alone = false;
         broker.changed.clear();
@@ -202,8 +209,11 @@ impl Broker {
     /// Matches the sockets that came with the configuration, by what the kernel says that they are.
     fn take_over(&mut self, stored: Identified, named: Vec<(Endpoint, OwnedFd)>, checked: &Checked) {
         let Identified { mut found, refused } = stored;
+        self.comparison.count(Counted::Stored, found.values().map(Vec::len).sum::<usize>() + refused.len());
         for error in refused {
             tracing::warn!(%error, "a stored socket is none of ours: {error}");
+            self.comparison
+                .differs(Counted::Unusable, || format!("a stored socket is none of ours: {error}"));
             self.stored.given_up();
         }
         for (endpoint, socket) in named {
@@ -226,7 +236,11 @@ impl Broker {
             let is_current = |c: &Candidate| {
                 old.is_empty() || !(c.stored.is_some() && inode(c.socket.as_fd()).is_some_and(is_old))
             };
-            let Some(current) = candidates.iter().position(is_current) else { continue };
+            // Where a kill came before it was written down which one is old: one that is drained, and that nobody
+            // has, has been closed to clients.
+            let listens = |c: &Candidate| c.stored.as_ref().is_some_and(|identity| identity.listens);
+            let current = candidates.iter().position(|c| is_current(c) && listens(c));
+            let Some(current) = current.or_else(|| candidates.iter().position(is_current)) else { continue };
             self.adopt(&listener, &slot, candidates.remove(current));
         }
         self.find_holders();
@@ -254,6 +268,10 @@ impl Broker {
                 };
                 self.told.taken_over(listener, &socket);
                 say_unmet(listener, &socket);
+                if is_stored {
+                    self.comparison.count(Counted::Kept, 1);
+                    self.comparison.options(listener, &slot.endpoint, socket.was_unmet(), &socket.unmet());
+                }
                 self.sockets.insert(slot.id, socket);
                 self.table.succeeded(slot.id, state, Instant::now());
                 self.watch_hangups(slot.id, state);
@@ -264,6 +282,9 @@ impl Broker {
             Err(error) => {
                 tracing::error!(%listener, endpoint = %slot.endpoint, %error, "cannot take {} for {listener} over: {error}", slot.endpoint);
                 if is_stored {
+                    let endpoint = &slot.endpoint;
+                    let what = || format!("{endpoint} of {listener} cannot be taken over: {error}");
+                    self.comparison.differs(Counted::Unusable, what);
                     self.stored.given_up();
                 }
             }
@@ -277,15 +298,19 @@ impl Broker {
         }
         let Some((_, listener)) = self.table.listener_at(endpoint) else {
             self.told.let_go(endpoint);
+            self.comparison.differs(Counted::LetGo, || format!("{endpoint} is no longer configured: let go"));
             return self.stored.given_up();
         };
         match ListenerSocket::adopt_draining(candidate.socket, endpoint, &listener.config.options) {
             Ok(socket) => {
                 let id = self.table.adopt_draining(endpoint);
                 self.sockets.insert(id, socket);
+                self.comparison.count(Counted::Draining, 1);
             }
             Err(error) => {
                 tracing::warn!(%error, %endpoint, "an old socket of {endpoint} is let go: {error}");
+                let what = || format!("an old socket of {endpoint} cannot be taken over: {error}");
+                self.comparison.differs(Counted::Unusable, what);
                 self.stored.given_up();
             }
         }
@@ -305,6 +330,12 @@ impl Broker {
                 Some(Ok(Some((id, _)))) => Some(id),
                 _ => None,
             };
+            match holder {
+                Some(_) => self.comparison.count(Counted::Holders, 1),
+                None => self.comparison.differs(Counted::HoldersGone, || {
+                    format!("{}, which held {}, is gone", held.holder, shown(&held.listeners))
+                }),
+            }
             for name in held.listeners.iter().filter_map(|name| ListenerName::try_from(name.as_str()).ok()) {
                 self.expect_as_made(&name);
                 match holder {

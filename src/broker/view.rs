@@ -15,6 +15,17 @@ pub struct View {
     pub pools: Vec<PoolView>,
     /// How many ports are protected because services listen on them.
     pub learned: usize,
+    /// What the start found of what an earlier daemon had stored; `None` where nothing was, or it is not told yet.
+    pub takeover: Option<TakeoverView>,
+}
+
+/// What a start found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TakeoverView {
+    /// How many, by words such as `stored`, `kept` and `missing`.
+    pub counts: Vec<(&'static str, u32)>,
+    /// What differed, a sentence each.
+    pub differences: Vec<String>,
 }
 
 /// One listener.

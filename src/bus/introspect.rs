@@ -73,6 +73,9 @@ const MANAGER: &str = r#" <interface name="org.freedesktop.DBus.ObjectManager">
    <arg name="after" type="t" direction="in"/><arg name="most" type="u" direction="in"/>
    <arg name="leases" type="a(ttssssussa(sqq)u)" direction="out"/>
   </method>
+  <method name="ListWanted">
+   <arg name="session" type="o" direction="in"/><arg name="wanted" type="a(sss)" direction="out"/>
+  </method>
   <method name="DrainAddress">
    <arg name="address" type="s" direction="in"/><arg name="options" type="a{sv}" direction="in"/>
   </method>
@@ -82,6 +85,12 @@ const MANAGER: &str = r#" <interface name="org.freedesktop.DBus.ObjectManager">
   <property name="State" type="s" access="read"/>
   <property name="Faults" type="as" access="read"/>
   <property name="LearnedPorts" type="u" access="read">
+   <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
+  </property>
+  <property name="Takeover" type="a{su}" access="read">
+   <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
+  </property>
+  <property name="TakeoverDifferences" type="as" access="read">
    <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
   </property>
  </interface>
@@ -102,6 +111,7 @@ const LISTENER: &str = r#" <interface name="org.portbroker.PortBroker1.Listener"
 "#;
 
 const POOL: &str = r#" <interface name="org.portbroker.PortBroker1.Pool">
+  <signal name="Wanted"/>
   <property name="Name" type="s" access="read"/>
   <property name="State" type="s" access="read"/>
   <property name="Addresses" type="a(ssuu)" access="read">
@@ -114,6 +124,10 @@ const POOL: &str = r#" <interface name="org.portbroker.PortBroker1.Pool">
   </property>
   <property name="Spread" type="s" access="read"/>
   <property name="Quota" type="s" access="read"/>
+  <property name="Minimum" type="u" access="read"/>
+  <property name="Waiting" type="u" access="read">
+   <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
+  </property>
   <property name="Allow" type="as" access="read"/>
   <property name="Origin" type="s" access="read"/>
   <property name="Faults" type="as" access="read"/>

@@ -80,6 +80,22 @@ impl Manager {
         connection.send(&reply).await
     }
 
+    /// Whether a call may be answered much later; see [`outbound::may_wait`].
+    pub(super) fn may_wait(&self, message: &Message) -> bool {
+        message.message_type() == Type::MethodCall && outbound::may_wait(message, &message.header())
+    }
+
+    /// Answers a call that would wait beside too many others.
+    pub(super) async fn refuse_to_wait(
+        &self,
+        connection: &Connection,
+        message: &Message,
+        most: usize,
+    ) -> zbus::Result<()> {
+        let text = format!("{most} calls wait for ports here already: let some of them end first");
+        connection.send(&Failure::standard("LimitsExceeded", text).reply(&message.header())?).await
+    }
+
     async fn call(
         &self,
         message: &Message,
@@ -269,7 +285,7 @@ impl Manager {
             }
             Notice::PoolChanged(view) => {
                 let mut properties = properties::of_pool(&view);
-                for not_told in ["Addresses", "Capacity"] {
+                for not_told in ["Addresses", "Capacity", "Waiting"] {
                     properties.remove(not_told);
                 }
                 changed(connection, properties::path_of_pool(&view.name), POOL_INTERFACE, properties).await
@@ -277,6 +293,10 @@ impl Manager {
             Notice::PoolAdded(view) => {
                 let path = properties::path_of_pool(&view.name);
                 added(connection, path, POOL_INTERFACE, properties::of_pool(&view)).await
+            }
+            Notice::PoolWanted(name) => {
+                let path = properties::path_of_pool(&name);
+                connection.emit_signal(None::<&str>, path, POOL_INTERFACE, "Wanted", &()).await
             }
             Notice::PoolRemoved(name) => {
                 removed(connection, properties::path_of_pool(&name), POOL_INTERFACE).await

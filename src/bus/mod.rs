@@ -67,7 +67,7 @@ impl From<crate::broker::Refusal> for Failure {
                 let details = outbound::of_shortage(shortage);
                 return Self { details, ..Self::ours(ErrorName::Exhausted, refusal.to_string()) };
             }
-            Refusal::QuotaExceeded(_) => ErrorName::QuotaExceeded,
+            Refusal::QuotaExceeded(_) | Refusal::SharedQuotaExceeded(_) => ErrorName::QuotaExceeded,
             Refusal::NoSuchSession(_) => ErrorName::NoSuchSession,
             Refusal::CannotLease(_) => ErrorName::NotReady,
             Refusal::TooManySockets(_) => ErrorName::TooManySockets,

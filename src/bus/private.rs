@@ -7,6 +7,7 @@ use crate::broker::Handle;
 use crate::kernel::descriptors::{Purpose, Spare, is_shortage, leaves_room};
 use crate::kernel::peer::Peer;
 use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use portbroker_client::wire::MAX_SOCKETS_PEER_TO_PEER;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -25,6 +26,8 @@ const CONNECTIONS_OF_USERS: usize = 4096;
 /// How many messages of a connection are read before they are answered: what one user can have of our memory is
 /// this, times the length of a message, times the connections.
 const QUEUED: NonZeroUsize = NonZeroUsize::MIN;
+/// How many calls of a connection may wait for ports at once.
+const WAITING: usize = 64;
 /// How long a client may take to authenticate.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -196,13 +199,24 @@ async fn serve_connection(
     let Some(mut notices) = broker.notices() else { return Ok(()) };
     let manager = Manager { broker, limit: MAX_SOCKETS_PEER_TO_PEER };
     let identity = PeerIdentity::new(peer);
+    // Calls that wait for ports: the others of the connection are answered meanwhile, and when it ends they wait no more.
+    let mut waiting = FuturesUnordered::new();
     loop {
         tokio::select! {
             message = messages.next() => match message {
+                Some(Ok(message)) if manager.may_wait(&message) => {
+                    if waiting.len() >= WAITING {
+                        manager.refuse_to_wait(&connection, &message, WAITING).await?;
+                        continue;
+                    }
+                    let (manager, connection, identity) = (&manager, &connection, &identity);
+                    waiting.push(async move { manager.answer(connection, &message, identity).await });
+                }
                 Some(Ok(message)) => manager.answer(&connection, &message, &identity).await?,
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),
             },
+            Some(answered) = waiting.next() => answered?,
             notice = notices.recv() => match notice {
                 Ok(notice) => manager.announce(&connection, notice).await?,
                 // It reads too slowly to be told everything; what it asks for is still right.

@@ -1,6 +1,6 @@
 //! Properties of the objects, as D-Bus values.
 
-use crate::broker::{Learned, ListenerView, PoolView, QueueView, View};
+use crate::broker::{Learned, ListenerView, PoolView, QueueView, TakeoverView, View};
 use portbroker_client::wire::{
     LISTENER_INTERFACE, LearnedRow, POOL_INTERFACE, PoolAddressRow, listener_path, pool_path,
 };
@@ -20,7 +20,18 @@ pub(super) fn of_manager(view: &View) -> Properties {
         ("State", Variant::new(state)),
         ("Faults", Variant::new(view.faults.clone())),
         ("LearnedPorts", Variant::new(u32::try_from(view.learned).unwrap_or(u32::MAX))),
+        ("Takeover", Variant::new(of_takeover(view.takeover.as_ref()))),
+        (
+            "TakeoverDifferences",
+            Variant::new(view.takeover.as_ref().map(|t| t.differences.clone()).unwrap_or_default()),
+        ),
     ])
+}
+
+/// Counts by name; none of a cold start.
+fn of_takeover(takeover: Option<&TakeoverView>) -> HashMap<String, u32> {
+    let counts = takeover.into_iter().flat_map(|takeover| &takeover.counts);
+    counts.map(|(word, count)| ((*word).to_owned(), *count)).collect()
 }
 
 /// What ListLearned returns: port, protocol, unit, first and last seen.
@@ -66,6 +77,8 @@ pub(super) fn of_pool(view: &PoolView) -> Properties {
         ("Capacity", Variant::new(view.capacity)),
         ("Spread", Variant::new(view.spread)),
         ("Quota", Variant::new(view.quota.clone())),
+        ("Minimum", Variant::new(view.minimum)),
+        ("Waiting", Variant::new(u32::try_from(view.waiting).unwrap_or(u32::MAX))),
         ("Allow", Variant::new(view.allow.clone())),
         ("Origin", Variant::new(view.origin.clone())),
         ("Faults", Variant::new(view.faults.clone())),

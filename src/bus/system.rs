@@ -17,6 +17,8 @@ use zbus::message::{Flags, Message, Type};
 
 /// Calls of the bus that are answered at once; more are refused, since one connection serves everybody.
 const CALLS_AT_ONCE: usize = 64;
+/// Calls that may wait for ports at once, of all callers.
+const WAITING: usize = 256;
 /// Between two tries where the bus is there and does not take us.
 const RETRY: Duration = Duration::from_secs(60);
 
@@ -76,6 +78,7 @@ async fn serve_once(broker: &Handle) -> zbus::Result<()> {
     let manager = Manager { broker: broker.clone(), limit: MAX_SOCKETS_ON_A_BUS };
     let identity = Arc::new(BusIdentity::new(&connection).await?);
     let places = Arc::new(Semaphore::new(CALLS_AT_ONCE));
+    let waiting = Arc::new(Semaphore::new(WAITING));
     connection.request_name(BUS_NAME).await?;
     tracing::info!(name = BUS_NAME, "serving the system bus");
     loop {
@@ -89,8 +92,10 @@ async fn serve_once(broker: &Handle) -> zbus::Result<()> {
                     refuse_for_length(&connection, &message).await;
                     continue;
                 }
+                let waits = manager.may_wait(&message);
+                let places = if waits { &waiting } else { &places };
                 // A task a call: to know the caller the bus is asked, and its answer comes by this loop's stream.
-                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                let Ok(place) = Arc::clone(places).try_acquire_owned() else {
                     let limits = "org.freedesktop.DBus.Error.LimitsExceeded";
                     let _ = connection.reply_error(&message.header(), limits, &"too many calls at once").await;
                     continue;

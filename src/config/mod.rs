@@ -13,6 +13,7 @@ mod listen;
 mod merge;
 mod plain;
 mod pool;
+pub mod pool_callers;
 mod pool_definition;
 mod pool_values;
 mod render;

@@ -53,6 +53,11 @@ fn pool_values(pool: &PoolConfig) -> Vec<(&'static str, String)> {
                 Quota::None | Quota::Quarter => None,
             },
         ),
+        ("minimum", (pool.minimum > 0).then(|| format!("{{ ports = {} }}", pool.minimum))),
+        (
+            "close-orphans",
+            pool.close_orphans.map(|time| quote(&humantime::format_duration(time).to_string())),
+        ),
     ];
     values.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))).collect()
 }

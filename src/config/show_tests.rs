@@ -150,7 +150,8 @@ fn json_has_the_documented_keys() {
     let pool = &json["pools"][0];
     assert_eq!((&pool["name"], &pool["ports"]), (&json!("egress"), &json!("10000-32767,61000-65535")));
     let values: Vec<_> = pool["values"].as_array().unwrap().iter().map(|value| &value["key"]).collect();
-    assert_eq!(values, ["addresses", "addresses", "ports", "spread", "allow", "quota"]);
+    let keys = ["addresses", "addresses", "ports", "spread", "allow", "quota", "minimum", "close-orphans"];
+    assert_eq!(values, keys);
     assert_eq!(
         (&pool["values"][5]["value"], &pool["values"][5]["origin"]["line"]),
         (&json!({"ports": 20000}), &json!(16))

@@ -3,7 +3,7 @@
 use super::draining::{DrainStep, Draining, Facts};
 use super::listener::{Action, BySocket, HolderId, Listener, Slot, SocketId, Trouble};
 use super::{Target, back_off};
-use crate::config::ListenerConfig;
+use crate::config::{Idle, ListenerConfig};
 use crate::model::{Endpoint, ListenerName};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -276,6 +276,20 @@ impl Table {
                 .collect();
             let others = listener.slots.iter_mut().filter(|slot| !listens(&&**slot));
             others.for_each(|slot| slot.waits = served.contains(&slot.endpoint));
+        }
+    }
+
+    /// After a start: what nobody holds and is closed has been waited for long enough, `idle = "queue 30s"`. How long
+    /// before is not known; but clients that were refused a moment ago are not to wait in vain because of a restart.
+    pub fn stay_closed(&mut self, now: Instant) {
+        for (name, listener) in &mut self.listeners {
+            let Idle::QueueFor(patience) = listener.config.idle else { continue };
+            let mut bound = listener.slots.iter().filter_map(|slot| slot.state).peekable();
+            let was_closed = bound.peek().is_some() && bound.all(|state| state == Target::Refusing);
+            if was_closed && listener.holders.is_empty() {
+                listener.unheld_since = now.checked_sub(patience).unwrap_or(listener.unheld_since);
+                reschedule(&mut self.due, name, listener, now);
+            }
         }
     }
 

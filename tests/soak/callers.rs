@@ -71,6 +71,8 @@ fn kills(scene: &Scene<'_>) {
         if scene.goes_on() && scene.kills.load(Ordering::Relaxed) {
             scene.site.kill();
             count(&scene.tally.kills);
+            // Where the machine has much to do, one that never answered would be killed after the other.
+            while scene.goes_on() && scene.site.run(&["list", "pools"]).0 != Some(0) {}
         }
     }
 }

@@ -14,7 +14,8 @@ use std::thread::Scope;
 use std::time::Duration;
 
 const LESSEES: u64 = 3;
-const PATIENCE: Duration = Duration::from_secs(20);
+/// A machine that has much to do takes its time to start a service.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A service that answers each client with `ok`, and that ends when its standard input does, between two clients.
 const SERVICE: &str = "

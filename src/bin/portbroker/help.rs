@@ -10,8 +10,12 @@ does not run.
 JSON: {\"state\": \"running\" | \"degraded\" | \"stopped\", \"version\", \"faults\": [text],
        \"listeners\": {\"listening\", \"reserved\", \"failed\"}, \"learned\": number of ports that are
        protected because services listen on them, \"pools\": {\"ready\", \"degraded\", \"failed\",
-       \"leased\": ports, of all pools, \"cooling\": ports}}; version, listeners, learned and pools
-       are null where it is stopped.
+       \"leased\": ports, of all pools, \"cooling\": ports}, \"takeover\": what the start found of an
+       earlier broker's sockets: \"stored\" in all, \"kept\", \"draining\", \"let-go\" (no longer configured),
+       \"unusable\"; configured and not stored, \"missing\" (an earlier broker had it) and \"new\"; in another
+       state or with other options than it should, \"changed\" (put right at once), \"mended\" and \"replaced\"
+       (spoilt by a holder that is gone); \"holders\", \"holders-gone\"; \"differences\": [text]}; version,
+       listeners, learned and pools are null where it is stopped, and takeover where nothing was stored.
 
 Examples:
   portbroker status
@@ -158,8 +162,8 @@ JSON: {\"name\", \"state\": \"ready\" | \"degraded\" | \"failed\",
        \"addresses\": [{\"address\", \"state\": \"in-use\" | \"absent\" | \"draining\" | \"drained\",
                       \"leased\", \"cooling\"}],
        \"zone\": ports that are leased, as text, \"left-out\": [{\"ports\", \"reason\"}],
-       \"capacity\": connections to one destination (IPv4 or IPv6, which has more), \"spread\", \"quota\", \"allow\": [text],
-       \"origin\", \"faults\": [text]}
+       \"capacity\": connections to one destination (IPv4 or IPv6, which has more), \"spread\", \"quota\", \"minimum\": ports
+       that are kept for each caller, \"waiting\": requests that wait, \"allow\": [text], \"origin\", \"faults\": [text]}
 leased and cooling count the ports of all destinations; a port that ten destinations share counts ten
 times.
 
@@ -174,10 +178,13 @@ same line in its environment as PORTBROKER_LEASE; without COMMAND, until it is i
 status is COMMAND's, or 128 and the number of the signal that ended it.
 Bind these sources with SO_REUSEADDR on for TCP: other destinations share them. UDP ports are leased
 to nobody else: leave it off.
+Without --wait it fails where there are not enough ports. With it, it waits for them, by turns with
+others who wait: units, or users, are served one after the other.
 
 Examples:
   portbroker lease egress --to 198.51.100.7:443 --count 40
   portbroker lease egress --to any --block 1000 -- ./load-test
+  portbroker lease egress --to 198.51.100.7:443 --wait 10s -- ./fetch
   portbroker lease default --to 127.0.0.1:80 -- sh -c 'echo $PORTBROKER_LEASE'";
 
 pub(crate) const RELEASE_HELP: &str = "\

@@ -3,7 +3,7 @@
 use crate::args::block_on;
 use crate::failure::{Failure, complain};
 use crate::output::{Cell, Output, Paint};
-use portbroker_client::inspect::Status;
+use portbroker_client::inspect::{Status, Takeover};
 use portbroker_client::{Broker, Error};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -12,7 +12,8 @@ use std::process::ExitCode;
 const DEGRADED: u8 = 1;
 const NOT_RUNNING: u8 = 3;
 
-/// The JSON document. `version`, `listeners`, `learned` and `pools` are null where there is no broker to say.
+/// The JSON document. `version`, `listeners`, `learned` and `pools` are null where there is no broker to say, and
+/// `takeover` also where it began with nothing.
 #[derive(Debug, Serialize)]
 struct Document<'a> {
     state: &'a str,
@@ -21,6 +22,20 @@ struct Document<'a> {
     listeners: Option<Counts>,
     learned: Option<u32>,
     pools: Option<Pools>,
+    takeover: Option<Found<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Found<'a> {
+    #[serde(flatten)]
+    counts: &'a BTreeMap<String, u32>,
+    differences: &'a [String],
+}
+
+impl<'a> From<&'a Takeover> for Found<'a> {
+    fn from(takeover: &'a Takeover) -> Self {
+        Self { counts: &takeover.counts, differences: &takeover.differences }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -76,6 +91,7 @@ pub(crate) fn run(broker: &Broker, output: Output) -> Result<ExitCode, Failure> 
                 listeners: None,
                 learned: None,
                 pools: None,
+                takeover: None,
             };
             output.print(&stopped, || {
                 vec![vec![Cell::plain("portbroker"), Cell::new("stopped", Paint::Bad)]]
@@ -95,6 +111,7 @@ fn report(status: &Status, output: Output) -> Result<ExitCode, Failure> {
         listeners: Some(counts),
         learned: status.learned_ports,
         pools: Some(pools),
+        takeover: status.takeover.as_ref().map(Found::from),
     };
     output.print(&document, || lines(status, counts, pools))?;
     Ok(if status.state == "running" { ExitCode::SUCCESS } else { DEGRADED.into() })
@@ -124,6 +141,23 @@ fn lines(status: &Status, counts: Counts, pools: Pools) -> Vec<Vec<Cell>> {
         );
         lines.push(vec![Cell::plain("pools"), Cell::plain(text)]);
     }
+    if let Some(takeover) = &status.takeover {
+        lines.push(vec![Cell::plain("takeover"), Cell::plain(taken_over(takeover))]);
+        lines
+            .extend(takeover.differences.iter().map(|text| vec![Cell::plain("differed"), Cell::plain(text)]));
+    }
     lines.extend(status.faults.iter().map(|fault| vec![Cell::plain("fault"), Cell::new(fault, Paint::Bad)]));
     lines
+}
+
+/// `300 sockets stored, 298 kept, 2 let go; 1 holder`.
+fn taken_over(takeover: &Takeover) -> String {
+    let count = |word| takeover.counts.get(word).copied().unwrap_or_default();
+    let mut text = format!("{} sockets stored, {} kept", count("stored"), count("kept"));
+    let words = ["draining", "let-go", "unusable", "missing", "new", "changed", "mended", "replaced"];
+    for (word, count) in words.map(|word| (word, count(word))).into_iter().filter(|(_, count)| *count > 0) {
+        text.push_str(&format!(", {count} {}", word.replace('-', " ")));
+    }
+    text.push_str(&format!("; {} holders, {} gone", count("holders"), count("holders-gone")));
+    text
 }

@@ -83,6 +83,8 @@ pub struct ListenerSocket {
     protocol: Option<i32>,
     /// [`ListenerSocket::settle`] has yet to be called.
     unsettled: bool,
+    /// What was configured and it did not have when it was adopted.
+    was_unmet: Vec<Unmet>,
     /// Of unix sockets with a path.
     path: Option<PathHold>,
     /// Asked for when somebody wants to know it: ten thousand sockets are bound, and few are ever looked at.
@@ -143,6 +145,7 @@ impl ListenerSocket {
             replacements: 0,
             protocol: None,
             unsettled: false,
+            was_unmet: Vec::new(),
             path,
             inode: OnceLock::new(),
         }
@@ -394,6 +397,12 @@ impl ListenerSocket {
             Some(hold) => links.and(hold.remove()),
             None => Ok(()),
         }
+    }
+
+    /// What was configured and it did not have when it was adopted; see [`Self::unmet`] for what it still has not.
+    #[must_use]
+    pub fn was_unmet(&self) -> &[Unmet] {
+        &self.was_unmet
     }
 
     /// The state that it was brought into, or found in when it was adopted.

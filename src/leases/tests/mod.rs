@@ -6,6 +6,8 @@ mod fixture;
 mod kernel;
 mod naive;
 mod random;
+mod shares;
+mod waiting;
 
 use super::*;
 use crate::model::Seen;
@@ -17,6 +19,7 @@ struct Pool {
     zone: PortSet,
     spread: Spread,
     quota: Quota,
+    guarantee: Option<Arc<Guarantee>>,
 }
 
 impl Pool {
@@ -27,6 +30,7 @@ impl Pool {
             zone: zone.parse().unwrap(),
             spread: Spread::LeastUsed,
             quota: Quota::None,
+            guarantee: None,
         }
     }
 
@@ -37,6 +41,7 @@ impl Pool {
             zone: &self.zone,
             spread: self.spread,
             quota: self.quota,
+            guarantee: self.guarantee.as_ref(),
         }
     }
 }

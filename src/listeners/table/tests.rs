@@ -49,6 +49,32 @@ fn state(table: &Table, listener: &str) -> Option<Target> {
 }
 
 #[test]
+fn what_was_closed_when_its_time_was_up_stays_closed_over_a_restart() {
+    let (mut table, start) = (Table::default(), Instant::now());
+    let patient = Idle::QueueFor(Duration::from_secs(30));
+    table.configure(
+        &wanted(&[("closed", &[1], patient), ("open", &[2], patient), ("held", &[3], patient)]),
+        start,
+    );
+    let found = [("closed", Target::Refusing), ("open", Target::Listening), ("held", Target::Refusing)];
+    for (listener, state) in found {
+        let id = table.get(listener).unwrap().1.slots[0].id;
+        table.succeeded(id, state, start);
+    }
+    table.hold(&name("held"), HolderId(1), start);
+    table.stay_closed(start);
+    obey(&mut table, start);
+    assert_eq!(state(&table, "closed"), Some(Target::Refusing));
+    assert_eq!(state(&table, "open"), Some(Target::Listening));
+    assert_eq!(state(&table, "held"), Some(Target::Listening));
+    // Those who come after the next holder wait as long as ever.
+    table.hold(&name("closed"), HolderId(2), start);
+    table.release(HolderId(2), start);
+    obey(&mut table, start);
+    assert_eq!(state(&table, "closed"), Some(Target::Listening));
+}
+
+#[test]
 fn a_listener_queues_from_the_start_and_refuses_only_where_it_is_asked_to() {
     let (mut table, now) = (Table::default(), Instant::now());
     table.configure(&wanted(&[("queue", &[1], Idle::Queue), ("refuse", &[2], Idle::Refuse)]), now);
