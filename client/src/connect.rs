@@ -6,7 +6,7 @@
 //! pipelined, proxies cache and introspect nothing), for `portbroker exec` has milliseconds.
 
 use crate::error::{Error, Failure};
-use crate::inspect::{LearnedPort, ListenerStatus, Queue, Status};
+use crate::inspect::{Condition, LearnedPort, ListenerStatus, Queue, Status};
 use crate::kept::Kept;
 use crate::wire::{self, ErrorName, ListenerProxy, ManagerProxy, ObjectManagerProxy};
 use std::collections::HashMap;
@@ -209,6 +209,18 @@ impl Broker {
             })
             .await?;
         Status::read(manager, objects)
+    }
+
+    /// The same without listeners and pools.
+    pub async fn condition(&self) -> Result<Condition, Error> {
+        let manager = self
+            .ask(|connection| {
+                Box::pin(
+                    async move { get_all(&connection, wire::MANAGER_PATH, wire::MANAGER_INTERFACE).await },
+                )
+            })
+            .await?;
+        Condition::read(manager)
     }
 
     /// All listeners, by name.

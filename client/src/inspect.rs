@@ -21,6 +21,8 @@ pub struct Status {
     pub version: String,
     /// What is not as it was configured, a sentence each.
     pub faults: Vec<String>,
+    /// What is configured and not in effect on sockets that are served without it, a sentence each.
+    pub notes: Vec<String>,
     /// How many ports are protected because services listen on them; `None`: an older broker, which does not tell.
     pub learned_ports: Option<u32>,
     /// What it found of an earlier broker's sockets when it started; `None`: it found none, or is an older broker.
@@ -31,10 +33,21 @@ pub struct Status {
     pub pools: Vec<PoolStatus>,
 }
 
+/// How the broker is, without what there is of listeners and pools.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// `running` or `degraded`.
+    pub state: String,
+    /// What is not as it was configured, a sentence each.
+    pub faults: Vec<String>,
+    /// What is configured and not in effect on sockets that are served without it, a sentence each.
+    pub notes: Vec<String>,
+}
+
 /// What a broker found of an earlier one's sockets when it started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Takeover {
-    /// How many sockets, by what became of them: `stored` of them all, `kept`, `draining`, `let-go`, `unusable`; and of
+    /// How many sockets, by what became of them: `stored` of them all, `kept`, `draining`, `lingering`, `let-go`, `unusable`; and of
     /// those that are configured and were not stored, `missing` and `new`. `changed`, `mended` and `replaced` are those
     /// that had not the state or the options that they should have. `holders` and `holders-gone` are who had them.
     pub counts: BTreeMap<String, u32>,
@@ -55,12 +68,14 @@ impl Takeover {
 pub struct ListenerStatus {
     /// Its name.
     pub name: String,
-    /// `reserved`, `listening` or `failed`.
+    /// `reserved`, `listening`, `failed`, or `lingering`: it is no longer configured, and somebody still has its sockets.
     pub state: String,
     /// Its sockets.
     pub sockets: Vec<SocketStatus>,
     /// Who holds it: `mariadb.service`, `nginx[812]`.
     pub holders: Vec<String>,
+    /// What is configured and not in effect on its sockets, and what to do, a sentence each.
+    pub notes: Vec<String>,
     /// What it does while nobody holds it, as in the configuration.
     pub idle: String,
     /// The service that is started on the first connection.
@@ -78,11 +93,11 @@ pub struct ListenerStatus {
 pub struct SocketStatus {
     /// `tcp 127.0.0.1:3306`, `unix /run/x.sock`.
     pub endpoint: String,
-    /// `reserved`, `listening`, `failed` or `draining`.
+    /// `reserved`, `listening`, `failed`, `draining` or `lingering`.
     pub state: String,
     /// Its inode, as in `ss -e`; none where it could not be bound.
     pub inode: Option<u64>,
-    /// Why it could not be bound.
+    /// Why it could not be bound; with an inode, what could not be changed of it.
     pub error: Option<String>,
 }
 
@@ -110,10 +125,21 @@ impl Status {
             state: take(&mut manager, "State")?,
             version: take(&mut manager, "Version")?,
             faults: take(&mut manager, "Faults")?,
+            notes: take_notes(&mut manager),
             learned_ports: take(&mut manager, "LearnedPorts").ok(),
             takeover: Takeover::read(&mut manager),
             pools: PoolStatus::read_all(&mut objects)?,
             listeners: ListenerStatus::read_all(objects)?,
+        })
+    }
+}
+
+impl Condition {
+    pub(crate) fn read(mut manager: Properties) -> Result<Self, Error> {
+        Ok(Self {
+            state: take(&mut manager, "State")?,
+            faults: take(&mut manager, "Faults")?,
+            notes: take_notes(&mut manager),
         })
     }
 }
@@ -136,6 +162,7 @@ impl ListenerStatus {
             state: take(&mut properties, "State")?,
             sockets: rows.into_iter().map(SocketStatus::from).collect(),
             holders: take(&mut properties, "Holders")?,
+            notes: take_notes(&mut properties),
             idle: take(&mut properties, "Idle")?,
             activate: take_text(&mut properties, "Activate")?,
             activation_error: take_text(&mut properties, "ActivationError")?,
@@ -176,6 +203,11 @@ impl From<SocketRow> for SocketStatus {
             error: (!error.is_empty()).then_some(error),
         }
     }
+}
+
+/// An earlier broker has none.
+fn take_notes(properties: &mut Properties) -> Vec<String> {
+    take(properties, "Notes").unwrap_or_default()
 }
 
 /// A text that an earlier broker does not have, and that is empty where there is nothing to say.

@@ -268,7 +268,8 @@ pub trait Manager {
     fn drain_address(&self, address: &str, options: HashMap<&str, Variant<'_>>) -> zbus::Result<()>;
 
     /// Reads the configuration again. All or nothing: on any fault the old one goes on, and the error
-    /// (InvalidConfiguration) has all faults in its message.
+    /// (InvalidConfiguration) has all faults in its message. What cannot be had of one that was taken, such as a port
+    /// that somebody else has, is in `Faults` from then on, and tried again.
     fn reload(&self) -> zbus::Result<()>;
 
     /// New sockets for a listener, in place of some that a holder has spoilt: beside the old ones, which are closed
@@ -290,12 +291,16 @@ pub trait Manager {
     #[zbus(property)]
     fn faults(&self) -> zbus::Result<Vec<String>>;
 
+    /// What is configured and not in effect on sockets that are served without it, and what to do, a sentence each.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn notes(&self) -> zbus::Result<Vec<String>>;
+
     /// How many ports are protected because services listen on them.
     #[zbus(property(emits_changed_signal = "false"))]
     fn learned_ports(&self) -> zbus::Result<u32>;
 
     /// What the start found of the sockets of an earlier daemon: counts by the words `stored`, `kept`, `draining`,
-    /// `let-go`, `unusable`, `missing`, `new`, `changed`, `mended`, `replaced`, `holders` and `holders-gone`. Empty
+    /// `lingering`, `let-go`, `unusable`, `missing`, `new`, `changed`, `mended`, `replaced`, `holders` and `holders-gone`. Empty
     /// where there were none.
     #[zbus(property(emits_changed_signal = "false"))]
     fn takeover(&self) -> zbus::Result<HashMap<String, u32>>;
@@ -394,8 +399,9 @@ pub trait Pool {
 /// One socket of a listener, as the property `Sockets` has it: `(endpoint, state, inode, error)`.
 ///
 /// Endpoint as in `tcp 127.0.0.1:3306`, `udp [::]:53%eth0`, `unix /run/x.sock`, `unix-datagram @x`; state
-/// is `reserved`, `listening`, `failed` or, for an old socket beside its successor, `draining`; inode 0 and a message
-/// where it failed.
+/// is `reserved`, `listening`, `failed` or, for an old socket beside its successor, `draining`, or, for one that is no
+/// longer configured and that somebody still has, `lingering`; inode 0 and a message where it failed. A message beside an
+/// inode says what could not be changed of it.
 pub type SocketRow = (String, String, u64, String);
 
 /// What waits in one socket, as the method `Queues` has it: inode, and facts by name.
@@ -416,7 +422,8 @@ pub trait Listener {
     #[zbus(property)]
     fn name(&self) -> zbus::Result<String>;
 
-    /// `reserved`, `listening` or `failed` (any of its sockets).
+    /// `reserved`, `listening` or `failed` (any of its sockets); `lingering` where it is no longer configured, and
+    /// somebody still has sockets of it. Nobody else is handed these.
     #[zbus(property)]
     fn state(&self) -> zbus::Result<String>;
 
@@ -427,6 +434,10 @@ pub trait Listener {
     /// Who holds it: `mariadb.service`, `nginx[812]`; empty where nobody does.
     #[zbus(property)]
     fn holders(&self) -> zbus::Result<Vec<String>>;
+
+    /// What is configured and not in effect on its sockets, and what to do, a sentence each.
+    #[zbus(property)]
+    fn notes(&self) -> zbus::Result<Vec<String>>;
 
     /// As in the configuration: `queue`, `refuse`, `queue 30s`, `drop`.
     #[zbus(property)]

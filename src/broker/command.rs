@@ -108,6 +108,7 @@ pub(super) enum Command {
     Outbound(Ask),
     LookAtDescriptors,
     View(oneshot::Sender<View>),
+    Condition(oneshot::Sender<View>),
     Show(String, oneshot::Sender<Option<ListenerView>>),
 }
 
@@ -176,6 +177,11 @@ impl Handle {
     /// Everything.
     pub async fn view(&self) -> Result<View, Stopping> {
         self.ask(Command::View).await
+    }
+
+    /// The same without listeners and pools.
+    pub async fn condition(&self) -> Result<View, Stopping> {
+        self.ask(Command::Condition).await
     }
 
     /// One listener.

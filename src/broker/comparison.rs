@@ -24,6 +24,8 @@ pub(super) enum Found {
     Kept,
     /// One that is drained: a surplus shard, or renewed.
     Draining,
+    /// One that is no longer configured, and that somebody has.
+    Lingering,
     /// One that is no longer configured.
     LetGo,
     /// One that is none of ours, or that could not be taken over.
@@ -44,10 +46,11 @@ pub(super) enum Found {
     HoldersGone,
 }
 
-const ALL: [(Found, &str); 12] = [
+const ALL: [(Found, &str); 13] = [
     (Found::Stored, "stored"),
     (Found::Kept, "kept"),
     (Found::Draining, "draining"),
+    (Found::Lingering, "lingering"),
     (Found::LetGo, "let-go"),
     (Found::Unusable, "unusable"),
     (Found::Missing, "missing"),
@@ -219,7 +222,7 @@ impl Comparison {
 
 /// What is told with a sentence for each.
 fn is_difference(found: Found) -> bool {
-    !matches!(found, Found::Stored | Found::Kept | Found::Draining | Found::Holders)
+    !matches!(found, Found::Stored | Found::Kept | Found::Draining | Found::Lingering | Found::Holders)
 }
 
 impl Broker {

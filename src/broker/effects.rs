@@ -1,7 +1,6 @@
 //! Effects on real sockets: what the table asks for, what a holder has spoilt, what is to be shown.
 
 use super::absent::Absent;
-use super::options::say_unmet;
 use super::view::{self, ListenerView, QueueView, SocketView, View};
 use super::{Broker, Refusal};
 use crate::kernel::socket::{
@@ -66,8 +65,8 @@ impl Broker {
         match ListenerSocket::bind(&endpoint, &listener.config.options) {
             Ok(socket) => {
                 self.told.bound(name, &socket);
-                say_unmet(name, &socket);
                 self.sockets.insert(id, socket);
+                self.note_unmet(id);
                 self.stored.added(id);
                 self.table.succeeded(id, Target::Refusing, Instant::now());
             }
@@ -84,6 +83,9 @@ impl Broker {
         let text = with_causes(error);
         if !matches!(error, BindError::InUse { .. }) {
             return text;
+        }
+        if let Some(old) = self.lingering_in_the_way(endpoint) {
+            return format!("{text}: {old}");
         }
         let recent = self.table.slot(id).and_then(|slot| slot.recent_error(Instant::now()));
         if let Some(known) = recent.filter(|known| known.starts_with(&text)) {
@@ -147,6 +149,8 @@ impl Broker {
         let Some(socket) = self.sockets.get(&id) else { return };
         if socket.replacements() != before {
             self.stored.given_up();
+            // They are known by inode.
+            self.write_holders();
         }
     }
 
@@ -230,6 +234,7 @@ impl Broker {
         if let Some(socket) = self.sockets.remove(&id) {
             let endpoint = socket.endpoint();
             self.told.let_go(endpoint);
+            self.unmet.forget(id);
             // It may not have been watched, and is not from now on.
             let _ = self.hangups.remove(socket.as_fd());
             self.activations.unwatch(socket.as_fd());
@@ -252,6 +257,7 @@ impl Broker {
         faults.extend(self.stored.faults().map(str::to_owned));
         faults.extend(self.outbound.faults());
         faults.extend(self.absent.iter().filter_map(Absent::fault));
+        faults.extend(self.unmet.failures(&self.table));
         let mut of_listeners: Vec<_> = self
             .faulty
             .iter()
@@ -270,18 +276,29 @@ impl Broker {
     }
 
     pub(super) fn view(&self) -> View {
-        let listeners = self.table.iter().map(|(name, listener)| self.view_of(name, listener)).collect();
+        let configured = self.table.iter().map(|(name, listener)| self.view_of(name, listener));
+        let others = self.table.lingering().names().filter(|name| self.table.get(name.as_str()).is_err());
+        let others = others.filter_map(|name| self.lingering_view(name.as_str()));
+        let listeners = configured.chain(others).collect();
+        View { listeners, pools: self.outbound.views(), ..self.condition() }
+    }
+
+    /// How the broker is, without what there is of listeners and pools.
+    pub(super) fn condition(&self) -> View {
         View {
             faults: self.faults(),
-            listeners,
-            pools: self.outbound.views(),
+            notes: self.unmet.notes(&self.table),
             learned: self.learning.count(),
             takeover: self.comparison.view(),
+            ..View::default()
         }
     }
 
     pub(super) fn show(&self, name: &str) -> Option<ListenerView> {
-        self.table.get(name).ok().map(|(name, listener)| self.view_of(name, listener))
+        match self.table.get(name) {
+            Ok((name, listener)) => Some(self.view_of(name, listener)),
+            Err(_) => self.lingering_view(name),
+        }
     }
 
     fn draining_views(&self, listener: &Listener) -> impl Iterator<Item = SocketView> {
@@ -297,17 +314,23 @@ impl Broker {
 
     /// What waits in the sockets of a listener, those that are drained included.
     pub(super) fn queues(&self, name: &str) -> Option<Vec<QueueView>> {
-        let (_, listener) = self.table.get(name).ok()?;
-        let drains = self.table.draining().iter();
-        let drains = drains.filter(|(_, drain)| listener.config.endpoints.contains(&drain.endpoint));
-        let ids = listener.slots.iter().map(|slot| slot.id).chain(drains.map(|(id, _)| id));
+        let mut ids: Vec<SocketId> = self.table.lingering().of(name).map(|(id, _)| id).collect();
+        match self.table.get(name) {
+            Ok((_, listener)) => {
+                let drains = self.table.draining().iter();
+                let of_this = drains.filter(|(_, d)| listener.config.endpoints.contains(&d.endpoint));
+                ids.extend(listener.slots.iter().map(|slot| slot.id).chain(of_this.map(|(id, _)| id)));
+            }
+            Err(_) if ids.is_empty() => return None,
+            Err(_) => {}
+        }
         let queue = |id: SocketId| {
             let socket = self.sockets.get(&id)?;
             let queue = socket.queue().ok()?;
             let Queue { waiting, limit, overflows } = queue;
             Some(QueueView { inode: inode_of(socket), waiting, limit, overflows })
         };
-        Some(ids.filter_map(queue).collect())
+        Some(ids.into_iter().filter_map(queue).collect())
     }
 
     fn view_of(&self, name: &ListenerName, listener: &Listener) -> ListenerView {
@@ -319,15 +342,19 @@ impl Broker {
                 // What waits for the next holder need not be bound: its address is held by another socket.
                 state: if slot.waits() { "reserved" } else { view::state_word(slot.state) },
                 inode: self.sockets.get(&slot.id).map_or(0, inode_of),
-                error: slot.error().unwrap_or_default().to_owned(),
+                error: slot.error().or_else(|| self.unmet.failure(slot.id)).unwrap_or_default().to_owned(),
             })
             .chain(self.draining_views(listener))
+            .chain(self.lingering_views(name.as_str()))
             .collect();
+        let mut holders: Vec<String> = self.shown_holders(&listener.holders).collect();
+        holders.extend(self.lingering_holders(name.as_str(), &listener.holders));
         ListenerView {
             name: name.to_string(),
             state: view::worst(&sockets),
             sockets,
-            holders: listener.holders.iter().filter_map(|id| Some(self.holders.get(*id)?.shown())).collect(),
+            holders,
+            notes: self.unmet.notes_of(listener),
             idle: listener.config.idle.to_string(),
             activate: listener.config.activate.as_ref().map(ToString::to_string).unwrap_or_default(),
             activation_error: self.activations.error(name).unwrap_or_default().to_owned(),

@@ -1,10 +1,10 @@
 //! Who holds listeners, and the end of each holder.
 
 use super::command::{Acquire, Refusal};
-use super::records::HolderRecord;
+use super::records::{HeldSocket, HolderRecord};
 use super::{Broker, records};
 use crate::kernel::holder::{HolderClaim, HolderWatch, Presence, shown_process};
-use crate::listeners::HolderId;
+use crate::listeners::{HolderId, Released, SocketId};
 use crate::model::ListenerName;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
@@ -35,7 +35,8 @@ pub(super) struct Hold {
     holder: HolderId,
     is_unit: bool,
     new: bool,
-    newly: Vec<ListenerName>,
+    /// The sockets that it did not have before.
+    newly: Vec<(ListenerName, Vec<SocketId>)>,
 }
 
 impl Hold {
@@ -134,12 +135,10 @@ impl Broker {
         let now = Instant::now();
         let mut newly = Vec::new();
         for name in names {
-            let held =
-                self.table.get(name.as_str()).is_ok_and(|(_, listener)| listener.holders.contains(&id));
-            if !held {
-                self.table.hold(name, id, now);
+            let sockets = self.table.hold(name, id, now);
+            if !sockets.is_empty() {
                 self.changed.insert(name.clone());
-                newly.push(name.clone());
+                newly.push((name.clone(), sockets));
             }
         }
         if new || !newly.is_empty() {
@@ -153,8 +152,8 @@ impl Broker {
         if hold.new {
             return self.forget_holder(hold.holder);
         }
-        for name in &hold.newly {
-            self.table.release_one(name, hold.holder, Instant::now());
+        for (name, sockets) in &hold.newly {
+            self.table.release_some(name, hold.holder, sockets, Instant::now());
             self.changed.insert(name.clone());
             self.act_on(name, true);
         }
@@ -179,14 +178,15 @@ impl Broker {
         let Some(holder) = self.holders.remove(id) else { return };
         let now = Instant::now();
         let held: Vec<ListenerName> = self.table.held_by(id).cloned().collect();
-        let free = self.table.release(id, now);
+        let Released { free, ended } = self.table.release(id, now);
+        let holder = holder.shown();
         for name in &free {
-            let holder = holder.shown();
             tracing::info!(event = "released", listener = %name, holder, "{holder}, which held {name}, is gone");
             self.mend(name);
             self.act_on(name, true);
         }
         self.settle_drains();
+        self.end_lingering(ended, &holder);
         self.changed.extend(held);
         self.write_holders();
     }
@@ -199,7 +199,14 @@ impl Broker {
     pub(super) fn write_holders(&self) {
         let entries = self.holders.by_id.iter().filter_map(|(id, holder)| {
             let listeners: Vec<String> = self.table.held_by(*id).map(ToString::to_string).collect();
-            (!listeners.is_empty()).then(|| records::Held { holder: holder.record.clone(), listeners })
+            let socket = |(id, name): (SocketId, &ListenerName)| {
+                let inode = self.sockets.get(&id)?.inode().ok()?;
+                Some(HeldSocket { inode, listener: name.to_string() })
+            };
+            let sockets: Vec<HeldSocket> = self.table.sockets_of(*id).filter_map(socket).collect();
+            let holds = !(listeners.is_empty() && sockets.is_empty());
+            let (holder, sockets) = (holder.record.clone(), Some(sockets));
+            holds.then_some(records::Held { holder, listeners, sockets })
         });
         self.records.write_holders(entries.collect());
     }

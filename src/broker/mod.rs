@@ -16,8 +16,10 @@ mod effects;
 mod handover;
 mod holders;
 mod inspection;
+mod known_holders;
 mod learned_file;
 mod learning;
+mod lingering;
 mod lookout;
 mod options;
 mod outbound;
@@ -57,10 +59,11 @@ use descriptors::Descriptors;
 use draining::Migration;
 use holders::Holders;
 use learning::{Due, Learning};
+use options::NotInEffect;
 use outbound::{Happened, Outbound};
 use protection::Protection;
 use records::Records;
-use reload::errors_of;
+use reload::{Read, Reloads, errors_of};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use stored::Stored;
@@ -124,6 +127,8 @@ pub struct Broker {
     faulty: BTreeSet<SocketId>,
     /// Those whose address the host has not.
     absent: BTreeSet<Absent>,
+    unmet: NotInEffect,
+    reloads: Reloads,
     /// When to give the memory back that a long answer has taken.
     trim_at: Option<Instant>,
     /// The configuration of the start, for what can wait until the daemon is ready.
@@ -151,6 +156,7 @@ enum Event {
     Look,
     LearnedWritten,
     Outbound(Happened),
+    Read(Read),
 }
 
 impl Broker {
@@ -211,6 +217,7 @@ impl Broker {
                         Due::Written => Event::LearnedWritten,
                     },
                     happened = self.outbound.next() => Event::Outbound(happened),
+                    read = self.reloads.read() => Event::Read(read),
                 }
             } => event,
         }
@@ -241,6 +248,7 @@ impl Broker {
             }
             Event::LearnedWritten => self.learned_is_written(),
             Event::Outbound(happened) => self.outbound_happened(happened),
+            Event::Read(read) => self.take_read(read),
         }
     }
 
@@ -302,7 +310,7 @@ impl Broker {
         // Whoever asked may be gone by now, and then nobody wants the answer.
         match command {
             Command::Acquire(request, reply) => drop(reply.send(self.acquire(request))),
-            Command::Reload(caller, reply) => drop(reply.send(self.reload(caller))),
+            Command::Reload(caller, reply) => self.reload(caller, reply),
             Command::Learned(reply) => drop(reply.send(self.learning.learned())),
             Command::Forget(caller, port, reply) => drop(reply.send(self.forget(&caller, port))),
             Command::Renew(caller, name, reply) => drop(reply.send(self.renew(&caller, &name))),
@@ -318,6 +326,7 @@ impl Broker {
                 }
                 drop(reply.send(self.view()));
             }
+            Command::Condition(reply) => drop(reply.send(self.condition())),
             Command::Show(name, reply) => drop(reply.send(self.show(&name))),
         }
     }

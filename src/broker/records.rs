@@ -64,6 +64,17 @@ impl fmt::Display for HolderRecord {
 pub(super) struct Held {
     pub(super) holder: HolderRecord,
     pub(super) listeners: Vec<String>,
+    /// What it was handed, whatever that is called by now; `None`: an earlier version wrote this down.
+    #[serde(default)]
+    pub(super) sockets: Option<Vec<HeldSocket>>,
+}
+
+/// A socket that somebody has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct HeldSocket {
+    pub(super) inode: u64,
+    /// The name of its listener when this was written down.
+    pub(super) listener: String,
 }
 
 #[derive(Serialize, Deserialize)]

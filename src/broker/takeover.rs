@@ -5,21 +5,21 @@ use super::command::Handle;
 use super::comparison::{Comparison, Found as Counted};
 use super::descriptors::Descriptors;
 use super::draining::Migration;
-use super::handover::shown;
 use super::holders::Holders;
+use super::known_holders::KnownHolders;
 use super::learning::Learning;
-use super::options::say_unmet;
+use super::options::NotInEffect;
 use super::outbound::Outbound;
 use super::protection::Protection;
-use super::records::{HolderRecord, Records};
-use super::reload::{Loader, errors_of};
+use super::records::Records;
+use super::reload::{Loader, Reloads, errors_of};
 use super::stored::Stored;
 use super::surroundings::Surroundings;
 use super::told::Told;
 use super::{ASSERT_RESERVED_PORTS, Broker, COMMANDS, NOTICES};
 use crate::config::Checked;
 use crate::kernel::hangups::HangupWatch;
-use crate::kernel::holder::{HolderClaim, HolderWatch};
+use crate::kernel::holder::HolderWatch;
 use crate::kernel::migrate_requests::MigrateRequests;
 use crate::kernel::reserved_ports::ReservedPorts;
 use crate::kernel::socket::{Identity, ListenerSocket, SocketState, endpoint_of, identify_stored, inode};
@@ -27,7 +27,7 @@ use crate::kernel::socket_owner;
 use crate::kernel::stored_sockets::{STORED, StoredSockets};
 use crate::kernel::timer::Every;
 use crate::listeners::{BySocket, Change, Slot, Target};
-use crate::model::{Endpoint, ListenerName, UnitName};
+use crate::model::{Endpoint, ListenerName};
 use crate::sources::Locations;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -190,6 +190,8 @@ impl Broker {
             trim_at: None,
             faulty: BTreeSet::new(),
             absent: BTreeSet::new(),
+            unmet: NotInEffect::default(),
+            reloads: Reloads::default(),
             changed: BTreeSet::new(),
             notices,
             commands,
@@ -243,10 +245,10 @@ impl Broker {
             let Some(current) = current.or_else(|| candidates.iter().position(is_current)) else { continue };
             self.adopt(&listener, &slot, candidates.remove(current));
         }
-        self.find_holders();
+        let known = self.find_holders();
         for (endpoint, candidates) in found {
             for candidate in candidates {
-                self.adopt_surplus(&endpoint, candidate);
+                self.adopt_surplus(&endpoint, candidate, &known);
             }
         }
         self.table.wait_where_served();
@@ -267,12 +269,12 @@ impl Broker {
                     SocketState::Reserved => Target::Refusing,
                 };
                 self.told.taken_over(listener, &socket);
-                say_unmet(listener, &socket);
                 if is_stored {
                     self.comparison.count(Counted::Kept, 1);
                     self.comparison.options(listener, &slot.endpoint, socket.was_unmet(), &socket.unmet());
                 }
                 self.sockets.insert(slot.id, socket);
+                self.note_unmet(slot.id);
                 self.table.succeeded(slot.id, state, Instant::now());
                 self.watch_hangups(slot.id, state);
                 if !is_stored {
@@ -291,19 +293,28 @@ impl Broker {
         }
     }
 
-    /// A socket that no listener has a place for: one of an endpoint that is configured is drained.
-    fn adopt_surplus(&mut self, endpoint: &Endpoint, candidate: Candidate) {
+    /// A socket that no listener has a place for: one of an endpoint that is configured is drained, and another one
+    /// lingers where somebody has it.
+    fn adopt_surplus(&mut self, endpoint: &Endpoint, candidate: Candidate, known: &KnownHolders) {
         if candidate.stored.is_none() {
             return;
         }
+        let held = inode(candidate.socket.as_fd()).and_then(|inode| known.of(inode));
         let Some((_, listener)) = self.table.listener_at(endpoint) else {
-            self.told.let_go(endpoint);
-            self.comparison.differs(Counted::LetGo, || format!("{endpoint} is no longer configured: let go"));
-            return self.stored.given_up();
+            return self.adopt_lingering(endpoint, candidate.socket, held);
+        };
+        let holders = match held {
+            Some((holders, _)) => holders.clone(),
+            // An earlier version did not write down who has which: whoever holds the listener may have it.
+            None if known.is_incomplete() => listener.holders.clone(),
+            None => BTreeSet::new(),
         };
         match ListenerSocket::adopt_draining(candidate.socket, endpoint, &listener.config.options) {
             Ok(socket) => {
-                let id = self.table.adopt_draining(endpoint);
+                let id = self.table.adopt_draining(endpoint, BTreeSet::new());
+                for holder in holders {
+                    self.table.hold_socket(id, holder, Instant::now());
+                }
                 self.sockets.insert(id, socket);
                 self.comparison.count(Counted::Draining, 1);
             }
@@ -314,37 +325,6 @@ impl Broker {
                 self.stored.given_up();
             }
         }
-    }
-
-    /// Finds the holders of the earlier daemon again, and mends the listeners of those that are gone.
-    fn find_holders(&mut self) {
-        let mut gone = Vec::new();
-        for held in self.records.read_holders() {
-            let claim = match &held.holder {
-                HolderRecord::Process { pid, start } => HolderClaim::process(*pid, *start),
-                HolderRecord::Unit { unit, cgroup, life } => UnitName::try_from(unit.as_str())
-                    .ok()
-                    .map(|unit| HolderClaim::Unit { unit, cgroup: cgroup.clone(), life: *life }),
-            };
-            let holder = match claim.map(|claim| self.holders.admit(claim)) {
-                Some(Ok(Some((id, _)))) => Some(id),
-                _ => None,
-            };
-            match holder {
-                Some(_) => self.comparison.count(Counted::Holders, 1),
-                None => self.comparison.differs(Counted::HoldersGone, || {
-                    format!("{}, which held {}, is gone", held.holder, shown(&held.listeners))
-                }),
-            }
-            for name in held.listeners.iter().filter_map(|name| ListenerName::try_from(name.as_str()).ok()) {
-                self.expect_as_made(&name);
-                match holder {
-                    Some(id) => self.table.hold(&name, id, Instant::now()),
-                    None => gone.push(name),
-                }
-            }
-        }
-        self.look_at_taken_over(gone);
     }
 }
 

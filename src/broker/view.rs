@@ -9,7 +9,9 @@ use crate::listeners::Target;
 pub struct View {
     /// What is not as it was configured, a sentence each; not empty: degraded.
     pub faults: Vec<String>,
-    /// By name.
+    /// What is configured and not in effect on sockets that serve without it, and what to do, a sentence each.
+    pub notes: Vec<String>,
+    /// By name, those that are configured first.
     pub listeners: Vec<ListenerView>,
     /// By name.
     pub pools: Vec<PoolView>,
@@ -33,12 +35,15 @@ pub struct TakeoverView {
 pub struct ListenerView {
     /// Its name.
     pub name: String,
-    /// `reserved`, `listening` or `failed` (any of its sockets).
+    /// `reserved`, `listening` or `failed` (any of its sockets), or `lingering`: it is no longer configured, and
+    /// somebody still has its sockets.
     pub state: &'static str,
     /// Its sockets.
     pub sockets: Vec<SocketView>,
     /// Who holds it.
     pub holders: Vec<String>,
+    /// What is configured and not in effect on its sockets, and what to do.
+    pub notes: Vec<String>,
     /// As in the configuration.
     pub idle: String,
     /// The service that connections start, or empty.
@@ -56,11 +61,12 @@ pub struct ListenerView {
 pub struct SocketView {
     /// As in `tcp 127.0.0.1:3306`.
     pub endpoint: String,
-    /// `reserved`, `listening`, `failed`, or `draining`: closed when its holders are gone and nothing waits in it.
+    /// `reserved`, `listening`, `failed`, or `draining`: closed when its holders are gone and nothing waits in it; or
+    /// `lingering`: closed when its holders are gone.
     pub state: &'static str,
     /// The socket's inode number, as `ss -e` shows it; 0 where it is not bound.
     pub inode: u64,
-    /// Why it failed; else empty.
+    /// Why it failed, or what could not be changed of it; else empty.
     pub error: String,
 }
 

@@ -84,6 +84,9 @@ const MANAGER: &str = r#" <interface name="org.freedesktop.DBus.ObjectManager">
   <property name="Version" type="s" access="read"/>
   <property name="State" type="s" access="read"/>
   <property name="Faults" type="as" access="read"/>
+  <property name="Notes" type="as" access="read">
+   <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
+  </property>
   <property name="LearnedPorts" type="u" access="read">
    <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
   </property>
@@ -102,6 +105,7 @@ const LISTENER: &str = r#" <interface name="org.portbroker.PortBroker1.Listener"
   <property name="State" type="s" access="read"/>
   <property name="Sockets" type="a(ssts)" access="read"/>
   <property name="Holders" type="as" access="read"/>
+  <property name="Notes" type="as" access="read"/>
   <property name="Idle" type="s" access="read"/>
   <property name="Activate" type="s" access="read"/>
   <property name="ActivationError" type="s" access="read"/>

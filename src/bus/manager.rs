@@ -212,7 +212,7 @@ impl Manager {
             || Failure::standard("UnknownInterface", format!("no interface {interface:?} at {path}"));
         match Object::at(path).ok_or_else(|| unknown_object(path))? {
             Object::Manager if interface == MANAGER_INTERFACE => {
-                Ok(properties::of_manager(&self.broker.view().await?))
+                Ok(properties::of_manager(&self.broker.condition().await?))
             }
             Object::Listener(name) => {
                 let view = self.broker.show(name).await?.ok_or_else(|| unknown_object(path))?;
@@ -270,7 +270,7 @@ impl Manager {
             Notice::Manager(faults) => {
                 let view = crate::broker::View { faults, ..crate::broker::View::default() };
                 let mut properties = properties::of_manager(&view);
-                for not_told in ["Version", "LearnedPorts"] {
+                for not_told in ["Version", "LearnedPorts", "Notes"] {
                     properties.remove(not_told);
                 }
                 let path = ObjectPath::from_static_str_unchecked(MANAGER_PATH).into();

@@ -19,6 +19,7 @@ pub(super) fn of_manager(view: &View) -> Properties {
         ("Version", Variant::new(env!("CARGO_PKG_VERSION"))),
         ("State", Variant::new(state)),
         ("Faults", Variant::new(view.faults.clone())),
+        ("Notes", Variant::new(view.notes.clone())),
         ("LearnedPorts", Variant::new(u32::try_from(view.learned).unwrap_or(u32::MAX))),
         ("Takeover", Variant::new(of_takeover(view.takeover.as_ref()))),
         (
@@ -53,6 +54,7 @@ pub(super) fn of_listener(view: &ListenerView) -> Properties {
         ("State", Variant::new(view.state)),
         ("Sockets", Variant::new(sockets)),
         ("Holders", Variant::new(view.holders.clone())),
+        ("Notes", Variant::new(view.notes.clone())),
         ("Idle", Variant::new(view.idle.clone())),
         ("Activate", Variant::new(view.activate.clone())),
         ("ActivationError", Variant::new(view.activation_error.clone())),

@@ -4,7 +4,8 @@ use crate::daemon::run;
 use crate::netns::{in_netns, spawn};
 use crate::served::eventually;
 use crate::support::{
-    ADDRESS, WEB, child_of, inode, install_script, kept, kept_by_a_copy, lives, send, write,
+    ADDRESS, WEB, answers, child_of, inode, install, install_script, kept, kept_by_a_copy, lives, logged,
+    send, write,
 };
 use nix::sys::signal::Signal;
 use std::net::TcpStream;
@@ -37,6 +38,46 @@ fn told_to_stop_it_stops_the_daemon_for_good() {
             TcpStream::connect(ADDRESS).expect_err("nobody listens any more");
         });
     }
+}
+
+#[test]
+fn told_to_stop_at_any_moment_of_a_start_it_leaves_nobody() {
+    in_netns(|| {
+        for round in 0..8_u64 {
+            let mut keeper = kept(WEB);
+            let old = child_of(&keeper).unwrap();
+            send(old, Signal::SIGKILL);
+            std::thread::sleep(std::time::Duration::from_millis(round * 30));
+            let new = child_of(&keeper);
+            send(keeper.pid(), Signal::SIGTERM);
+            // 137 where it was told before it saw the death: then that is how the daemon stopped.
+            let status = keeper.wait().code();
+            assert!(matches!(status, Some(0 | 137)), "{status:?}: {}", keeper.log());
+            assert!(!new.is_some_and(lives));
+            TcpStream::connect(ADDRESS).expect_err("nobody listens any more");
+        }
+    });
+}
+
+#[test]
+fn a_daemon_that_hangs_before_it_is_ready_is_killed_and_followed() {
+    in_netns(|| {
+        let (keeper, program) = kept_by_a_copy(WEB);
+        let before = inode(&keeper, "web");
+        install_script(&program, "#!/bin/sh\necho hangs >&2\nexec sleep 1000\n");
+        send(child_of(&keeper).unwrap(), Signal::SIGKILL);
+        logged(&keeper, "hangs");
+        let hangs = child_of(&keeper).unwrap();
+        install(&program);
+        // Longer than it may take, and than other tests wait.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(90);
+        while lives(hangs) {
+            assert!(std::time::Instant::now() < deadline, "it hangs for ever");
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        answers(&keeper);
+        assert_eq!(inode(&keeper, "web"), before);
+    });
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! A client of the outbound half, as a program would be that knows the interface and no library.
 
 use crate::daemon::Daemon;
-use portbroker_client::wire::{ErrorName, LeaseRow, ManagerProxy, PoolProxy, pool_path};
+use portbroker_client::wire::{
+    ErrorName, LISTENER_INTERFACE, LeaseRow, ManagedObjects, ManagerProxy, PoolProxy, SocketRow, pool_path,
+};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -88,6 +90,28 @@ impl Client {
             let pool = builder.path(pool_path(name)).build().await.unwrap();
             Ok(ask(pool).await?)
         })
+    }
+
+    /// All objects with the properties of their interfaces.
+    pub(crate) fn objects(&self) -> ManagedObjects {
+        self.runtime.block_on(async {
+            let path = portbroker_client::wire::MANAGER_PATH;
+            let manager = "org.freedesktop.DBus.ObjectManager";
+            let reply =
+                self.connection.call_method(None::<&str>, path, Some(manager), "GetManagedObjects", &());
+            reply.await.unwrap().body().deserialize().unwrap()
+        })
+    }
+
+    /// The sockets of all listeners.
+    pub(crate) fn sockets_of_listeners(&self) -> Vec<SocketRow> {
+        let mut rows = Vec::new();
+        for mut interfaces in self.objects().into_values() {
+            if let Some(mut listener) = interfaces.remove(LISTENER_INTERFACE) {
+                rows.extend(Vec::<SocketRow>::try_from(listener.remove("Sockets").unwrap()).unwrap());
+            }
+        }
+        rows
     }
 
     pub(crate) fn open(&self) -> Session {

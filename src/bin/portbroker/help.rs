@@ -8,10 +8,11 @@ pub(crate) const STATUS_HELP: &str = "\
 Exit status 0 where all is well, 1 where something is not as it was configured, 3 where the broker
 does not run.
 JSON: {\"state\": \"running\" | \"degraded\" | \"stopped\", \"version\", \"faults\": [text],
-       \"listeners\": {\"listening\", \"reserved\", \"failed\"}, \"learned\": number of ports that are
+       \"notes\": [text], what sockets are served without,
+       \"listeners\": {\"listening\", \"reserved\", \"failed\", \"lingering\"}, \"learned\": number of ports that are
        protected because services listen on them, \"pools\": {\"ready\", \"degraded\", \"failed\",
        \"leased\": ports, of all pools, \"cooling\": ports}, \"takeover\": what the start found of an
-       earlier broker's sockets: \"stored\" in all, \"kept\", \"draining\", \"let-go\" (no longer configured),
+       earlier broker's sockets: \"stored\" in all, \"kept\", \"draining\", \"lingering\", \"let-go\" (no longer configured),
        \"unusable\"; configured and not stored, \"missing\" (an earlier broker had it) and \"new\"; in another
        state or with other options than it should, \"changed\" (put right at once), \"mended\" and \"replaced\"
        (spoilt by a holder that is gone); \"holders\", \"holders-gone\"; \"differences\": [text]}; version,
@@ -50,14 +51,15 @@ Examples:
   portbroker forget 8080";
 
 pub(crate) const SHOW_HELP: &str = "\
-JSON: {\"name\", \"state\": \"reserved\" | \"listening\" | \"failed\",
+JSON: {\"name\", \"state\": \"reserved\" | \"listening\" | \"failed\" | \"lingering\",
        \"sockets\": [{\"endpoint\", \"state\", \"inode\", \"error\", \"queue\", \"backlog\",
                     \"overflows\"}],
-       \"holders\": [text], \"holder\": the first or null, \"idle\", \"activate\",
+       \"holders\": [text], \"holder\": the first or null, \"notes\": [text], \"idle\", \"activate\",
        \"activation-error\", \"allow\": [text], \"origin\"}
-inode is null where the socket could not be bound, and error where it could; activate and
-activation-error where there is none. A socket's state may
-also be \"draining\": see `renew`. `show` alone knows what waits in a socket: queue and backlog are
+inode is null where the socket could not be bound, and error where there is none; activate and
+activation-error likewise. notes are what its sockets are served without, and what to do. A socket's
+state may also be \"draining\": see `renew`; or \"lingering\", as that of a listener: it is no longer
+configured, nobody else is handed it, and it is closed when its holders are gone. `show` alone knows what waits in a socket: queue and backlog are
 connections that wait to be accepted and for how many there is room, or the same in bytes of
 datagrams; overflows, how many found no room since the socket was made. The kernel does not tell all
 of them of every socket: null.
@@ -94,7 +96,10 @@ Examples:
 pub(crate) const RELOAD_HELP: &str = "\
 All or nothing: where the new configuration has any fault, all of them are printed, the old one goes
 on, and the exit status is 78. `systemctl daemon-reload` does the same for sections of unit files.
-JSON: {\"reloaded\": true}
+Where it was taken, and something of it cannot be had at the moment (a port that somebody else has, an
+option that takes a privilege), that is printed, tried again, and shown by `status`; so are options
+that a living socket cannot change, with what to do.
+JSON: {\"reloaded\": true, \"faults\": [text], \"notes\": [text]}
 
 Examples:
   portbroker check && portbroker reload";

@@ -19,6 +19,7 @@ struct Document<'a> {
     state: &'a str,
     version: Option<&'a str>,
     faults: &'a [String],
+    notes: &'a [String],
     listeners: Option<Counts>,
     learned: Option<u32>,
     pools: Option<Pools>,
@@ -43,6 +44,7 @@ struct Counts {
     listening: usize,
     reserved: usize,
     failed: usize,
+    lingering: usize,
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -75,7 +77,12 @@ impl Pools {
 impl Counts {
     fn of(status: &Status) -> Self {
         let count = |state| status.listeners.iter().filter(|listener| listener.state == state).count();
-        Self { listening: count("listening"), reserved: count("reserved"), failed: count("failed") }
+        Self {
+            listening: count("listening"),
+            reserved: count("reserved"),
+            failed: count("failed"),
+            lingering: count("lingering"),
+        }
     }
 }
 
@@ -88,6 +95,7 @@ pub(crate) fn run(broker: &Broker, output: Output) -> Result<ExitCode, Failure> 
                 state: "stopped",
                 version: None,
                 faults: &[],
+                notes: &[],
                 listeners: None,
                 learned: None,
                 pools: None,
@@ -108,6 +116,7 @@ fn report(status: &Status, output: Output) -> Result<ExitCode, Failure> {
         state: &status.state,
         version: Some(&status.version),
         faults: &status.faults,
+        notes: &status.notes,
         listeners: Some(counts),
         learned: status.learned_ports,
         pools: Some(pools),
@@ -118,14 +127,15 @@ fn report(status: &Status, output: Output) -> Result<ExitCode, Failure> {
 }
 
 fn lines(status: &Status, counts: Counts, pools: Pools) -> Vec<Vec<Cell>> {
-    let Counts { listening, reserved, failed } = counts;
+    let Counts { listening, reserved, failed, lingering } = counts;
+    let lingering = if lingering == 0 { String::new() } else { format!(", {lingering} lingering") };
     let state = Cell::new(&status.state, Paint::of_state(&status.state));
     let mut lines = vec![
         vec![Cell::plain("portbroker"), Cell::plain(&status.version)],
         vec![Cell::plain("state"), state],
         vec![
             Cell::plain("listeners"),
-            Cell::plain(format!("{listening} listening, {reserved} reserved, {failed} failed")),
+            Cell::plain(format!("{listening} listening, {reserved} reserved, {failed} failed{lingering}")),
         ],
     ];
     let learned = status.learned_ports.map(|ports| match ports {
@@ -147,6 +157,7 @@ fn lines(status: &Status, counts: Counts, pools: Pools) -> Vec<Vec<Cell>> {
             .extend(takeover.differences.iter().map(|text| vec![Cell::plain("differed"), Cell::plain(text)]));
     }
     lines.extend(status.faults.iter().map(|fault| vec![Cell::plain("fault"), Cell::new(fault, Paint::Bad)]));
+    lines.extend(status.notes.iter().map(|note| vec![Cell::plain("note"), Cell::new(note, Paint::Waiting)]));
     lines
 }
 
@@ -154,7 +165,8 @@ fn lines(status: &Status, counts: Counts, pools: Pools) -> Vec<Vec<Cell>> {
 fn taken_over(takeover: &Takeover) -> String {
     let count = |word| takeover.counts.get(word).copied().unwrap_or_default();
     let mut text = format!("{} sockets stored, {} kept", count("stored"), count("kept"));
-    let words = ["draining", "let-go", "unusable", "missing", "new", "changed", "mended", "replaced"];
+    let words =
+        ["draining", "lingering", "let-go", "unusable", "missing", "new", "changed", "mended", "replaced"];
     for (word, count) in words.map(|word| (word, count(word))).into_iter().filter(|(_, count)| *count > 0) {
         text.push_str(&format!(", {count} {}", word.replace('-', " ")));
     }

@@ -31,7 +31,7 @@ use super::lookout::Listened;
 use super::{Broker, until};
 use crate::config::Config;
 use crate::leases::{Eased, Ledger, Ticket, Waiting};
-use crate::model::{PoolName, PortRange, PortSet, Present, SessionId};
+use crate::model::{ListenerName, PoolName, PortRange, PortSet, Present, SessionId};
 use crate::policy::Caller;
 use crate::pools::Host;
 use addresses::Addresses;
@@ -265,12 +265,7 @@ impl Outbound {
 impl Broker {
     /// Takes the pools of a configuration. The ports that they ask for are reserved by who calls.
     pub(super) fn configure_pools(&mut self, config: &Config) {
-        let ports = |endpoint: &crate::model::Endpoint| endpoint.port();
-        let brokered = self.table.iter().flat_map(|(name, listener)| {
-            listener.config.endpoints.iter().filter_map(ports).map(move |port| (port, name.to_string()))
-        });
-        let one = |(port, name)| Some((PortRange::new(port, port).ok()?, name));
-        self.outbound.host.brokered = brokered.filter_map(one).collect();
+        self.outbound.host.brokered = self.brokered_ranges();
         self.outbound.host.protected.clone_from(&config.protect.ports);
         if self.outbound.knows_listened {
             self.learning.see_ports();
@@ -286,6 +281,22 @@ impl Broker {
         self.outbound.serve_all(Instant::now());
         self.protection.set_leased_from(self.outbound.pools.reserve.clone());
         self.see_absent();
+    }
+
+    fn brokered_ranges(&self) -> Vec<(PortRange, String)> {
+        let one =
+            |(port, name): (u16, &ListenerName)| Some((PortRange::new(port, port).ok()?, name.to_string()));
+        self.brokered_ports().filter_map(one).collect()
+    }
+
+    /// Brings the pools in step with the ports of listeners, where these changed without a new configuration. What the
+    /// pools ask to have reserved is reserved by who calls.
+    pub(super) fn see_brokered_ports(&mut self) {
+        self.outbound.host.brokered = self.brokered_ranges();
+        self.see_taken_ports();
+        let Outbound { pools, host, present, draining, .. } = &mut self.outbound;
+        pools.refresh(&Surroundings { host, present, draining });
+        self.protection.set_leased_from(self.outbound.pools.reserve.clone());
     }
 
     /// Ports that are taken, and the range from which the kernel chooses, may change at any time; whether they did.
