@@ -10,13 +10,13 @@ use crate::bus::{
 use crate::generator::STAMP;
 use crate::keeper::{KEEPER, Keeper, KeeperError, LOCK, Plan};
 use crate::kernel::child::end_with_parent;
+use crate::kernel::descriptors::{self, Spare};
 use crate::kernel::inotify::watch_generator_stamp;
 use crate::kernel::store;
 use crate::sources::Locations;
 use crate::sources::units::DELIVERY_FILE;
 use clap::Parser;
 use log::{Log, Sink};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -135,6 +135,13 @@ fn start_logging() -> Option<Log> {
     Some(log)
 }
 
+/// Every socket takes a descriptor.
+fn raise_descriptor_limit() {
+    if let Err(error) = descriptors::raise_limit() {
+        tracing::warn!(%error, "cannot raise the limit of open descriptors: {error}");
+    }
+}
+
 /// Is the daemon's keeper, until both are to end.
 fn keep(options: &Options, mut inherited: Vec<(String, OwnedFd)>) -> Result<u8, DaemonError> {
     raise_descriptor_limit();
@@ -178,6 +185,8 @@ impl Supervisor {
 fn run(options: Options, inherited: Vec<(String, OwnedFd)>) -> Result<(), DaemonError> {
     let supervisor = Supervisor::find()?;
     raise_descriptor_limit();
+    // Before there are many others, so that lowering the limit does not cut them off.
+    let spare = Spare::new();
     let directory = runtime_directory(&options.root)?;
     let _lock = lock(&directory, "lock")?;
     let (private, inherited): (Vec<_>, Vec<_>) =
@@ -196,18 +205,10 @@ fn run(options: Options, inherited: Vec<(String, OwnedFd)>) -> Result<(), Daemon
             state_directory,
             inheritance: Inheritance::new(inherited),
         })?;
-        serve(broker, handle, private, !options.no_bus, supervisor).await.map_err(DaemonError::Runtime)
+        serve(broker, handle, (private, spare), !options.no_bus, supervisor)
+            .await
+            .map_err(DaemonError::Runtime)
     })
-}
-
-/// Every socket takes a descriptor, and the usual soft limit is 1,024 for the sake of select(2), which nobody here
-/// calls.
-fn raise_descriptor_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "cannot raise the limit of open descriptors");
-    }
 }
 
 /// Where state that lives as long as the kernel does is kept: of systemd's making, or of our own.
@@ -253,7 +254,7 @@ fn lock(directory: &Path, name: &str) -> Result<File, DaemonError> {
 async fn serve(
     broker: Broker,
     handle: Handle,
-    private: UnixListener,
+    (private, spare): (UnixListener, Spare),
     bus: bool,
     supervisor: Supervisor,
 ) -> std::io::Result<()> {
@@ -265,7 +266,7 @@ async fn serve(
     if bus {
         tokio::spawn(serve_system_bus(handle.clone()));
     }
-    let serving = tokio::spawn(serve_private_socket(private, handle));
+    let serving = tokio::spawn(serve_private_socket(private, handle, spare));
     let running = tokio::spawn(broker.run(stopped));
     store::notify_ready();
     // What is for good: a keeper says it by SIGINT, systemd is asked.

@@ -165,14 +165,14 @@ fn a_state_directory_that_takes_nothing_or_holds_garbage_is_said_and_learning_go
     restart(&lab, "plain");
     assert_eq!(learned(&lab), "5001/tcp plain.service");
     assert_eq!(reserved(&lab), "5001");
-    let status = lab.fails("portbroker status");
-    assert!(status.contains("degraded") && status.contains("No space left"), "{status}");
+    lab.wait_for("portbroker status | grep -q 'No space left'", 10);
+    assert!(lab.fails("portbroker status").contains("degraded"));
 
     lab.step("a file system that is read-only");
     lab.ok(&format!("{mount} mount -o remount,ro /var/lib/portbroker"));
     lab.ok("portbroker forget 5001");
-    let status = lab.fails("portbroker status");
-    assert!(status.contains("degraded") && status.contains("Read-only file system"), "{status}");
+    lab.wait_for("portbroker status | grep -q 'Read-only file system'", 10);
+    assert!(lab.fails("portbroker status").contains("degraded"));
     assert_eq!(learned(&lab), "");
 
     lab.step("when it can be written again, all is well");

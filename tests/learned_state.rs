@@ -86,7 +86,11 @@ fn what_is_not_to_be_learned_is_not_protected_and_is_not_lost() {
         fs::write(daemon.config(), "[protect]\nexclude = [\"40000-41000\"]\n").unwrap();
         assert_eq!(run(&mut daemon.portbroker(&["reload"])).0, 0);
         assert_eq!(reserved(), "5432");
-        let kept = fs::read_to_string(daemon.folder().join("var/lib/portbroker/learned.json")).unwrap();
-        assert!(kept.contains("5432") && !kept.contains("40001"), "{kept}");
+        let kept = || fs::read_to_string(daemon.folder().join("var/lib/portbroker/learned.json")).unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !kept().contains("5432") || kept().contains("40001") {
+            assert!(std::time::Instant::now() < deadline, "{}", kept());
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
     });
 }

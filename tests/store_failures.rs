@@ -7,6 +7,9 @@
 #[path = "support/daemon.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod daemon;
+#[path = "support/manager.rs"]
+#[expect(dead_code, reason = "nothing is handed on here")]
+mod manager;
 #[path = "support/netns.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod netns;
@@ -15,100 +18,11 @@ mod netns;
 mod served;
 
 use daemon::{Daemon, run};
+use manager::Manager;
 use netns::in_netns;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};
-use nix::sys::stat::fstat;
 use served::{eventually, listener};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
-use std::io::IoSliceMut;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
-
-/// A message, with the descriptors that came with it.
-#[expect(unsafe_code, reason = "the numbers of a message become owners")]
-fn receive(from: &impl AsRawFd, flags: MsgFlags) -> Option<(Vec<u8>, Vec<OwnedFd>)> {
-    let mut bytes = vec![0; 8192];
-    let mut room = nix::cmsg_space!([i32; 253]);
-    let (length, raw) = {
-        let mut parts = [IoSliceMut::new(&mut bytes)];
-        let flags = flags | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-        let message = recvmsg::<UnixAddr>(from.as_raw_fd(), &mut parts, Some(&mut room), flags).ok()?;
-        let rights = message.cmsgs().unwrap().filter_map(|part| match part {
-            ControlMessageOwned::ScmRights(descriptors) => Some(descriptors),
-            _ => None,
-        });
-        (message.bytes, rights.flatten().collect::<Vec<_>>())
-    };
-    bytes.truncate(length);
-    // SAFETY: recvmsg(2) has just put them into our table, and told nobody else of them.
-    let owned = raw.into_iter().map(|raw| unsafe { OwnedFd::from_raw_fd(raw) }).collect();
-    Some((bytes, owned))
-}
-
-fn inode(descriptor: &OwnedFd) -> u64 {
-    fstat(descriptor).unwrap().st_ino
-}
-
-/// The service manager.
-struct Manager {
-    socket: UnixDatagram,
-    path: PathBuf,
-    store: BTreeMap<String, Vec<OwnedFd>>,
-}
-
-impl Manager {
-    fn new(path: PathBuf) -> Self {
-        Self { socket: UnixDatagram::bind(&path).unwrap(), path, store: BTreeMap::new() }
-    }
-
-    /// Does what the messages say that are there.
-    fn catch_up(&mut self) {
-        while let Some((text, descriptors)) = receive(&self.socket, MsgFlags::empty()) {
-            let text = String::from_utf8(text).unwrap();
-            let name = text.lines().find_map(|line| line.strip_prefix("FDNAME=")).unwrap_or_default();
-            if text.contains("FDSTORE=1") {
-                self.store.entry(name.to_owned()).or_default().extend(descriptors);
-            } else if text.contains("FDSTOREREMOVE=1") {
-                self.store.remove(name);
-            }
-        }
-    }
-
-    /// The inodes of the sockets that a next daemon would find; the first message of each box, which is looked at and
-    /// stays.
-    fn kept(&mut self) -> BTreeSet<u64> {
-        self.catch_up();
-        let mut found = BTreeSet::new();
-        for (name, descriptors) in &self.store {
-            let of_box = name.strip_prefix("portbroker.box.").map(|number| number.parse::<u64>().unwrap());
-            for descriptor in descriptors {
-                if of_box.is_none() {
-                    found.insert(inode(descriptor));
-                } else if of_box == Some(inode(descriptor))
-                    && let Some((_, sockets)) = receive(descriptor, MsgFlags::MSG_PEEK)
-                {
-                    found.extend(sockets.iter().map(inode));
-                }
-            }
-        }
-        found
-    }
-
-    fn away(&self) -> PathBuf {
-        self.path.with_extension("away")
-    }
-
-    /// Nobody reaches it from now on.
-    fn goes(&self) {
-        fs::rename(&self.path, self.away()).unwrap();
-    }
-
-    fn comes_back(&self) {
-        fs::rename(self.away(), &self.path).unwrap();
-    }
-}
 
 fn configuration(ports: &[u16]) -> String {
     let table = |port| format!("[[listener]]\nname = \"p{port}\"\nstream = \"127.0.0.1:{port}\"\n");

@@ -121,6 +121,7 @@ pub(super) enum Command {
     Learned(oneshot::Sender<Vec<Learned>>),
     Forget(Caller, u16, oneshot::Sender<Result<(), Refusal>>),
     Outbound(Ask),
+    LookAtDescriptors,
     Summary(oneshot::Sender<Summary>),
     View(oneshot::Sender<Arc<View>>),
     Exists(ObjectKind, String, oneshot::Sender<bool>),
@@ -212,6 +213,11 @@ impl Handle {
     /// Forgets a learned port.
     pub async fn forget(&self, caller: Caller, port: u16) -> Result<Result<(), Refusal>, Stopping> {
         self.ask(|reply| Command::Forget(caller, port, reply)).await
+    }
+
+    /// A connection could not be taken for want of descriptors. Where the broker has much to do it sees that by itself.
+    pub fn is_out_of_descriptors(&self) {
+        self.queue.push_now(Turn::OWN, Command::LookAtDescriptors);
     }
 
     /// How the broker is.

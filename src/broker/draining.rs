@@ -41,6 +41,11 @@ impl Migration {
         self.said = false;
     }
 
+    /// Writes down whether it was us.
+    pub(super) fn write(&self, records: &Records) {
+        records.write_migrates(self.ours);
+    }
+
     /// Switches it on where it is needed, and off again where it is not and where that was us.
     fn want(&mut self, needed: bool, records: &Records) {
         if !(needed || self.ours) || self.said || needed == self.is_on() {

@@ -1,5 +1,6 @@
 //! Effects on real sockets: what the table asks for, what a holder has spoilt, what is to be shown.
 
+use super::absent::Absent;
 use super::{Broker, Refusal};
 use crate::kernel::socket::{BindError, ListenerSocket, Mended, SocketError, SocketState, endpoint_of};
 use crate::kernel::socket_owner;
@@ -96,7 +97,7 @@ impl Broker {
     fn fail(&mut self, name: &ListenerName, id: SocketId, endpoint: &Endpoint, error: String) {
         let known = self.table.slot(id).and_then(|slot| slot.error()) == Some(&error);
         if !known {
-            tracing::error!(event = "failed", listener = %name, %endpoint, error, "{endpoint} of {name} is not as configured: {error}");
+            self.told.failed(name, endpoint, &error);
         }
         self.table.failed(id, error, Instant::now());
         self.faulty.insert(id);
@@ -248,11 +249,15 @@ impl Broker {
     /// Everything that is not as it was configured.
     pub(super) fn faults(&self) -> Vec<String> {
         let mut faults = self.configuration_faults.clone();
+        faults.extend(self.descriptors.fault().map(str::to_owned));
+        faults.extend(self.surroundings.faults());
+        faults.extend(self.records.fault());
         faults.extend(self.protection.fault().map(str::to_owned));
         faults.extend(self.activations.faults());
         faults.extend(self.learning.faults());
         faults.extend(self.stored.faults().map(str::to_owned));
         faults.extend(self.outbound.faults());
+        faults.extend(self.absent.iter().filter_map(Absent::fault));
         faults.extend(self.unmet.failures(&self.table));
         let mut of_listeners: Vec<_> = self
             .faulty

@@ -4,6 +4,7 @@ use super::Broker;
 use super::command::{Acquire, Handed, NamedSocket, Refusal};
 use super::gate::{Gate, Held};
 use super::holders::Hold;
+use crate::kernel::descriptors::{Purpose, spared};
 use crate::listeners::{SocketId, Target};
 use crate::model::ListenerName;
 use crate::policy::{Caller, Decision, may_acquire};
@@ -173,7 +174,12 @@ impl Broker {
             let copy: OwnedFd = socket
                 .as_fd()
                 .try_clone_to_owned()
-                .map_err(|error| not_ready(&format!("the daemon is out of descriptors ({error})")))?;
+                .and_then(|copy| spared(copy, Purpose::Administration))
+                .map_err(|error| {
+                    not_ready(&format!(
+                        "no descriptor is left to hand it over by ({error}): raise LimitNOFILE= of the broker"
+                    ))
+                })?;
             handed.push((name.clone(), copy));
         }
         Ok(handed)

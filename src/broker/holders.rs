@@ -68,6 +68,16 @@ impl Holders {
         self.watch.next().await
     }
 
+    /// Looks at units whose end may not have been told.
+    pub(super) fn look_again(&mut self) {
+        self.watch.look_again();
+    }
+
+    /// Whether the end of units cannot be seen now.
+    pub(super) fn is_blind(&self) -> bool {
+        self.watch.is_blind()
+    }
+
     pub(super) fn get(&self, id: HolderId) -> Option<&Holder> {
         self.by_id.get(&id)
     }

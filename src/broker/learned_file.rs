@@ -2,12 +2,14 @@
 //!
 //! Nothing depends on it but that: where it cannot be read, learning begins anew, and where it cannot be written, it
 //! goes on in memory; both are said. It is written rarely (when something is new, and once an hour for when ports
-//! were seen last), and not synced: what a power cut takes was learned in the half minute before.
+//! were seen last), by a thread, since it is synced: a disk may take seconds for that, and nobody is to wait for it.
 
 use crate::learn::{Memory, from_text};
+use std::fs::File;
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 
 const NAME: &str = "learned.json";
 /// Where a file goes that cannot be read.
@@ -18,6 +20,8 @@ const MOST: u64 = 4 * 1024 * 1024;
 const TIMES: Duration = Duration::from_secs(3600);
 /// How long to wait after a failure, unless there is something new.
 const RETRY: Duration = Duration::from_secs(60);
+/// How long a disk may take at the end.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The file.
 pub(super) struct LearnedFile {
@@ -26,12 +30,14 @@ pub(super) struct LearnedFile {
     written: Instant,
     /// Whether something new is not written yet.
     behind: bool,
+    /// What comes of the write that is under way.
+    writing: Option<oneshot::Receiver<io::Result<()>>>,
     fault: Option<String>,
 }
 
 impl LearnedFile {
     pub(super) fn new(directory: &Path, now: Instant) -> Self {
-        Self { directory: directory.to_path_buf(), written: now, behind: false, fault: None }
+        Self { directory: directory.to_path_buf(), written: now, behind: false, writing: None, fault: None }
     }
 
     /// Why it is not written; `None` where all is well.
@@ -67,48 +73,87 @@ impl LearnedFile {
         Memory::default()
     }
 
-    /// Writes it where something is new, or the times in it have become old.
+    /// Writes it where something is new, or the times in it have become old. What comes of it is told by
+    /// [`Self::written`].
     pub(super) fn keep(&mut self, memory: &Memory, changed: bool, now: Instant) {
         self.behind |= changed;
         let age = now.duration_since(self.written);
         let due = if self.fault.is_some() { age >= RETRY } else { self.behind || age >= TIMES };
-        if !(due || changed) {
+        if self.writing.is_some() || !(due || changed) {
             return;
         }
         self.written = now;
+        self.behind = false;
+        let (done, writing) = oneshot::channel();
+        let text = memory.to_text().map_err(io::Error::other);
+        let directory = self.directory.clone();
+        let write = move || drop(done.send(text.and_then(|text| replace(&directory, &text))));
+        self.writing = Some(writing);
+        if let Err(error) = std::thread::Builder::new().name("learned".into()).spawn(write) {
+            self.writing = None;
+            self.note(Err(error));
+        }
+    }
+
+    /// Returns when it was written, or could not be. Nothing is lost where the future is dropped.
+    pub(super) async fn written(&mut self) {
+        let Some(writing) = &mut self.writing else { return std::future::pending().await };
+        let result = writing.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        self.writing = None;
+        self.note(result);
+    }
+
+    /// Writes what is not written yet, before the end. A disk that hangs does not keep the daemon from ending.
+    pub(super) async fn finish(&mut self, memory: &Memory) {
+        for _ in 0..2 {
+            if self.writing.is_some() && tokio::time::timeout(PATIENCE, self.written()).await.is_err() {
+                tracing::warn!(event = "learned-file", "the disk takes too long to write what was learned");
+                return;
+            }
+            if self.fault.is_some() || !self.behind {
+                return;
+            }
+            self.keep(memory, true, Instant::now());
+        }
+    }
+
+    fn note(&mut self, result: io::Result<()>) {
         let path = self.directory.join(NAME);
-        let result = memory.to_text().map_err(io::Error::other).and_then(|text| self.replace(&path, &text));
         let fault = result.err().map(|error| {
             format!(
                 "cannot write {}, so what is learned from now on is lost with the next reboot: {error}",
                 path.display()
             )
         });
-        if let Some(text) = &fault
-            && fault != self.fault
-        {
-            tracing::error!(event = "learned-file", "{text}");
+        match (&fault, &self.fault) {
+            (Some(text), _) if fault != self.fault => tracing::error!(event = "learned-file", "{text}"),
+            (None, Some(_)) => tracing::info!(event = "learned-file", "{} is written again", path.display()),
+            _ => {}
         }
-        self.behind = fault.is_some();
+        self.behind |= fault.is_some();
         self.fault = fault;
     }
+}
 
-    /// Replaces it as a whole, so that a crash leaves the old one or the new one.
-    fn replace(&self, path: &Path, text: &str) -> io::Result<()> {
-        std::fs::create_dir_all(&self.directory)?;
-        let temporary = self.directory.join(format!(".{NAME}.new"));
-        let write = || {
-            let mut file = std::fs::File::create(&temporary)?;
-            file.write_all(text.as_bytes())?;
-            std::fs::rename(&temporary, path)
-        };
-        let result = write();
-        if result.is_err() {
-            // A full disk is no fuller for it.
-            let _ = std::fs::remove_file(&temporary);
-        }
-        result
+/// Replaces it as a whole, so that a crash leaves the old one or the new one, and a power cut too: without fsync(2) the
+/// new name may be on the disk before what is in it.
+fn replace(directory: &Path, text: &str) -> io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    let temporary = directory.join(format!(".{NAME}.new"));
+    let write = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, directory.join(NAME))?;
+        // The name itself.
+        File::open(directory)?.sync_all()
+    };
+    let result = write();
+    if result.is_err() {
+        // A full disk is no fuller for it.
+        let _ = std::fs::remove_file(&temporary);
     }
+    result
 }
 
 /// `None` where there is no file. What is no text, or too long, is invalid data.
@@ -134,8 +179,8 @@ mod tests {
         LearnedFile::new(directory, Instant::now())
     }
 
-    #[test]
-    fn garbage_is_moved_aside() {
+    #[tokio::test]
+    async fn garbage_is_moved_aside() {
         let directory = tempfile::tempdir().unwrap();
         for garbage in [&b"{\"version\":1"[..], b"\xff\xfe", b"", b"{\"version\":9,\"units\":{}}"] {
             fs::write(directory.path().join(NAME), garbage).unwrap();
@@ -144,13 +189,14 @@ mod tests {
             assert_eq!(fs::read(directory.path().join(ASIDE)).unwrap(), garbage);
             assert!(!directory.path().join(NAME).exists());
             learned.keep(&Memory::default(), false, Instant::now());
+            learned.written().await;
             assert!(directory.path().join(NAME).exists() && learned.fault().is_none());
             assert!(learned.read().learned().is_empty());
         }
     }
 
-    #[test]
-    fn it_is_written_for_something_new_and_else_once_an_hour() {
+    #[tokio::test]
+    async fn it_is_written_for_something_new_and_else_once_an_hour() {
         let directory = tempfile::tempdir().unwrap();
         let mut learned = file(directory.path());
         let path = directory.path().join(NAME);
@@ -158,16 +204,18 @@ mod tests {
         learned.keep(&Memory::default(), false, begin);
         assert!(!path.exists());
         learned.keep(&Memory::default(), true, begin);
+        learned.written().await;
         assert!(path.exists());
         fs::remove_file(&path).unwrap();
         learned.keep(&Memory::default(), false, begin + TIMES / 2);
-        assert!(!path.exists());
+        assert!(learned.writing.is_none() && !path.exists());
         learned.keep(&Memory::default(), false, begin + TIMES);
+        learned.written().await;
         assert!(path.exists());
     }
 
-    #[test]
-    fn a_directory_that_takes_nothing_is_a_fault_until_it_does() {
+    #[tokio::test]
+    async fn a_directory_that_takes_nothing_is_a_fault_until_it_does() {
         let place = tempfile::tempdir().unwrap();
         let directory = place.path().join("state");
         // Also root cannot make a directory below a file.
@@ -175,11 +223,26 @@ mod tests {
         let mut learned = file(&directory);
         let begin = Instant::now();
         learned.keep(&Memory::default(), true, begin);
+        learned.written().await;
         assert!(learned.fault().unwrap().contains("learned.json"));
         fs::remove_file(&directory).unwrap();
         learned.keep(&Memory::default(), false, begin + RETRY / 2);
         assert!(learned.fault().is_some());
         learned.keep(&Memory::default(), false, begin + RETRY);
+        learned.written().await;
         assert!(learned.fault().is_none() && directory.join(NAME).exists());
+    }
+
+    #[tokio::test]
+    async fn what_is_new_while_it_is_written_is_written_before_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut learned = file(directory.path());
+        learned.keep(&Memory::default(), true, Instant::now());
+        learned.keep(&Memory::default(), true, Instant::now());
+        assert!(learned.behind, "one write at a time");
+        learned.finish(&Memory::default()).await;
+        assert!(!learned.behind && learned.fault().is_none());
+        assert!(directory.path().join(NAME).exists());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 }

@@ -58,8 +58,8 @@ impl Learning {
         }
     }
 
-    /// Returns when it is time to look.
-    pub(super) async fn due(&mut self) {
+    /// Returns when it is time to look, or when what was learned is written.
+    pub(super) async fn due(&mut self) -> Due {
         loop {
             let started = async {
                 match &mut self.starts {
@@ -68,7 +68,8 @@ impl Learning {
                 }
             };
             tokio::select! {
-                () = until(self.schedule.due()) => return,
+                () = until(self.schedule.due()) => return Due::Look,
+                () = self.file.written() => return Due::Written,
                 started = started => match started {
                     Ok(()) => self.schedule.unit_started(Instant::now()),
                     Err(error) => {
@@ -78,6 +79,11 @@ impl Learning {
                 },
             }
         }
+    }
+
+    /// Writes what is not written yet.
+    pub(super) async fn finish(&mut self) {
+        self.file.finish(&self.memory).await;
     }
 
     /// What is not as it should be.
@@ -134,6 +140,13 @@ impl Learning {
     pub(super) fn count(&self) -> usize {
         self.wanted.len()
     }
+}
+
+/// What there is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Due {
+    Look,
+    Written,
 }
 
 fn moment() -> Moment {
@@ -225,6 +238,14 @@ impl Broker {
         }
         let Learning { memory, file, .. } = &mut self.learning;
         file.keep(memory, outcome.changed, now);
+    }
+
+    /// The file was written, or could not be.
+    pub(super) fn learned_is_written(&mut self) {
+        let Learning { memory, file, .. } = &mut self.learning;
+        // What is new since.
+        file.keep(memory, false, Instant::now());
+        self.touched = true;
     }
 
     /// Forgets a learned port, until it is seen in two new lives of its unit.

@@ -4,11 +4,13 @@
 //! answered in order and no lock is needed. A socket of a configured listener is never closed here but to be
 //! replaced by another that holds the same port already.
 
+mod absent;
 mod activation;
 mod authority;
 mod command;
 mod comparison;
 mod deposits;
+mod descriptors;
 mod draining;
 mod effects;
 mod gate;
@@ -29,8 +31,10 @@ mod reload;
 mod renew;
 mod shown;
 mod stored;
+mod surroundings;
 mod takeover;
 mod told;
+mod unwritten;
 mod view;
 
 pub use crate::learn::Learned;
@@ -51,23 +55,26 @@ use crate::kernel::socket::ListenerSocket;
 use crate::kernel::timer::Every;
 use crate::listeners::{BySocket, SocketId, Table};
 use crate::model::ListenerName;
+use absent::Absent;
 use activation::Activations;
 use command::Command;
 use comparison::Comparison;
 use deposits::Deposits;
+use descriptors::Descriptors;
 use draining::Migration;
 use holders::Holders;
-use learning::Learning;
+use learning::{Due, Learning};
 use options::NotInEffect;
 use outbound::{Happened, Outbound};
 use protection::Protection;
 use queue::Queue;
 use records::Records;
-use reload::{Read, Reloads};
+use reload::{Read, Reloads, errors_of};
 use shown::Shown;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use stored::Stored;
+use surroundings::Surroundings;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, oneshot};
 use told::Told;
 
@@ -110,6 +117,8 @@ pub struct Broker {
     /// for each of many sockets.
     alone: bool,
     stored: Stored,
+    descriptors: Descriptors,
+    surroundings: Surroundings,
     records: Records,
     loader: Loader,
     /// Sockets that were taken over and have yet to be looked at.
@@ -121,6 +130,8 @@ pub struct Broker {
     /// Every socket that is not as configured, and perhaps some that are again: not all of ten thousand are to be
     /// asked each time.
     faulty: BTreeSet<SocketId>,
+    /// Those whose address the host has not.
+    absent: BTreeSet<Absent>,
     unmet: NotInEffect,
     reloads: Reloads,
     /// When to give the memory back that a long answer has taken.
@@ -157,6 +168,7 @@ enum Event {
     Inspect,
     AssertReservedPorts,
     Look,
+    LearnedWritten,
     Outbound(Happened),
     Read(Read),
 }
@@ -175,13 +187,16 @@ impl Broker {
                         self.remove_on_stop();
                         self.migrate_no_more();
                     }
+                    self.learning.finish().await;
                     return;
                 }
                 event = self.next_event() => event,
             };
             self.handle(event);
+            self.glance_at_descriptors();
             self.follow_changed();
             self.keep_stored();
+            self.keep_records();
             self.told.sum_up();
             if self.touched || !self.changed.is_empty() {
                 // Whoever waits for an answer has it before the onlookers hear of it.
@@ -193,7 +208,8 @@ impl Broker {
 
     async fn next_event(&mut self) -> Event {
         let due = self.table.next_due().into_iter().chain(self.activations.next_due());
-        let due = due.chain(self.trim_at).chain(self.stored.next_due()).chain(self.gate.next_due()).min();
+        let due = due.chain(self.trim_at).chain(self.stored.next_due()).chain(self.gate.next_due());
+        let due = due.chain(self.descriptors.next_due()).chain(self.records.next_due()).min();
         tokio::select! {
             biased;
             id = self.holders.gone() => Event::HolderGone(id),
@@ -207,7 +223,10 @@ impl Broker {
                     () = until(due) => Event::Due,
                     () = tokio::task::yield_now(), if !self.unseen.is_empty() => Event::Inspect,
                     () = self.assert.next() => Event::AssertReservedPorts,
-                    () = self.learning.due() => Event::Look,
+                    due = self.learning.due() => match due {
+                        Due::Look => Event::Look,
+                        Due::Written => Event::LearnedWritten,
+                    },
                     happened = self.outbound.next() => Event::Outbound(happened),
                     read = self.reloads.read() => Event::Read(read),
                 }
@@ -229,6 +248,10 @@ impl Broker {
             Event::Inspect => self.look_at_some(),
             Event::AssertReservedPorts => {
                 self.assert_reserved_ports();
+                self.look_around();
+                if self.records.are_gone() && self.records.fault().is_none() {
+                    self.write_everything();
+                }
                 self.glance_at_activations();
                 self.look();
                 self.look_at_pools();
@@ -237,6 +260,7 @@ impl Broker {
                 self.look();
                 self.look_at_pools();
             }
+            Event::LearnedWritten => self.learned_is_written(),
             Event::Outbound(happened) => self.outbound_happened(happened),
             Event::Read(read) => self.take_read(read),
         }
@@ -255,10 +279,39 @@ impl Broker {
         self.settle_drains();
     }
 
+    /// Writes down what could not be, and everything where all of it is gone.
+    fn keep_records(&mut self) {
+        let had_fault = self.records.fault().is_some();
+        self.records.retry(Instant::now());
+        if self.records.are_new() | self.outbound.lost_its_journal() {
+            tracing::error!(
+                event = "state",
+                "files of the runtime directory were removed: what this daemon knows is written anew; sessions of which \
+                 the lifelines went too end with its next restart"
+            );
+            self.write_everything();
+        }
+        self.touched |= had_fault != self.records.fault().is_some();
+    }
+
+    fn write_everything(&mut self) {
+        self.write_holders();
+        self.records.write_deposits(&self.deposits);
+        self.records.write_draining(&self.draining_written);
+        self.protection.write(&self.records);
+        self.migration.write(&self.records);
+        self.outbound.write_everything(Instant::now());
+        let checked = self.loader.load();
+        if errors_of(&checked).is_none() {
+            self.write_last_good(&checked);
+        }
+    }
+
     /// What nobody has to wait for.
     fn finish_start(&mut self) {
         if let Some(checked) = self.started_with.take() {
             self.finish_pools();
+            self.look_around();
             self.compare_with_last();
             self.write_holders();
             self.write_last_good(&checked);
@@ -279,7 +332,12 @@ impl Broker {
             Command::Queues(name, reply) => drop(reply.send(self.queues(&name))),
             Command::Deposits(unit, reply) => drop(reply.send(self.deposits.of(&unit))),
             Command::Outbound(ask) => self.answer_outbound(ask),
-            Command::Summary(reply) => drop(reply.send(self.summary())),
+            Command::LookAtDescriptors => self.look_at_descriptors(),
+            Command::Summary(reply) => {
+                self.look_at_descriptors();
+                self.look_around();
+                drop(reply.send(self.summary()));
+            }
             Command::Exists(kind, name, reply) => drop(reply.send(self.exists(kind, &name))),
             Command::View(reply) => {
                 if self.sockets.len() > MANY {

@@ -58,6 +58,11 @@ impl Protection {
         self.kernel.ephemeral_range()
     }
 
+    /// Writes down which are ours.
+    pub(super) fn write(&self, records: &Records) {
+        records.write_ports(&self.ours);
+    }
+
     fn assert(&mut self, records: &Records) {
         let fault = self.try_assert(records).err().map(|error| with_causes(&error));
         if let Some(error) = &fault

@@ -5,12 +5,14 @@
 //! on a tmpfs, so what is written here lives exactly as long as the kernel's own state.
 
 use super::deposits::Deposits;
+use super::unwritten::Unwritten;
 use crate::kernel::holder::HolderClaim;
 use crate::model::PortSet;
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
 use std::fmt;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// The version of the files' format; a file of another version is not read.
 const VERSION: u32 = 1;
@@ -91,11 +93,12 @@ struct DepositsFile {
 #[derive(Debug, Clone)]
 pub(super) struct Records {
     directory: PathBuf,
+    unwritten: RefCell<Unwritten>,
 }
 
 impl Records {
     pub(super) fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_path_buf() }
+        Self { directory: directory.to_path_buf(), unwritten: RefCell::default() }
     }
 
     pub(super) fn read_holders(&self) -> Vec<Held> {
@@ -201,16 +204,31 @@ impl Records {
 
     /// Replaces a file as a whole, so that a crash leaves the old one or the new one.
     fn write(&self, name: &str, text: &str) {
-        let path = self.directory.join(name);
-        let replace = || -> std::io::Result<()> {
-            let temporary = self.directory.join(format!(".{name}.new"));
-            let mut file = std::fs::File::create(&temporary)?;
-            file.write_all(text.as_bytes())?;
-            std::fs::rename(&temporary, &path)
-        };
-        if let Err(error) = replace() {
-            let path = path.display();
-            tracing::warn!(%error, %path, "cannot write {path}, which the next daemon should know: {error}");
-        }
+        self.unwritten.borrow_mut().write(&self.directory, name, text);
+    }
+
+    /// Why not all is written, if so.
+    pub(super) fn fault(&self) -> Option<String> {
+        self.unwritten.borrow().fault().map(str::to_owned)
+    }
+
+    /// When [`Self::retry`] has something to do.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.unwritten.borrow().next_due()
+    }
+
+    /// Writes what could not be written, where it is time for that.
+    pub(super) fn retry(&self, now: Instant) {
+        self.unwritten.borrow_mut().retry(&self.directory, now);
+    }
+
+    /// Whether the directory had gone, and is there again, with nothing in it.
+    pub(super) fn are_new(&self) -> bool {
+        self.unwritten.borrow_mut().take_is_new()
+    }
+
+    /// Whether what was written is there no more.
+    pub(super) fn are_gone(&self) -> bool {
+        !self.directory.join("holders.json").exists()
     }
 }

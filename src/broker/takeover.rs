@@ -3,6 +3,7 @@
 use super::activation::Activations;
 use super::command::Handle;
 use super::comparison::{Comparison, Found as Counted};
+use super::descriptors::Descriptors;
 use super::draining::Migration;
 use super::gate::Gate;
 use super::holders::Holders;
@@ -16,6 +17,7 @@ use super::records::Records;
 use super::reload::{Loader, Reloads, errors_of};
 use super::shown::Shown;
 use super::stored::Stored;
+use super::surroundings::Surroundings;
 use super::told::Told;
 use super::{ASSERT_RESERVED_PORTS, Broker, NOTICES};
 use crate::config::Checked;
@@ -183,6 +185,8 @@ impl Broker {
             alone: !is_takeover && !socket_owner::our_user_listens(),
             assert: Every::new(ASSERT_RESERVED_PORTS)?,
             stored: Stored::new(store),
+            descriptors: Descriptors::default(),
+            surroundings: Surroundings::default(),
             records,
             loader,
             configuration_faults,
@@ -194,6 +198,7 @@ impl Broker {
             started_with: None,
             trim_at: None,
             faulty: BTreeSet::new(),
+            absent: BTreeSet::new(),
             unmet: NotInEffect::default(),
             reloads: Reloads::default(),
             changed: BTreeSet::new(),

@@ -15,6 +15,7 @@ pub(super) struct Told {
     bound: usize,
     taken_over: usize,
     let_go: usize,
+    failed: usize,
     lingers: usize,
 }
 
@@ -50,12 +51,26 @@ impl Told {
         has_a_line(&mut self.lingers)
     }
 
+    pub(super) fn failed(&mut self, listener: &ListenerName, endpoint: &Endpoint, error: &str) {
+        if has_a_line(&mut self.failed) {
+            tracing::error!(event = "failed", %listener, %endpoint, error, "{endpoint} of {listener} is not as configured: {error}");
+        }
+    }
+
     /// Says how many there were that had no line, and begins anew.
     pub(super) fn sum_up(&mut self) {
-        let Self { bound, taken_over, let_go, lingers } = std::mem::take(self);
+        let Self { bound, taken_over, let_go, failed, lingers } = std::mem::take(self);
         let more = |count: usize| Some(count.saturating_sub(ONE_BY_ONE)).filter(|more| *more > 0);
         if let Some(more) = more(bound) {
             tracing::info!(event = "bound", sockets = bound, "holds {more} more sockets, {bound} in all");
+        }
+        if let Some(more) = more(failed) {
+            let event = "failed";
+            tracing::error!(
+                event,
+                sockets = failed,
+                "{more} more sockets are not as configured, {failed} in all: see \"portbroker status\""
+            );
         }
         if let Some(more) = more(taken_over) {
             let event = "taken-over";

@@ -8,6 +8,7 @@ use crate::kernel::holder::HolderClaim;
 use crate::kernel::peer::Peer;
 use crate::model::UnitName;
 use crate::policy::{Caller, Network};
+use portbroker_client::wire::ErrorName;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::OnceCell;
 use zbus::Connection;
@@ -37,7 +38,7 @@ impl Identify for PeerIdentity {
         _: &Header<'_>,
         as_unit: bool,
     ) -> Result<(Caller, Option<HolderClaim>), Failure> {
-        let caller = self.caller.get_or_init(|| async { caller_of(&self.peer) }).await;
+        let caller = self.caller.get_or_try_init(|| async { caller_of(&self.peer) }).await?;
         let holder = if as_unit {
             HolderClaim::unit_of(&self.peer)
         } else {
@@ -100,7 +101,7 @@ impl Identify for BusIdentity {
     ) -> Result<(Caller, Option<HolderClaim>), Failure> {
         let peer = self.peer(call).await?;
         let holder = if as_unit { HolderClaim::unit_of(&peer) } else { HolderClaim::process_of(&peer) };
-        Ok((caller_of(&peer), holder))
+        Ok((caller_of(&peer)?, holder))
     }
 
     fn send_with(&self, held: Vec<Held>) -> Vec<Held> {
@@ -114,14 +115,19 @@ impl Identify for BusIdentity {
     }
 }
 
-fn caller_of(peer: &Peer) -> Caller {
+fn caller_of(peer: &Peer) -> Result<Caller, Failure> {
+    if !peer.can_be_known() {
+        let text =
+            "the broker has no descriptor left to find out who asks: raise its LimitNOFILE=, and try again";
+        return Err(Failure::ours(ErrorName::NotReady, text));
+    }
     let cgroup = peer.cgroup();
     let unit = cgroup.as_deref().and_then(UnitName::of_cgroup);
     let user_slice = cgroup.as_deref().and_then(UnitName::of_user);
     let administrator = is_administrator(peer, unit.as_ref());
     let network = if peer.is_in_our_network() { Network::Ours } else { Network::Another };
     let (uid, gids, pid) = (peer.uid, peer.groups.clone(), peer.pid);
-    Caller { uid, gids, pid, unit, user_slice, administrator, network }
+    Ok(Caller { uid, gids, pid, unit, user_slice, administrator, network })
 }
 
 /// Uid 0 of the host; or the daemon's own user, where the daemon does not run as root.

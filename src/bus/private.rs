@@ -5,6 +5,7 @@ use super::manager::Manager;
 use super::outgoing::{Outgoing, Unreads};
 use super::transport::Transport;
 use crate::broker::{Handle, Turn};
+use crate::kernel::descriptors::{Purpose, Spare, is_shortage, leaves_room};
 use crate::kernel::peer::Peer;
 use crate::limits::{Claim, Who};
 use futures_util::StreamExt as _;
@@ -54,21 +55,62 @@ pub fn bind_private_socket(path: &Path) -> Result<UnixListener, PrivateSocketErr
     Ok(listener)
 }
 
-/// Serves every connection to the private socket, each in a task of its own.
-pub async fn serve_private_socket(listener: UnixListener, broker: Handle) -> std::io::Result<()> {
+/// Who comes in where descriptors are short: only administrators, who can do something about it.
+struct Door {
+    spare: Spare,
+    /// Said once for each shortage.
+    said: bool,
+}
+
+impl Door {
+    /// A connection could not be accepted: whether there is another way to.
+    fn can_try_again(&mut self, error: &std::io::Error) -> bool {
+        if is_shortage(error) && self.spare.give_up() {
+            return true;
+        }
+        if !std::mem::replace(&mut self.said, true) {
+            tracing::warn!(%error, "cannot accept connections to the private socket, which wait in its queue: {error}");
+        }
+        false
+    }
+
+    /// Whether a connection is served.
+    fn lets_in(&mut self, stream: &tokio::net::UnixStream, uid: u32) -> bool {
+        let is_administrator = uid == 0 || uid == nix::unistd::geteuid().as_raw();
+        let served =
+            leaves_room(stream, if is_administrator { Purpose::Administration } else { Purpose::Anybody });
+        self.said &= !served;
+        self.spare.fill();
+        served
+    }
+}
+
+/// Serves every connection to the private socket, each in a task of its own. `spare` is what those that are accepted
+/// are opened by where there is nothing else.
+pub async fn serve_private_socket(
+    listener: UnixListener,
+    broker: Handle,
+    spare: Spare,
+) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let unreads = Unreads::default();
     let looked_at = unreads.clone();
     tokio::spawn(async move { looked_at.look().await });
     let guid = zbus::Guid::generate();
+    let mut door = Door { spare, said: false };
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Out of descriptors, most likely: those who wait in the queue lose nothing.
-                tracing::warn!(%error, "cannot accept a connection to the private socket: {error}");
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                if is_shortage(&error) {
+                    broker.is_out_of_descriptors();
+                }
+                if !door.can_try_again(&error) {
+                    // Those who wait in the queue lose nothing.
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    door.spare.fill();
+                }
                 continue;
             }
         };
@@ -79,6 +121,10 @@ pub async fn serve_private_socket(listener: UnixListener, broker: Handle) -> std
                 continue;
             }
         };
+        if !door.lets_in(&stream, peer.uid) {
+            broker.is_out_of_descriptors();
+            continue;
+        }
         // Who has as many as it may is turned away before anything is made for it.
         let Ok(place) = broker.gate().claim(&Who::User(peer.uid), Claim::Connection) else { continue };
         let (broker, guid) = (broker.in_turn_of(Turn::of(peer.uid, peer.pid)), guid.clone());

@@ -67,15 +67,13 @@ impl AddressWatch {
         Ok(Self { events: Registered::new(events)?, due: None })
     }
 
-    /// Returns when something changed, or may have; soon after the first change, for all of them together.
-    pub async fn changed(&mut self) {
+    /// Returns when something changed, or may have; soon after the first change, for all of them together. An error: no
+    /// change is seen by this any more.
+    pub async fn changed(&mut self) -> io::Result<()> {
         let due = match self.due {
             Some(due) => due,
             None => {
-                if let Err(error) = self.events.wait(next_change).await {
-                    tracing::error!(%error, "changes of addresses are not seen any more: {error}");
-                    return std::future::pending().await;
-                }
+                self.events.wait(next_change).await?;
                 *self.due.insert(Instant::now() + SETTLE)
             }
         };
@@ -83,6 +81,7 @@ impl AddressWatch {
         // What is known already need not wake again. An error comes again with the next call.
         while let Ok(Some(())) = next_change(self.events.get()) {}
         self.due = None;
+        Ok(())
     }
 
     /// Asks which addresses are local now.

@@ -49,6 +49,13 @@ pub enum HolderClaim {
     },
 }
 
+/// The start time of a process that is hidden from us.
+const UNSEEN: u64 = 0;
+
+fn unseen() -> Option<u64> {
+    process::are_others_hidden().then_some(UNSEEN)
+}
+
 impl HolderClaim {
     /// The process of a caller; `None` where it is gone.
     #[must_use]
@@ -56,7 +63,7 @@ impl HolderClaim {
         let pidfd = peer.pidfd.clone()?;
         let claim = Self::Process {
             pid: peer.pid,
-            start: process::start_time(peer.pid)?,
+            start: process::start_time(peer.pid).or_else(unseen)?,
             name: process::name(peer.pid),
             pidfd,
         };
@@ -85,7 +92,9 @@ impl HolderClaim {
     #[must_use]
     pub fn process(pid: i32, start: u64) -> Option<Self> {
         let pidfd = Arc::new(process::open_pidfd(pid).ok()?);
-        if process::start_time(pid)? != start {
+        // Where nobody can tell, it is taken for the one that is meant: a listener stays held for too long at the worst.
+        let found = process::start_time(pid).or_else(unseen)?;
+        if found != start && ![found, start].contains(&UNSEEN) {
             return None;
         }
         let claim = Self::Process { pid, start, name: process::name(pid), pidfd };
@@ -128,7 +137,7 @@ pub enum Presence {
 
 enum Watched {
     Process(Arc<OwnedFd>),
-    Unit { directory: PathBuf, inode: u64, parent: WatchDescriptor },
+    Unit { hierarchy: PathBuf, directory: PathBuf, inode: u64, parent: WatchDescriptor },
 }
 
 /// All holders that are watched, by the numbers that the caller gave them.
@@ -179,7 +188,14 @@ impl HolderWatch {
 
     /// The directory is in the hierarchy that systemd uses: unified, or its own one of the legacy kind.
     fn watch_cgroup(&self, cgroup: &str, life: Option<u64>) -> io::Result<Option<Watched>> {
-        let Some(directory) = directory_of(&self.root, cgroup) else { return Ok(None) };
+        let Some((hierarchy, directory)) = found_below(&self.root, cgroup) else {
+            if hierarchies(&self.root).iter().any(|hierarchy| is_mounted(hierarchy)) {
+                return Ok(None);
+            }
+            let text =
+                format!("no cgroup hierarchy is mounted at {}, where units are watched", self.root.display());
+            return Err(io::Error::other(text));
+        };
         let Some(above) = directory.parent() else { return Ok(None) };
         // First the watch, then the look: what is removed in between is seen by the one or the other.
         let flags = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_ONLYDIR;
@@ -189,7 +205,7 @@ impl HolderWatch {
             Err(error) => return Err(error.into()),
         };
         let inode = inode_of(&directory).filter(|inode| life.is_none_or(|life| life == *inode));
-        Ok(inode.map(|inode| Watched::Unit { directory, inode, parent }))
+        Ok(inode.map(|inode| Watched::Unit { hierarchy, directory, inode, parent }))
     }
 
     /// Whether a holder is still there, by a look now.
@@ -199,6 +215,33 @@ impl HolderWatch {
             Some(watched) if is_there(watched) => Presence::There,
             _ => Presence::Gone,
         }
+    }
+
+    /// Watches units anew, and looks which are gone: where the hierarchy was unmounted and is back nothing told of that.
+    pub fn look_again(&mut self) {
+        let flags = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_ONLYDIR;
+        for watched in self.watched.values_mut() {
+            if let Watched::Unit { directory, parent, .. } = watched
+                && let Some(above) = directory.parent()
+                && let Ok(again) = self.cgroups.get().add_watch(above, flags)
+            {
+                *parent = again;
+            }
+        }
+        self.see_gone();
+    }
+
+    fn see_gone(&mut self) {
+        let is_gone = |w: &Watched| matches!(w, Watched::Unit { .. }) && !is_there(w);
+        self.gone = self.watched.iter().filter(|(_, w)| is_gone(w)).map(|(id, _)| *id).collect();
+    }
+
+    /// Whether any of them is a unit, of which nothing is seen while no hierarchy is mounted.
+    #[must_use]
+    pub fn is_blind(&self) -> bool {
+        self.watched
+            .values()
+            .any(|watched| matches!(watched, Watched::Unit { hierarchy, .. } if !is_mounted(hierarchy)))
     }
 
     /// Watches it no more.
@@ -243,10 +286,7 @@ impl HolderWatch {
                 Ok(Some(id)) => return id,
                 // Whose directory it was matters less than whose is not there any more: events get lost when
                 // the queue overflows, directories do not.
-                Ok(None) => {
-                    let is_gone = |w: &Watched| matches!(w, Watched::Unit { .. }) && !is_there(w);
-                    self.gone = self.watched.iter().filter(|(_, w)| is_gone(w)).map(|(id, _)| *id).collect();
-                }
+                Ok(None) => self.see_gone(),
                 Err(error) => {
                     tracing::error!(%error, "cannot watch holders any more");
                     std::future::pending::<()>().await;
@@ -259,16 +299,33 @@ impl HolderWatch {
 fn is_there(watched: &Watched) -> bool {
     match watched {
         Watched::Process(pidfd) => process::is_alive(pidfd),
-        // A directory of the same name that was made anew has another inode.
-        Watched::Unit { directory, inode, .. } => inode_of(directory) == Some(*inode),
+        // A directory of the same name that was made anew has another inode. Where the hierarchy itself is not mounted
+        // any more nobody can tell, and nobody is to lose a listener for that.
+        Watched::Unit { directory, inode, hierarchy, .. } => {
+            inode_of(directory) == Some(*inode) || !is_mounted(hierarchy)
+        }
     }
 }
 
 /// The directory of a cgroup, in whichever hierarchy systemd uses.
 fn directory_of(root: &Path, cgroup: &str) -> Option<PathBuf> {
+    found_below(root, cgroup).map(|(_, directory)| directory)
+}
+
+/// The same, with the hierarchy's own directory before it.
+fn found_below(root: &Path, cgroup: &str) -> Option<(PathBuf, PathBuf)> {
     let relative = cgroup.trim_start_matches('/');
-    let hierarchies = [root.join("systemd"), root.join("unified"), root.to_path_buf()];
-    hierarchies.into_iter().map(|hierarchy| hierarchy.join(relative)).find(|directory| directory.is_dir())
+    let both = hierarchies(root).into_iter().map(|hierarchy| (hierarchy.join(relative), hierarchy));
+    both.map(|(directory, hierarchy)| (hierarchy, directory)).find(|(_, directory)| directory.is_dir())
+}
+
+fn hierarchies(root: &Path) -> [PathBuf; 3] {
+    [root.join("systemd"), root.join("unified"), root.to_path_buf()]
+}
+
+/// Every cgroup has this file, the topmost too.
+fn is_mounted(hierarchy: &Path) -> bool {
+    hierarchy.join("cgroup.procs").exists()
 }
 
 fn inode_of(directory: &Path) -> Option<u64> {

@@ -4,14 +4,15 @@
 //! - Every record is there whole or not at all: it is written with one write(2), and one that a SIGKILL tore is thrown
 //!   away when the file is read again. What must not come apart belongs into one record.
 //! - The file is always replaced whole, by rename(2): whoever opens it finds a header.
-//! - A record that could not be written leaves the file as it was before, and can be told of by one byte of the header.
+//! - A record that could not be written leaves the file as it was before, and can be told of by one byte of the header;
+//!   that takes neither room nor a descriptor.
 //! - Nothing that cannot be understood is thrown away: it is moved aside.
 //!
 //! What is in a record is not this module's matter.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::libc;
@@ -39,6 +40,8 @@ pub struct Journal {
     path: PathBuf,
     boot: String,
     file: File,
+    /// The same file, to be written where it says so: what `file` writes goes to the end, wherever it is told to.
+    marker: File,
     /// Up to here the file is as it should be.
     length: u64,
     /// Behind `length` there is something that could not be taken back.
@@ -178,6 +181,7 @@ impl Journal {
         };
         let file = OpenOptions::new().append(true).custom_flags(libc::O_NOFOLLOW).open(path);
         let file = file.map_err(JournalError::new("open", path))?;
+        let marker = marker_of(path).map_err(JournalError::new("open", path))?;
         let torn = bytes(read.saturating_sub(whole));
         if torn > 0 {
             file.set_len(bytes(whole)).map_err(JournalError::new("shorten", path))?;
@@ -185,7 +189,7 @@ impl Journal {
         let lost = (torn > 0).then(|| Lost::Tail { path: path.to_owned(), bytes: torn });
         let length = bytes(whole);
         let path = path.to_owned();
-        let journal = Self { path, boot, file, length, spoilt: false, snapshot: 0, had_gap: has_gap };
+        let journal = Self { path, boot, file, marker, length, spoilt: false, snapshot: 0, had_gap: has_gap };
         Ok(Opened { journal, records, lost, has_gap })
     }
 
@@ -210,10 +214,7 @@ impl Journal {
     /// rewrite takes that back, unless it was so already when the file was opened. It takes no room, so a full file
     /// system does not keep it from being written.
     pub fn mark_gap(&self) -> Result<(), JournalError> {
-        // Not by the descriptor that appends: what that writes goes to the end, wherever it is told to.
-        let file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(&self.path);
-        file.and_then(|file| file.write_all_at(&[1], bytes(GAP)))
-            .map_err(JournalError::new("mark", &self.path))
+        self.marker.write_all_at(&[1], bytes(GAP)).map_err(JournalError::new("mark", &self.path))
     }
 
     /// As [`mark_gap`](Self::mark_gap), where what happened is not known to this process either: no rewrite takes it back.
@@ -227,7 +228,8 @@ impl Journal {
         &mut self,
         records: impl IntoIterator<Item = R>,
     ) -> Result<(), JournalError> {
-        (self.file, self.length) = written(&self.path, &header(&self.boot, self.had_gap), records)?;
+        (self.file, self.marker, self.length) =
+            written(&self.path, &header(&self.boot, self.had_gap), records)?;
         self.snapshot = self.length;
         self.spoilt = false;
         Ok(())
@@ -240,6 +242,18 @@ impl Journal {
         self.spoilt || self.length > WORTH.max(2 * self.snapshot)
     }
 
+    /// Whether the file is nowhere any more: what is appended is lost, and only a rewrite helps.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
+    }
+
+    /// Whether nothing can be appended before a rewrite.
+    #[must_use]
+    pub fn is_spoilt(&self) -> bool {
+        self.spoilt
+    }
+
     /// The bytes that the file has.
     #[must_use]
     pub fn length(&self) -> u64 {
@@ -248,9 +262,9 @@ impl Journal {
 }
 
 fn begun(path: &Path, boot: String, lost: Option<Lost>) -> Result<Opened, JournalError> {
-    let (file, length) = written::<&[u8]>(path, &header(&boot, false), [])?;
+    let (file, marker, length) = written::<&[u8]>(path, &header(&boot, false), [])?;
     let (path, snapshot) = (path.to_owned(), length);
-    let journal = Journal { path, boot, file, length, spoilt: false, snapshot, had_gap: false };
+    let journal = Journal { path, boot, file, marker, length, spoilt: false, snapshot, had_gap: false };
     Ok(Opened { journal, records: Vec::new(), lost, has_gap: false })
 }
 
@@ -259,11 +273,14 @@ fn written<R: AsRef<[u8]>>(
     path: &Path,
     header: &[u8],
     records: impl IntoIterator<Item = R>,
-) -> Result<(File, u64), JournalError> {
+) -> Result<(File, File, u64), JournalError> {
     let action = "rewrite";
     let new = path.with_extension("new");
     let result = written_beside(&new, header, records).and_then(|written| match written {
-        Some(written) => fs::rename(&new, path).map(|()| Some(written)),
+        Some((file, length)) => {
+            let marker = marker_of(&new)?;
+            fs::rename(&new, path).map(|()| Some((file, marker, length)))
+        }
         None => Ok(None),
     });
     match result {
@@ -277,6 +294,10 @@ fn written<R: AsRef<[u8]>>(
             })
         }
     }
+}
+
+fn marker_of(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
 /// `None` where it would be too large.

@@ -5,6 +5,7 @@
 //! meanwhile. Nothing is ever read: what somebody writes stays there and wakes nobody, and who writes more than fits is
 //! told EAGAIN.
 
+use super::descriptors::{Purpose, spared};
 use super::socket_set::SocketSet;
 use crate::model::SessionId;
 use nix::errno::Errno;
@@ -86,9 +87,20 @@ pub fn open(directory: &Path, id: SessionId) -> Result<(OwnedFd, Lifeline), Life
         |error: Errno| LifelineError::Io { action: "make", path: path.clone(), source: error.into() };
     mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).map_err(failed)?;
     // Opening the writing end without waiting takes a reader that is there.
-    let reading = end(&path, OFlag::O_RDONLY)?;
-    let writing = end(&path, OFlag::O_WRONLY)?;
-    Ok((writing, Lifeline { reading, path }))
+    let ends = || {
+        let reading = end(&path, OFlag::O_RDONLY)?;
+        let none_left = |source| LifelineError::Io { action: "open", path: path.clone(), source };
+        let reading = spared(reading, Purpose::Anybody).map_err(none_left)?;
+        Ok((end(&path, OFlag::O_WRONLY)?, reading))
+    };
+    match ends() {
+        Ok((writing, reading)) => Ok((writing, Lifeline { reading, path })),
+        Err(error) => {
+            // Nobody would remove it.
+            let _ = fs::remove_file(&path);
+            Err(error)
+        }
+    }
 }
 
 /// Opens the lifeline of an earlier broker again. It hangs up at once where nobody has the writing end any more.

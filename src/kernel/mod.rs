@@ -9,6 +9,7 @@ pub mod arrivals;
 mod async_fd;
 pub mod cgroups;
 pub mod child;
+pub mod descriptors;
 pub mod destroyed;
 pub mod exec;
 pub mod hangups;

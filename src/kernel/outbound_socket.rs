@@ -4,6 +4,7 @@
 //! 4-tuple that is in use when they connect. UDP sockets do not: with it two sockets could have one 4-tuple, and the
 //! newer would take the datagrams of the other.
 
+use super::descriptors::{Purpose, spared};
 use crate::model::Protocol;
 use nix::libc;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -92,7 +93,7 @@ pub fn make(
 
 fn prepared(protocol: Protocol, source: SocketAddr, freebind: bool) -> io::Result<Socket> {
     let kind = if protocol == Protocol::Tcp { Type::STREAM } else { Type::DGRAM };
-    let socket = Socket::new(Domain::for_address(source), kind, None)?;
+    let socket = spared(Socket::new(Domain::for_address(source), kind, None)?, Purpose::Anybody)?;
     if protocol == Protocol::Tcp {
         socket.set_reuse_address(true)?;
     }

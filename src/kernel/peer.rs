@@ -4,6 +4,7 @@
 //! else the pid may be another's by now. The daemon has no ptrace rights, and so may not read
 //! /proc/PID/ns/*; what it reads instead is open to everybody.
 
+use super::descriptors::{self, is_shortage};
 use super::process::{self, open_pidfd};
 use super::sockopt::network_cookie;
 use crate::model::UnitName;
@@ -28,6 +29,8 @@ pub struct Peer {
     pub pidfd: Option<Arc<OwnedFd>>,
     /// The number of the network namespace that its end of the connection was made in, where the kernel tells.
     network: Option<u64>,
+    /// No descriptor was left for `pidfd`.
+    unseen: bool,
 }
 
 impl Peer {
@@ -37,8 +40,13 @@ impl Peer {
         let mut groups = peer_groups(stream)?;
         groups.push(credentials.gid());
         let pid = credentials.pid();
+        let mut unseen = false;
         let pidfd = match peer_pidfd(stream) {
             Ok(pidfd) => Some(pidfd),
+            Err(error) if is_shortage(&error) => {
+                unseen = true;
+                None
+            }
             // Kernels before 6.5. A process of that pid that belongs to another user is another process; one
             // that started after this very moment cannot have connected.
             Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
@@ -49,7 +57,7 @@ impl Peer {
         };
         // An accepted unix socket is of the namespace of the one that connected: unix_stream_connect() of the kernel.
         let network = network_cookie(stream).ok();
-        Ok(Self { uid: credentials.uid(), groups, pid, pidfd: pidfd.map(Arc::new), network })
+        Ok(Self { uid: credentials.uid(), groups, pid, pidfd: pidfd.map(Arc::new), network, unseen })
     }
 
     /// A process that somebody trustworthy named. The caller must make sure *afterwards* that this pid was
@@ -57,7 +65,14 @@ impl Peer {
     #[must_use]
     pub fn of_process(pid: i32, uid: u32, groups: Vec<u32>) -> Self {
         let pidfd = open_pidfd(pid).ok().filter(|pidfd| process::has_user(pid, uid, pidfd));
-        Self { uid, groups, pid, pidfd: pidfd.map(Arc::new), network: None }
+        Self { uid, groups, pid, pidfd: pidfd.map(Arc::new), network: None, unseen: false }
+    }
+
+    /// Whether it can be found out now who it is: for want of descriptors nothing can be read, and everybody would be
+    /// nobody in particular.
+    #[must_use]
+    pub fn can_be_known(&self) -> bool {
+        !self.unseen && descriptors::are_there_any()
     }
 
     /// Whether it is in the network namespace of this thread: by the socket that it connected with, or, where there is
@@ -113,7 +128,7 @@ impl Peer {
 /// The system unit that has a process now, whoever that is.
 pub(super) fn unit_of(pid: i32) -> Option<UnitName> {
     let pidfd = open_pidfd(pid).ok().map(Arc::new);
-    Peer { uid: 0, groups: Vec::new(), pid, pidfd, network: None }.unit()
+    Peer { uid: 0, groups: Vec::new(), pid, pidfd, network: None, unseen: false }.unit()
 }
 
 /// The number of this thread's network namespace.

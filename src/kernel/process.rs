@@ -56,6 +56,13 @@ pub fn descriptor_limit() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
 }
 
+/// Whether processes of other users are hidden from us (proc(5), hidepid=): PID 1 is there on every host, and what is
+/// asked of others here may be asked of it.
+#[must_use]
+pub fn are_others_hidden() -> bool {
+    read(std::process::id().cast_signed(), "cgroup").is_some() && read(1, "cgroup").is_none()
+}
+
 /// Whether one of a process's user ids (real, effective, saved, of the file system) is this one.
 pub(super) fn has_user(pid: i32, uid: u32, pidfd: &OwnedFd) -> bool {
     let status = read(pid, "status").unwrap_or_default();

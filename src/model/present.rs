@@ -60,6 +60,12 @@ impl Present {
         &self.interfaces
     }
 
+    /// Whether connections to an address come to this host.
+    #[must_use]
+    pub fn is_local(&self, address: IpAddr) -> bool {
+        self.ready.contains_key(&address) || self.is_routed(address)
+    }
+
     /// Whether connections may begin from an address now.
     #[must_use]
     pub fn has(&self, address: IpAddr) -> bool {

@@ -38,7 +38,7 @@ fn run<F: Future>(task: F) -> F::Output {
 }
 
 async fn is_told(watch: &mut AddressWatch) -> bool {
-    tokio::time::timeout(SOON, watch.changed()).await.is_ok()
+    tokio::time::timeout(SOON, watch.changed()).await.is_ok_and(|changed| changed.is_ok())
 }
 
 async fn is_quiet(watch: &mut AddressWatch) -> bool {

@@ -41,7 +41,7 @@ pub(crate) fn reload(daemon: &Daemon, configuration: &str) {
 
 /// A service that answers each client with `ok`, on whatever sockets it was given, and that ends when its standard
 /// input does, between two clients.
-const SERVICE: &str = "
+pub(crate) const SERVICE: &str = "
 import os, select, socket, sys
 ls = [socket.socket(fileno=fd) for fd in range(3, 3 + int(os.environ['LISTEN_FDS']))]
 for l in ls: l.setblocking(False)

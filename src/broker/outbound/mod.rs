@@ -3,6 +3,7 @@
 //! Pools are made anew whenever something around them changes; leases are the ledger's, and live on whatever happens to
 //! pools. What happened is in the journal before anybody hears of it. The ledger decides; here are its effects.
 
+mod addresses;
 mod command;
 mod dumps;
 mod lending;
@@ -29,11 +30,11 @@ use super::command::{Notice, Refusal};
 use super::lookout::Listened;
 use super::{Broker, until};
 use crate::config::Config;
-use crate::kernel::addresses::{AddressWatch, present};
 use crate::leases::{Eased, Ledger, Ticket, Waiting};
 use crate::model::{ListenerName, PoolName, PortRange, PortSet, Present, SessionId};
 use crate::policy::Caller;
 use crate::pools::Host;
+use addresses::Addresses;
 use looks::{Heard, Looks};
 use orphans::Closer;
 use parked::{Parked, Wanted};
@@ -55,7 +56,7 @@ pub(super) struct Outbound {
     pools: Pools,
     host: Host,
     present: Present,
-    addresses: Option<AddressWatch>,
+    addresses: Addresses,
     ledger: Ledger,
     /// Addresses that are drained: the ledger's, for the pools.
     draining: BTreeSet<IpAddr>,
@@ -78,8 +79,6 @@ pub(super) struct Outbound {
     /// Whether it is known who listens on what: of ten thousand sockets that takes time, and is not asked before the
     /// daemon is ready.
     knows_listened: bool,
-    /// Why it is not known which addresses there are, if so.
-    fault: Option<String>,
 }
 
 /// What happened by itself.
@@ -97,9 +96,6 @@ impl Outbound {
         let (store, events) = Store::open(runtime_directory);
         let mut ledger = Ledger::restore(events, now);
         let lifelines = sessions::resumed(&mut ledger, runtime_directory, now)?;
-        let addresses = AddressWatch::new().map_err(|error| {
-            tracing::error!(%error, "addresses that come and go are not seen until the next reload: {error}");
-        });
         let (first, last) = EPHEMERAL;
         let host = Host {
             ephemeral: PortRange::new(first, last).map_err(io::Error::other)?,
@@ -112,7 +108,7 @@ impl Outbound {
             pools: Pools::default(),
             host,
             present: Present::default(),
-            addresses: addresses.ok(),
+            addresses: Addresses::new(),
             draining: ledger.draining().collect(),
             drained: BTreeSet::new(),
             ledger,
@@ -128,7 +124,6 @@ impl Outbound {
             lacking: wanted::Wanted::default(),
             told: Told::default(),
             knows_listened: false,
-            fault: None,
         };
         outbound.keep(now);
         Ok(outbound)
@@ -140,18 +135,24 @@ impl Outbound {
         let due = due.into_iter().chain(self.told.next_due()).chain(self.store.next_due());
         let due = due.chain(self.waiting_due()).min();
         let Self { lifelines, looks, addresses, .. } = self;
-        let addresses = async {
-            match addresses {
-                Some(watch) => watch.changed().await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             session = lifelines.next() => Happened::LifelineCut(session),
             heard = looks.next() => Happened::Heard(heard),
-            () = addresses => Happened::Addresses,
+            () = addresses.next() => Happened::Addresses,
             () = until(due) => Happened::Due,
         }
+    }
+
+    /// Whether somebody removed the journal since this was asked last.
+    pub(super) fn lost_its_journal(&mut self) -> bool {
+        self.store.take_was_removed()
+    }
+
+    /// Nothing is left of what was written down.
+    pub(super) fn write_everything(&mut self, now: Instant) {
+        self.lifelines.prepare();
+        self.store.begin_anew();
+        self.keep(now);
     }
 
     /// Writes down what happened, and tells what was noticed on the way.
@@ -199,7 +200,7 @@ impl Outbound {
 
     /// Everything that is not as it should be.
     pub(super) fn faults(&self) -> Vec<String> {
-        let own = [self.fault.as_deref(), self.store.fault(), self.looks.fault()];
+        let own = [self.addresses.fault(), self.store.fault(), self.looks.fault()];
         let callers = |(name, pool): (&PoolName, &pools::Pool)| {
             self.ledger.callers(name).and_then(|callers| pool.fault_of_minimum(name, callers))
         };
@@ -229,17 +230,15 @@ impl Outbound {
 
     /// Looks at the addresses of the host anew.
     fn see_addresses(&mut self) {
-        match self.addresses.as_ref().map_or_else(present, AddressWatch::present) {
-            Ok(present) => {
-                self.looks.see_devices(&present);
-                (self.present, self.fault) = (present, None);
-            }
-            Err(error) => {
-                let text = format!("cannot see which addresses this host has: {error}");
-                tracing::error!(event = "addresses", %error, "{text}");
-                self.fault = Some(text);
-            }
+        if let Some(present) = self.addresses.look() {
+            self.looks.see_devices(&present);
+            self.present = present;
         }
+    }
+
+    /// The addresses of the host, as they were seen last.
+    pub(super) fn present(&self) -> &Present {
+        &self.present
     }
 
     /// Drains an address, or takes it back into use.
@@ -286,6 +285,7 @@ impl Broker {
         ledger.close_orphans(times.collect());
         self.outbound.serve_all(Instant::now());
         self.protection.set_leased_from(self.outbound.pools.reserve.clone());
+        self.see_absent();
     }
 
     fn brokered_ranges(&self) -> Vec<(PortRange, String)> {
@@ -361,6 +361,9 @@ impl Broker {
                 outbound.pools.refresh_addresses(&outbound.present, &outbound.draining);
                 outbound.serve_all(now);
                 self.touched = true;
+                // One that could not be bound for want of its address may be by now.
+                self.act_on_faulty();
+                self.see_absent();
             }
             Happened::Due => outbound.do_what_is_due(now),
         }

@@ -201,6 +201,12 @@ impl Pool {
         self.in_use = in_use;
         let faults = self.faults_of(name, present);
         changed |= self.faults != faults;
+        for fault in faults.iter().filter(|fault| !self.faults.contains(fault)) {
+            tracing::warn!(event = "pool", pool = %name, "{fault}");
+        }
+        if faults.is_empty() && !self.faults.is_empty() {
+            tracing::info!(event = "pool", pool = %name, "pool {name} is as it was configured again");
+        }
         self.faults = faults;
         changed
     }

@@ -3,7 +3,7 @@
 use super::Outbound;
 use crate::broker::command::Refusal;
 use crate::broker::effects::with_causes;
-use crate::kernel::lifeline::{self, Lifeline, LifelineWatch};
+use crate::kernel::lifeline::{self, Lifeline, LifelineError, LifelineWatch};
 use crate::leases::Ledger;
 use crate::model::{Owner, SessionId};
 use crate::policy::Caller;
@@ -27,15 +27,12 @@ impl Lifelines {
         sessions: &[SessionId],
     ) -> io::Result<(Self, Vec<SessionId>)> {
         let directory = runtime_directory.join("sessions");
-        // Without it sessions cannot be opened, and whoever tries is told; listeners do not need it.
-        if let Err(error) = lifeline::prepare(&directory) {
-            tracing::error!(%error, "cannot make {}: {error}", directory.display());
-        }
+        let mut lifelines = Self { directory, open: HashMap::new(), watch: LifelineWatch::new()? };
+        lifelines.prepare();
         let known: std::collections::HashSet<SessionId> = sessions.iter().copied().collect();
-        if let Err(error) = lifeline::remove_others(&directory, |id| known.contains(&id)) {
+        if let Err(error) = lifeline::remove_others(&lifelines.directory, |id| known.contains(&id)) {
             tracing::warn!(%error, "cannot remove lifelines of sessions that are over: {error}");
         }
-        let mut lifelines = Self { directory, open: HashMap::new(), watch: LifelineWatch::new()? };
         let mut gone = Vec::new();
         for &id in sessions {
             let reopened = lifeline::reopen(&lifelines.directory, id).map_err(io::Error::other);
@@ -47,6 +44,13 @@ impl Lifelines {
         Ok((lifelines, gone))
     }
 
+    /// Makes the directory. Without it sessions cannot be opened, and whoever tries is told; listeners do not need it.
+    pub(super) fn prepare(&self) {
+        if let Err(error) = lifeline::prepare(&self.directory) {
+            tracing::error!(%error, "cannot make {}: {error}", self.directory.display());
+        }
+    }
+
     fn keep(&mut self, id: SessionId, lifeline: Lifeline) -> io::Result<()> {
         self.watch.add(id, &lifeline)?;
         self.open.insert(id, lifeline);
@@ -54,8 +58,16 @@ impl Lifelines {
     }
 
     fn begin(&mut self, id: SessionId) -> io::Result<OwnedFd> {
-        let (writing, reading) =
-            lifeline::open(&self.directory, id).map_err(|error| io::Error::other(with_causes(&error)))?;
+        let (writing, reading) = lifeline::open(&self.directory, id)
+            .or_else(|error| match error {
+                // Somebody removed the directory.
+                LifelineError::Io { ref source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                    lifeline::prepare(&self.directory).map_err(|_| error)?;
+                    lifeline::open(&self.directory, id)
+                }
+                error => Err(error),
+            })
+            .map_err(|error| io::Error::other(with_causes(&error)))?;
         self.keep(id, reading)?;
         Ok(writing)
     }

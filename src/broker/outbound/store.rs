@@ -5,7 +5,7 @@
 //! kernel instead.
 
 use crate::broker::effects::with_causes;
-use crate::kernel::journal::{Journal, Lost, Opened, Unreadable};
+use crate::kernel::journal::{Journal, JournalError, Lost, Opened, Unreadable};
 use crate::leases::{Event, EventError, Ledger};
 use crate::model::{LeaseId, SessionId};
 use std::path::{Path, PathBuf};
@@ -21,6 +21,10 @@ pub(super) struct Store {
     fault: Option<String>,
     /// Something happened that is not written down; when to try again.
     behind: Option<Instant>,
+    /// All is written down, but the file is longer than it need be: when to try again to shorten it.
+    shorten_at: Option<Instant>,
+    /// Somebody removed the file.
+    was_removed: bool,
     forgot: bool,
 }
 
@@ -28,7 +32,15 @@ impl Store {
     /// Opens it, and reads what an earlier daemon wrote.
     pub(super) fn open(runtime_directory: &Path) -> (Self, Vec<Event>) {
         let path: PathBuf = runtime_directory.join("leases");
-        let mut store = Self { path: path.clone(), journal: None, fault: None, behind: None, forgot: false };
+        let mut store = Self {
+            path: path.clone(),
+            journal: None,
+            fault: None,
+            behind: None,
+            shorten_at: None,
+            was_removed: false,
+            forgot: false,
+        };
         let mut events = Vec::new();
         // Sessions have their lifelines beside it: without them there were no leases.
         let lifelines = || std::fs::read_dir(runtime_directory.join("sessions"));
@@ -108,7 +120,17 @@ impl Store {
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.behind
+        self.behind.into_iter().chain(self.shorten_at).min()
+    }
+
+    /// Whether somebody removed the file since this was asked last.
+    pub(super) fn take_was_removed(&mut self) -> bool {
+        std::mem::take(&mut self.was_removed)
+    }
+
+    /// Nothing is left of what was written: all is to be written again.
+    pub(super) fn begin_anew(&mut self) {
+        self.behind = Some(Instant::now());
     }
 
     /// Writes down what happened since the last time, with one write.
@@ -125,25 +147,57 @@ impl Store {
             }
         }
         let Some(journal) = &mut self.journal else { return };
+        if self.behind.is_none() && !events.is_empty() && journal.is_gone() {
+            tracing::error!(event = "journal", "{} was removed, and is written anew", self.path.display());
+            self.behind = Some(now);
+            self.was_removed = true;
+        }
         let done = if let Some(again) = self.behind {
             if again > now {
                 return;
             }
+            // It may have gone with the file.
+            let _ = self.path.parent().map(std::fs::create_dir_all);
             journal.rewrite(ledger.snapshot().filter_map(|event| framed(&event)))
-        } else if events.is_empty() {
-            return;
+        } else if !events.is_empty() {
+            journal.append(&events.iter().filter_map(framed).flatten().collect::<Vec<u8>>())
         } else {
-            let appended = journal.append(&events.iter().filter_map(framed).flatten().collect::<Vec<u8>>());
-            if appended.is_ok() && journal.is_due_for_rewrite() {
-                journal.rewrite(ledger.snapshot().filter_map(|event| framed(&event)))
-            } else {
-                appended
-            }
+            Ok(())
         };
+        self.note(done, now);
+        self.shorten(ledger, now);
+    }
+
+    /// Replaces a file that has become long by one of what still counts.
+    fn shorten(&mut self, ledger: &Ledger, now: Instant) {
+        let Some(journal) = &mut self.journal else { return };
+        let rests = self.shorten_at.is_some_and(|at| at > now);
+        if self.behind.is_some() || rests || !journal.is_due_for_rewrite() {
+            return;
+        }
+        let done = journal.rewrite(ledger.snapshot().filter_map(|event| framed(&event)));
+        self.shorten_at = None;
+        if let Err(error) = &done
+            && !journal.is_spoilt()
+        {
+            // What happened is written down nevertheless.
+            self.shorten_at = now.checked_add(RETRY);
+            let text = format!("the journal of leases grows: {}", with_causes(error));
+            if self.fault.as_ref() != Some(&text) {
+                tracing::error!(event = "journal", "{text}");
+            }
+            self.fault = Some(text);
+            return;
+        }
+        self.note(done, now);
+    }
+
+    fn note(&mut self, done: Result<(), JournalError>, now: Instant) {
+        let Some(journal) = &mut self.journal else { return };
         match done {
             Ok(()) => {
                 self.behind = None;
-                if self.fault.take().is_some() {
+                if self.shorten_at.is_none() && self.fault.take().is_some() {
                     tracing::info!(event = "journal", "leases are written down again");
                 }
             }

@@ -1,7 +1,7 @@
 //! A socket beside another of the same endpoint, and the end of the old one without losing what waits in it.
 //!
 //! The new one is bound before the old one goes, so the endpoint is never given up. A unix name cannot be bound
-//! twice: there the old file goes first, and for the moment until the new one is there clients find no socket.
+//! twice: there the old file is set aside first, and for the moment until the new one is there clients find no socket.
 
 use super::error::{AdoptError, BindError, SocketError};
 use super::inet::address;
@@ -80,10 +80,17 @@ impl ListenerSocket {
                 (socket.map_err(of_inet(&inet)).map_err(failed)?, None)
             }
             Endpoint::Unix(unix) => {
-                if let Some(mut hold) = self.path.take() {
-                    hold.remove().map_err(SocketError::kernel("remove the old socket of", &self.endpoint))?;
+                if let Some(hold) = &mut self.path {
+                    hold.set_aside()
+                        .map_err(SocketError::kernel("remove the old socket of", &self.endpoint))?;
                 }
-                unix::reserve(&unix, &self.options).map_err(failed)?
+                let reserved = unix::reserve(&unix, &self.options);
+                match (&reserved, &mut self.path) {
+                    (Ok(_), path) => *path = None,
+                    (Err(_), Some(hold)) => hold.take_back(),
+                    (Err(_), None) => {}
+                }
+                reserved.map_err(failed)?
             }
         };
         let mut new = Self::new(socket, &self.endpoint, &self.options, path);

@@ -67,6 +67,15 @@ pub enum BindError {
         /// What was to be bound.
         endpoint: Endpoint,
     },
+    /// This process, or the host, has no descriptor left for it.
+    #[error(
+        "cannot bind {endpoint}: no descriptor is left for it; raise LimitNOFILE= of the broker (or \"ulimit -n\" where \
+         it is started), or configure fewer listeners"
+    )]
+    TooMany {
+        /// What was to be bound.
+        endpoint: Endpoint,
+    },
     /// An option that is configured.
     #[error("cannot set {endpoint} up")]
     Option {
@@ -145,6 +154,7 @@ impl BindError {
             Some(libc::EACCES) => Self::NoPrivilege { endpoint },
             Some(libc::EADDRNOTAVAIL) => Self::NoAddress { endpoint },
             Some(libc::ENODEV) => Self::NoDevice { endpoint },
+            Some(libc::EMFILE | libc::ENFILE) => Self::TooMany { endpoint },
             _ => Self::Kernel { endpoint, source },
         }
     }

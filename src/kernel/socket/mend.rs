@@ -179,7 +179,7 @@ fn replace_unix(
     let endpoint = held.endpoint.clone();
     let new = unix::open(unix, &held.options).map_err(failed(&endpoint))?;
     if let Some(hold) = &mut held.path {
-        hold.remove().map_err(SocketError::kernel("remove the spoilt socket of", &endpoint))?;
+        hold.set_aside().map_err(SocketError::kernel("remove the spoilt socket of", &endpoint))?;
     }
     // An abstract name is free only when its socket is closed. Where the bind fails the new socket stays, not
     // bound, and the next time mends that.

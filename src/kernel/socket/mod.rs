@@ -33,6 +33,7 @@ pub use queue::Queue;
 pub use unmet::Unmet;
 
 use crate::config::SocketOptions;
+use crate::kernel::descriptors::{Purpose, shortage, spared};
 use crate::model::{Endpoint, InetEndpoint, SocketKind, UnixAddress, UnixEndpoint};
 use options::Baseline;
 use path::Dress;
@@ -95,8 +96,14 @@ pub struct ListenerSocket {
 impl ListenerSocket {
     /// Binds an endpoint; the socket is reserved then.
     pub fn bind(endpoint: &Endpoint, options: &SocketOptions) -> Result<Self, BindError> {
+        let none_left = || BindError::TooMany { endpoint: endpoint.clone() };
         let (socket, path) = match endpoint {
-            Endpoint::Inet(inet) => (Self::bind_inet(inet, options)?, None),
+            Endpoint::Inet(inet) => {
+                let socket = Self::bind_inet(inet, options)?;
+                (spared(socket, Purpose::Anybody).map_err(|_| none_left())?, None)
+            }
+            // It would leave its path behind.
+            Endpoint::Unix(_) if shortage().is_some() => return Err(none_left()),
             Endpoint::Unix(unix) => unix::reserve(unix, options)?,
         };
         let mut held = Self::new(socket, endpoint, options, path);
@@ -240,7 +247,7 @@ impl ListenerSocket {
         if let Endpoint::Unix(unix) = &self.endpoint
             && let UnixAddress::Path(path) = &unix.address
         {
-            self.path = Some(PathHold::restore(path, unix.kind, self.socket.is_listener()?)?);
+            self.path = Some(PathHold::restore(path, unix.kind)?);
         }
         self.expected = self.state()?;
         self.set_sharing()?;

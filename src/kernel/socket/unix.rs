@@ -15,6 +15,7 @@ use super::error::BindError;
 use super::options::{self, Where};
 use super::path::{Dress, Found, Identity, look, make_parents, remove};
 use crate::config::SocketOptions;
+use crate::kernel::descriptors::is_shortage;
 use crate::model::{Endpoint, SocketKind, UnixAddress, UnixEndpoint};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -73,6 +74,7 @@ fn kernel(unix: &UnixEndpoint) -> impl FnOnce(io::Error) -> BindError + use<> {
     let endpoint = Endpoint::Unix(unix.clone());
     move |source| match source.kind() {
         ErrorKind::AddrInUse => BindError::InUse { endpoint },
+        _ if is_shortage(&source) => BindError::TooMany { endpoint },
         _ => BindError::Kernel { endpoint, source },
     }
 }
@@ -83,7 +85,10 @@ fn failed<'a>(
     path: &'a Path,
 ) -> impl FnOnce(io::Error) -> BindError + use<'a> {
     let endpoint = Endpoint::Unix(unix.clone());
-    move |source| BindError::Path { endpoint, action, path: path.to_owned(), source }
+    move |source| match is_shortage(&source) {
+        true => BindError::TooMany { endpoint },
+        false => BindError::Path { endpoint, action, path: path.to_owned(), source },
+    }
 }
 
 /// Binds a socket of [`open`]; the file of a socket that is gone is replaced, one that lives is not.
@@ -108,12 +113,13 @@ pub(super) fn bind(
         Found::Stale => remove(path).map_err(failed(unix, "replace", path))?,
         Found::Other => return Err(BindError::NotASocket { endpoint }),
     }
-    let hidden = hidden_name(path);
-    remove(&hidden).map_err(failed(unix, "remove", &hidden))?;
     let identity = bind_file(socket, path, path, &dress).map_err(|source| match source.raw_os_error() {
         Some(nix::libc::EADDRINUSE) => BindError::InUse { endpoint },
         _ => failed(unix, "make the socket", path)(source),
     })?;
+    let hidden = hidden_name(path);
+    // Only now: where a kill came before, the next daemon gives the path back to the one that was set aside.
+    remove(&hidden).map_err(failed(unix, "remove", &hidden))?;
     Ok(Some(PathHold { path: path.clone(), identity: Some(identity), placeholder: None, kind: unix.kind }))
 }
 
@@ -139,11 +145,11 @@ fn hidden_name(path: &Path) -> PathBuf {
 
 impl PathHold {
     /// The hold of a socket that comes from elsewhere. Where it waited under its hidden name, because the
-    /// daemon ended while the path refused, it gets its path back.
-    pub(super) fn restore(path: &Path, kind: SocketKind, listening: bool) -> io::Result<Self> {
+    /// daemon ended while the path refused, or while another was to take its place, it gets its path back.
+    pub(super) fn restore(path: &Path, kind: SocketKind) -> io::Result<Self> {
         let hidden = hidden_name(path);
         let waiting = matches!(look(&hidden)?, Found::Live(_));
-        if waiting && listening && matches!(look(path)?, Found::Stale | Found::Nothing) {
+        if waiting && matches!(look(path)?, Found::Stale | Found::Nothing) {
             std::fs::rename(&hidden, path)?;
         }
         let identity = match look(path)? {
@@ -200,6 +206,26 @@ impl PathHold {
             self.placeholder = None;
         }
         Ok(())
+    }
+
+    /// Makes room for another socket at the path, which [`bind`] puts there. The file of this one stays beside it until
+    /// then: a path that is only removed could be given back by nobody.
+    pub(super) fn set_aside(&mut self) -> io::Result<()> {
+        let is_ours = !self.is_gone();
+        match (self.placeholder.take(), is_ours) {
+            // The listener's own waits there already.
+            (Some(_), true) => remove(&self.path),
+            (None, true) => std::fs::rename(&self.path, hidden_name(&self.path)),
+            (_, false) => Ok(()),
+        }
+    }
+
+    /// There is no other socket after all.
+    pub(super) fn take_back(&mut self) {
+        if matches!(look(&self.path), Ok(Found::Nothing)) {
+            // Where it is not there, it was not ours.
+            let _ = std::fs::rename(hidden_name(&self.path), &self.path);
+        }
     }
 
     /// Removes the files, where they are ours.
