@@ -20,7 +20,7 @@ use super::{Accounts, Config, ListenerConfig, Origin};
 use crate::model::{Endpoint, InetEndpoint, ListenerName};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::Duration;
 
 /// The most sockets of all listeners together: more than one process can have descriptors by default.
 const MAX_TOTAL: usize = 65_536;
@@ -41,8 +41,8 @@ pub struct Sources {
     pub inherited: Option<Vec<(ListenerName, Vec<Endpoint>)>>,
     /// The users and groups of the host.
     pub accounts: Accounts,
-    /// When any of the files was changed last: what was changed just now may be half written.
-    pub changed: Option<SystemTime>,
+    /// When any of the files was changed last, since the epoch: what was changed just now may be half written.
+    pub changed: Option<Duration>,
     /// What went wrong while reading.
     pub faults: Vec<Fault>,
 }

@@ -10,7 +10,7 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// The largest file that is read.
 pub(super) const MAX_SIZE: u64 = 1024 * 1024;
@@ -29,15 +29,15 @@ pub(super) struct Location {
 #[derive(Debug)]
 pub(super) struct Text {
     pub(super) text: String,
-    /// When it was written last, or put in its place.
-    pub(super) changed: SystemTime,
+    /// When it was written last, or put in its place, since the epoch.
+    pub(super) changed: Duration,
 }
 
-/// When a file was changed last, itself or what is said of it: nobody can set that.
-pub(super) fn changed_at(metadata: &Metadata) -> SystemTime {
+/// When a file was changed last, since the epoch, itself or what is said of it: nobody can set that.
+pub(super) fn changed_at(metadata: &Metadata) -> Duration {
     let seconds = Duration::from_secs(metadata.ctime().max(0).unsigned_abs());
     let rest = Duration::from_nanos(metadata.ctime_nsec().max(0).unsigned_abs());
-    UNIX_EPOCH.checked_add(seconds + rest).unwrap_or(UNIX_EPOCH)
+    seconds.saturating_add(rest)
 }
 
 impl Location {

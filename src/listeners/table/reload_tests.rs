@@ -102,16 +102,16 @@ impl Model {
 
     fn configure(&mut self, places: &Places) {
         self.places = *places;
-        for n in 0..PLACES {
+        for (n, of) in places.iter().enumerate() {
             // The path goes to the one that is configured.
             let needed = matches!(n, 4 | 5) && places[9 - n].is_some();
-            if places[n].is_none() {
+            if of.is_none() {
                 self.current[n].take_if(|(_, holders)| holders.is_empty() || needed);
                 self.old[n].retain(|_| !needed);
             }
         }
-        for n in 0..PLACES {
-            if places[n].is_some() && self.current[n].is_none() {
+        for (n, of) in places.iter().enumerate() {
+            if of.is_some() && self.current[n].is_none() {
                 self.current[n] = Some(self.new_socket());
             }
         }

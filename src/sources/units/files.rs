@@ -10,7 +10,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::Duration;
 
 /// What the fault of a file that cannot be read begins with.
 pub const CANNOT_BE_READ: &str = "cannot be read";
@@ -39,7 +39,7 @@ pub(super) struct Files {
     /// What could not be read.
     pub(super) faults: Vec<Fault>,
     /// When any of those that were read was changed last.
-    pub(super) changed: Option<SystemTime>,
+    pub(super) changed: Option<Duration>,
 }
 
 impl Files {
@@ -117,7 +117,7 @@ impl Files {
 }
 
 /// What is in a file, and when that was changed last.
-fn read_capped(path: &Path) -> io::Result<(Vec<u8>, Option<SystemTime>)> {
+fn read_capped(path: &Path) -> io::Result<(Vec<u8>, Option<Duration>)> {
     // O_NONBLOCK: opening a pipe must not wait for a writer.
     let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;

@@ -18,7 +18,7 @@ pub use files::CANNOT_BE_READ;
 use files::{Content, Files};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::Duration;
 use tree::{Found, Tree};
 
 /// The drop-in that the generator writes for each unit with a section.
@@ -36,7 +36,7 @@ pub struct Read {
     /// What is wrong with their files.
     pub faults: Vec<Fault>,
     /// When any of the files was changed last.
-    pub changed: Option<SystemTime>,
+    pub changed: Option<Duration>,
 }
 
 /// All services that have a section, and all sockets, below `root`; which services there are at all; and what is
