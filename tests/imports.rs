@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may import of ours. A room that is not here is a fault: it has to be given its place first.
-const ROOMS: [(&str, &[&str]); 14] = [
+const ROOMS: [(&str, &[&str]); 15] = [
     ("model", &[]),
     ("config", &["model"]),
     ("policy", &["config", "model"]),
@@ -19,6 +19,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
     ("learn", &["model"]),
     ("pools", &["config", "model"]),
     ("leases", &["config", "model", "pools"]),
+    ("state", &["model"]),
     ("generator", &["config", "model", "sources"]),
     ("kernel", &["config", "model"]),
     ("sources", &["config", "model"]),
@@ -34,6 +35,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
             "policy",
             "pools",
             "sources",
+            "state",
             "portbroker_client::wire",
         ],
     ),
@@ -50,7 +52,7 @@ const PROGRAMS: [(&str, &[&str]); 3] = [
 ];
 
 /// Rooms that take text, time and events as arguments and give values and effects back.
-const PURE: [&str; 10] = [
+const PURE: [&str; 11] = [
     "model",
     "config",
     "policy",
@@ -58,6 +60,7 @@ const PURE: [&str; 10] = [
     "learn",
     "pools",
     "leases",
+    "state",
     "generator/daemon.rs",
     "generator/delivery.rs",
     "generator/tool.rs",

@@ -11,6 +11,7 @@ use crate::kernel::migrate_requests::MigrateRequests;
 use crate::kernel::socket::ListenerSocket;
 use crate::listeners::{DrainStep, Facts, HolderId, Listener, SocketId, Target};
 use crate::model::{Endpoint, ListenerName, SocketKind};
+use crate::state::Drained;
 use std::collections::BTreeSet;
 use std::os::fd::AsFd as _;
 use std::time::Instant;
@@ -205,6 +206,9 @@ impl Broker {
             }
             self.table.hand_on(*id, holder);
         }
+        if !drains.is_empty() {
+            self.write_holders();
+        }
     }
 
     /// Writes down which of the stored sockets are drained, for the next daemon.
@@ -212,9 +216,11 @@ impl Broker {
         let sockets = self.table.draining().iter().filter_map(|(id, _)| self.sockets.get(&id));
         let mut inodes: Vec<u64> = sockets.map(inode_of).collect();
         inodes.sort_unstable();
-        if inodes != self.draining_written {
-            self.records.write_draining(&inodes);
-            self.draining_written = inodes;
+        let drained = Drained { inodes };
+        if drained != self.draining_written {
+            self.records.write_draining(&drained);
+            self.draining_written = drained;
+            self.write_holders();
         }
     }
 }

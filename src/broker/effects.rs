@@ -240,6 +240,7 @@ impl Broker {
     /// Everything that is not as it was configured.
     pub(super) fn faults(&self) -> Vec<String> {
         let mut faults = self.configuration_faults.clone();
+        faults.extend(self.unreadable.iter().cloned());
         faults.extend(self.protection.fault().map(str::to_owned));
         faults.extend(self.activations.faults());
         faults.extend(self.learning.faults());

@@ -1,13 +1,30 @@
 //! Who holds listeners, and the end of each holder.
 
+use super::Broker;
 use super::command::{Acquire, Refusal};
-use super::records::HolderRecord;
-use super::{Broker, records};
+use super::effects::inode_of;
 use crate::kernel::holder::{HolderClaim, HolderWatch, Presence, shown_process};
 use crate::listeners::HolderId;
 use crate::model::ListenerName;
+use crate::state::{self, Held, HeldListener, HolderRecord};
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
+
+/// Whoever holds what no file tells of. Its listeners stay open for it, whatever they are to do while they are idle:
+/// nobody can be asked whether it lives, and to refuse the clients of a service that does is worse than to queue those
+/// of one that does not. It ends when somebody else takes the listener.
+pub(super) const UNKNOWN: HolderId = HolderId(0);
+
+impl From<&HolderClaim> for HolderRecord {
+    fn from(claim: &HolderClaim) -> Self {
+        match claim {
+            HolderClaim::Process { pid, start, .. } => Self::Process { pid: *pid, start: *start },
+            HolderClaim::Unit { unit, cgroup, life } => {
+                Self::Unit { unit: unit.to_string(), cgroup: cgroup.clone(), life: *life }
+            }
+        }
+    }
+}
 
 /// A holder that is watched.
 #[derive(Debug)]
@@ -24,7 +41,7 @@ impl Holder {
     pub(super) fn shown(&self) -> String {
         match &self.record {
             HolderRecord::Process { pid, start } => shown_process(*pid, *start),
-            HolderRecord::Unit { .. } => None,
+            HolderRecord::Unit { .. } | HolderRecord::Unknown => None,
         }
         .unwrap_or_else(|| self.shown.clone())
     }
@@ -90,8 +107,15 @@ impl Holders {
         Ok(Some((id, true)))
     }
 
+    /// From now on there may be one whom no file tells of.
+    pub(super) fn admit_unknown(&mut self) -> HolderId {
+        let unknown = || Holder { shown: "unknown".to_owned(), record: HolderRecord::Unknown };
+        self.by_id.entry(UNKNOWN).or_insert_with(unknown);
+        UNKNOWN
+    }
+
     pub(super) fn is_gone(&self, id: HolderId) -> bool {
-        self.watch.presence(id.0) == Presence::Gone
+        id != UNKNOWN && self.watch.presence(id.0) == Presence::Gone
     }
 
     pub(super) fn remove(&mut self, id: HolderId) -> Option<Holder> {
@@ -128,6 +152,7 @@ impl Broker {
                 self.table.get(name.as_str()).is_ok_and(|(_, listener)| listener.holders.contains(&id));
             if !held {
                 self.table.hold(name, id, now);
+                self.table.release_one(name, UNKNOWN, now);
                 self.changed.insert(name.clone());
                 newly.push(name.clone());
             }
@@ -187,10 +212,23 @@ impl Broker {
 
     /// Writes down who holds what, for the daemon that comes after a crash.
     pub(super) fn write_holders(&self) {
-        let entries = self.holders.by_id.iter().filter_map(|(id, holder)| {
-            let listeners: Vec<String> = self.table.held_by(*id).map(ToString::to_string).collect();
-            (!listeners.is_empty()).then(|| records::Held { holder: holder.record.clone(), listeners })
+        let held = self.holders.by_id.iter().filter_map(|(id, holder)| {
+            let listeners: Vec<HeldListener> =
+                self.table.held_by(*id).map(|name| self.held_listener(name)).collect();
+            let drains = self.table.draining().iter().filter(|(_, drain)| drain.holders.contains(id));
+            let drained: Vec<u64> =
+                drains.filter_map(|(id, _)| self.sockets.get(&id).map(inode_of)).collect();
+            let holds = !(listeners.is_empty() && drained.is_empty());
+            holds.then(|| Held { holder: holder.record.clone(), listeners, drained })
         });
-        self.records.write_holders(entries.collect());
+        self.records.write_holders(&state::Holders::new(held.collect()));
+    }
+
+    fn held_listener(&self, name: &ListenerName) -> HeldListener {
+        let slots = self.table.get(name.as_str()).map(|(_, listener)| listener.slots.as_slice());
+        // What waits for the next holder is none of this one's.
+        let slots = slots.unwrap_or_default().iter().filter(|slot| !slot.waits());
+        let inodes = slots.filter_map(|slot| self.sockets.get(&slot.id).map(inode_of)).collect();
+        HeldListener { name: name.to_string(), inodes }
     }
 }

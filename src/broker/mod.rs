@@ -43,9 +43,9 @@ use crate::kernel::socket::ListenerSocket;
 use crate::kernel::timer::Every;
 use crate::listeners::{BySocket, SocketId, Table};
 use crate::model::ListenerName;
+use crate::state::{Deposits, Drained};
 use activation::Activations;
 use command::Command;
-use deposits::Deposits;
 use draining::Migration;
 use holders::Holders;
 use learning::Learning;
@@ -91,7 +91,7 @@ pub struct Broker {
     migration: Migration,
     outbound: Outbound,
     /// The inodes of sockets that are drained, as they were written down last.
-    draining_written: Vec<u64>,
+    draining_written: Drained,
     assert: Every,
     /// What each unit has been handed for its own descriptor store since the boot.
     deposits: Deposits,
@@ -100,6 +100,8 @@ pub struct Broker {
     alone: bool,
     stored: Stored,
     records: Records,
+    /// What of an earlier daemon's records could not be read and lies aside, as it was looked at last.
+    unreadable: Vec<String>,
     loader: Loader,
     /// Sockets that were taken over and have yet to be looked at.
     unseen: BTreeSet<ListenerName>,
@@ -205,6 +207,7 @@ impl Broker {
                 self.glance_at_activations();
                 self.look();
                 self.look_at_pools();
+                self.look_aside();
             }
             Event::Look => {
                 self.look();
@@ -236,6 +239,13 @@ impl Broker {
             keep_little_free();
             give_back_freed();
         }
+    }
+
+    /// Somebody may have removed what lay aside.
+    pub(super) fn look_aside(&mut self) {
+        let unreadable = self.records.faults();
+        self.touched |= unreadable != self.unreadable;
+        self.unreadable = unreadable;
     }
 
     fn obey(&mut self, command: Command) {

@@ -3,17 +3,18 @@
 use super::activation::Activations;
 use super::command::Handle;
 use super::draining::Migration;
+use super::effects::inode_of;
 use super::holders::Holders;
 use super::learning::Learning;
 use super::options::say_unmet;
 use super::outbound::Outbound;
 use super::protection::Protection;
-use super::records::{HolderRecord, Records};
+use super::records::{Records, Told as Recorded};
 use super::reload::{Loader, errors_of};
 use super::stored::Stored;
 use super::told::Told;
 use super::{ASSERT_RESERVED_PORTS, Broker, COMMANDS, NOTICES};
-use crate::config::Checked;
+use crate::config::{Checked, Idle};
 use crate::kernel::hangups::HangupWatch;
 use crate::kernel::holder::{HolderClaim, HolderWatch};
 use crate::kernel::migrate_requests::MigrateRequests;
@@ -22,9 +23,10 @@ use crate::kernel::socket::{Identity, ListenerSocket, SocketState, endpoint_of, 
 use crate::kernel::socket_owner;
 use crate::kernel::stored_sockets::{STORED, StoredSockets};
 use crate::kernel::timer::Every;
-use crate::listeners::{BySocket, Change, Slot, Target};
+use crate::listeners::{BySocket, Change, HolderId, Listener, Slot, SocketId, Target};
 use crate::model::{Endpoint, ListenerName, UnitName};
 use crate::sources::Locations;
+use crate::state::{Held, HolderRecord, Holders as HoldersFile};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
@@ -172,6 +174,7 @@ impl Broker {
             alone: !is_takeover && !socket_owner::our_user_listens(),
             assert: Every::new(ASSERT_RESERVED_PORTS)?,
             stored: Stored::new(store),
+            unreadable: Vec::new(),
             records,
             loader,
             configuration_faults,
@@ -186,16 +189,23 @@ impl Broker {
             notices,
             commands,
         };
-        broker.take_over(stored, named, &checked);
+        broker.take_over(stored, named, &checked, is_takeover);
         broker.put_into_effect(&checked, Change::default());
         broker.alone = false;
+        broker.look_aside();
         broker.changed.clear();
         broker.started_with = Some(checked);
         Ok((broker, handle))
     }
 
     /// Matches the sockets that came with the configuration, by what the kernel says that they are.
-    fn take_over(&mut self, stored: Identified, named: Vec<(Endpoint, OwnedFd)>, checked: &Checked) {
+    fn take_over(
+        &mut self,
+        stored: Identified,
+        named: Vec<(Endpoint, OwnedFd)>,
+        checked: &Checked,
+        is_takeover: bool,
+    ) {
         let Identified { mut found, refused } = stored;
         for error in refused {
             tracing::warn!(%error, "a stored socket is none of ours: {error}");
@@ -212,7 +222,7 @@ impl Broker {
         // The table has its slots from here on, and `put_into_effect` binds what is missing.
         self.table.configure(&checked.config.listeners, Instant::now());
         self.sockets.reserve(found.len().max(checked.config.listeners.len()));
-        let old: HashSet<u64> = self.draining_written.iter().copied().collect();
+        let old: HashSet<u64> = self.draining_written.inodes.iter().copied().collect();
         let slots: Vec<_> =
             self.table.iter().flat_map(|(n, l)| l.slots.iter().map(|s| (n.clone(), s.clone()))).collect();
         for (listener, slot) in slots {
@@ -224,10 +234,10 @@ impl Broker {
             let Some(current) = candidates.iter().position(is_current) else { continue };
             self.adopt(&listener, &slot, candidates.remove(current));
         }
-        self.find_holders();
+        let held = self.find_holders(is_takeover);
         for (endpoint, candidates) in found {
             for candidate in candidates {
-                self.adopt_surplus(&endpoint, candidate);
+                self.adopt_surplus(&endpoint, candidate, held.as_ref());
             }
         }
         self.table.wait_where_served();
@@ -266,7 +276,7 @@ impl Broker {
     }
 
     /// A socket that no listener has a place for: one of an endpoint that is configured is drained.
-    fn adopt_surplus(&mut self, endpoint: &Endpoint, candidate: Candidate) {
+    fn adopt_surplus(&mut self, endpoint: &Endpoint, candidate: Candidate, held: Option<&HeldInodes>) {
         if candidate.stored.is_none() {
             return;
         }
@@ -276,7 +286,8 @@ impl Broker {
         };
         match ListenerSocket::adopt_draining(candidate.socket, endpoint, &listener.config.options) {
             Ok(socket) => {
-                let id = self.table.adopt_draining(endpoint);
+                let holders = held.map(|held| held.get(&inode_of(&socket)).cloned().unwrap_or_default());
+                let id = self.table.adopt_draining(endpoint, holders);
                 self.sockets.insert(id, socket);
             }
             Err(error) => {
@@ -286,21 +297,31 @@ impl Broker {
         }
     }
 
-    /// Finds the holders of the earlier daemon again, and mends the listeners of those that are gone.
-    fn find_holders(&mut self) {
+    /// Finds the holders of the earlier daemon again, and mends the listeners of those that are gone. Returns who has
+    /// which sockets, where that is known.
+    fn find_holders(&mut self, is_takeover: bool) -> Option<HeldInodes> {
+        let holders = match self.records.read_holders() {
+            Recorded::Known(holders) => holders,
+            Recorded::Nothing if !is_takeover => HoldersFile::default(),
+            // Every daemon writes it before it hands anything over: somebody took it away.
+            Recorded::Nothing | Recorded::Lost => {
+                self.look_at_taken_over(Vec::new());
+                self.presume_holders();
+                return None;
+            }
+        };
+        let by_inode = self.by_inode(&holders);
+        let mut known = HeldInodes::default();
         let mut gone = Vec::new();
-        for held in self.records.read_holders() {
-            let claim = match &held.holder {
-                HolderRecord::Process { pid, start } => HolderClaim::process(*pid, *start),
-                HolderRecord::Unit { unit, cgroup, life } => UnitName::try_from(unit.as_str())
-                    .ok()
-                    .map(|unit| HolderClaim::Unit { unit, cgroup: cgroup.clone(), life: *life }),
-            };
-            let holder = match claim.map(|claim| self.holders.admit(claim)) {
-                Some(Ok(Some((id, _)))) => Some(id),
-                _ => None,
-            };
-            for name in held.listeners.iter().filter_map(|name| ListenerName::try_from(name.as_str()).ok()) {
+        for held in &holders.holders {
+            let holder = self.holder_again(&held.holder);
+            if let Some(id) = holder {
+                let inodes = held.listeners.iter().flat_map(|listener| &listener.inodes).chain(&held.drained);
+                inodes.for_each(|inode| {
+                    known.entry(*inode).or_default().insert(id);
+                });
+            }
+            for name in held_names(held, &by_inode) {
                 self.expect_as_made(&name);
                 match holder {
                     Some(id) => self.table.hold(&name, id, Instant::now()),
@@ -309,7 +330,56 @@ impl Broker {
             }
         }
         self.look_at_taken_over(gone);
+        holders.has_inodes.then_some(known)
     }
+
+    fn holder_again(&mut self, record: &HolderRecord) -> Option<HolderId> {
+        let claim = match record {
+            HolderRecord::Process { pid, start } => HolderClaim::process(*pid, *start)?,
+            HolderRecord::Unit { unit, cgroup, life } => {
+                let unit = UnitName::try_from(unit.as_str()).ok()?;
+                HolderClaim::Unit { unit, cgroup: cgroup.clone(), life: *life }
+            }
+            HolderRecord::Unknown => return Some(self.holders.admit_unknown()),
+        };
+        Some(self.holders.admit(claim).ok()??.0)
+    }
+
+    /// The listeners of now, by the inodes that holders have.
+    fn by_inode(&self, holders: &HoldersFile) -> HashMap<u64, ListenerName> {
+        if !holders.has_inodes || holders.holders.is_empty() {
+            return HashMap::new();
+        }
+        let of = |(id, socket): (&SocketId, _)| Some((inode_of(socket), self.table.owner(*id)?.0.clone()));
+        self.sockets.iter().filter_map(of).collect()
+    }
+
+    /// Nobody knows who holds what: what listens, and would not if nobody held it, may be somebody's.
+    fn presume_holders(&mut self) {
+        let listens = |listener: &Listener| {
+            listener.config.idle != Idle::Queue
+                && listener.slots.iter().any(|slot| slot.state == Some(Target::Listening))
+        };
+        let names: Vec<ListenerName> =
+            self.table.iter().filter(|(_, l)| listens(l)).map(|(name, _)| name.clone()).collect();
+        if names.is_empty() {
+            return;
+        }
+        let unknown = self.holders.admit_unknown();
+        for name in &names {
+            self.table.hold(name, unknown, Instant::now());
+        }
+    }
+}
+
+/// Who has which sockets.
+type HeldInodes = HashMap<u64, BTreeSet<HolderId>>;
+
+/// What a holder holds, under the names of now: by its name, and by its sockets whatever they are called.
+fn held_names(held: &Held, by_inode: &HashMap<u64, ListenerName>) -> BTreeSet<ListenerName> {
+    let names = held.listeners.iter().filter_map(|held| ListenerName::try_from(held.name.as_str()).ok());
+    let inodes = held.listeners.iter().flat_map(|held| &held.inodes);
+    names.chain(inodes.filter_map(|inode| by_inode.get(inode).cloned())).collect()
 }
 
 /// The named sockets by listener, as the configuration wants to know them, and each with its endpoint.

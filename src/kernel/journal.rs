@@ -9,6 +9,7 @@
 //!
 //! What is in a record is not this module's matter.
 
+use super::boot::{BOOT, boot_id};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -20,7 +21,6 @@ use nix::libc;
 const MAGIC: &[u8; 8] = b"pbleases";
 /// The version of what is written here.
 const VERSION: u32 = 1;
-const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 /// The bytes of a boot id as text.
 const BOOT_LENGTH: usize = 36;
 /// Where the last byte of the header is: not 0 where something happened that is not in the file.
@@ -157,8 +157,8 @@ impl JournalError {
 impl Journal {
     /// Opens the journal of this boot, or begins one, and reads what is in it.
     pub fn open(path: &Path) -> Result<Opened, JournalError> {
-        let boot = fs::read_to_string(BOOT).map_err(JournalError::new("read", Path::new(BOOT)))?;
-        Self::open_of_boot(path, boot.trim())
+        let boot = boot_id().map_err(JournalError::new("read", Path::new(BOOT)))?;
+        Self::open_of_boot(path, &boot)
     }
 
     fn open_of_boot(path: &Path, boot: &str) -> Result<Opened, JournalError> {

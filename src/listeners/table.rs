@@ -252,12 +252,14 @@ impl Table {
         Some(new)
     }
 
-    /// A socket of an earlier daemon is one too many for its endpoint: whoever holds the listener may have it.
-    pub fn adopt_draining(&mut self, endpoint: &Endpoint) -> SocketId {
+    /// A socket of an earlier daemon is one too many for its endpoint. These have it; `None`: nobody knows, and whoever
+    /// holds the listener may.
+    pub fn adopt_draining(&mut self, endpoint: &Endpoint, holders: Option<BTreeSet<HolderId>>) -> SocketId {
         self.last_id += 1;
         let id = SocketId(self.last_id);
-        let holders = self.listener_at(endpoint).map(|(_, listener)| listener.holders.clone());
-        self.draining.add(id, endpoint.clone(), holders.unwrap_or_default());
+        let of_listener = || self.listener_at(endpoint).map(|(_, listener)| listener.holders.clone());
+        let holders = holders.or_else(of_listener).unwrap_or_default();
+        self.draining.add(id, endpoint.clone(), holders);
         id
     }
 

@@ -130,7 +130,7 @@ fn after_a_start_what_does_not_listen_beside_one_that_is_served_waits() {
     let id = table.get("web").unwrap().1.slots[0].id;
     table.succeeded(id, Target::Refusing, now);
     table.hold(&name("web"), HolderId(1), now);
-    table.adopt_draining(&tcp(1));
+    table.adopt_draining(&tcp(1), None);
     table.wait_where_served();
     obey(&mut table, now);
     assert_eq!(states(&table), [REFUSES]);
