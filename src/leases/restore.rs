@@ -23,6 +23,7 @@ struct Told {
     kind: Kind,
     ranges: Vec<SourceRange>,
     held: bool,
+    warned: bool,
 }
 
 /// The sum of events.
@@ -59,8 +60,30 @@ impl Sum {
                 };
                 leases.push(id);
                 let owner = owner.clone();
-                let told = Told { session, owner, pool, protocol, destination, kind, ranges, held: true };
+                let told = Told {
+                    session,
+                    owner,
+                    pool,
+                    protocol,
+                    destination,
+                    kind,
+                    ranges,
+                    held: true,
+                    warned: false,
+                };
                 self.leases.insert(id, told);
+            }
+            Event::Held { session, pool, protocol, destination, kind, leases } => {
+                for (id, ranges) in leases {
+                    let pool = pool.clone();
+                    self.add(Event::Leased { id, session, pool, protocol, destination, kind, ranges });
+                }
+            }
+            Event::Warned { id } => {
+                // One whose last port was free before that was written is not there any more.
+                if let Some(told) = self.leases.get_mut(&id) {
+                    told.warned = true;
+                }
             }
             Event::Replaced { id, busy, with } => match self.leases.get_mut(&id) {
                 Some(told) => told.ranges = exchanged(&told.ranges, busy, with),
@@ -126,11 +149,33 @@ impl Ledger {
             .chain(self.draining().map(|address| Event::Drained { address }))
             .chain(self.sessions.iter().filter_map(move |(id, session)| opened(*id, session.owner)))
             .chain(ended.into_iter().filter_map(move |(id, owner)| opened(id, owner)))
-            .chain(self.leases.iter().flat_map(|(id, record)| {
-                let released = (!record.held).then_some(Event::Released { id: *id });
-                self.leased(*id, record).into_iter().chain(released)
+            .chain(self.all_held())
+            .chain(self.leases.iter().filter(|(_, record)| !record.held).flat_map(|(id, record)| {
+                let warned = record.warned.then_some(Event::Warned { id: *id });
+                let end = std::iter::once(Event::Released { id: *id }).chain(warned);
+                self.leased(*id, record).into_iter().chain(end)
             }))
             .chain(gone.into_iter().map(|id| Event::SessionEnded { id }))
+    }
+
+    /// What is held, by session and what the leases have in common.
+    fn all_held(&self) -> impl Iterator<Item = Event> + '_ {
+        let mut alike: BTreeMap<_, Vec<LeaseId>> = BTreeMap::new();
+        for (id, record) in self.leases.iter().filter(|(_, record)| record.held) {
+            let Record { session, pool, protocol, destination, kind, .. } = record;
+            alike.entry((*session, *pool, *protocol, *destination, *kind)).or_default().push(*id);
+        }
+        alike.into_iter().filter_map(|((session, pool, protocol, destination, kind), ids)| {
+            let ranges = |id| Some((id, self.source_ranges(&self.leases.get(&id)?.ranges)));
+            Some(Event::Held {
+                session,
+                pool: self.pools.key(pool)?.clone(),
+                protocol,
+                destination: destination.and_then(|id| self.books.destinations.key(id)).copied(),
+                kind,
+                leases: ids.into_iter().filter_map(ranges).collect(),
+            })
+        })
     }
 
     fn leased(&self, id: LeaseId, record: &Record) -> Option<Event> {
@@ -212,7 +257,7 @@ impl Ledger {
             protocol: told.protocol,
             kind: told.kind,
             held: true,
-            warned: false,
+            warned: told.warned,
             ranges: ranges.into_boxed_slice(),
             cooling: 0,
             watched: 0,

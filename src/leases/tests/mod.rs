@@ -1,11 +1,16 @@
 //! The ledger as its callers see it.
 
+#[cfg(test)]
 mod asking;
+#[cfg(test)]
 mod ending;
+#[cfg(test)]
 mod fixture;
 mod kernel;
 mod naive;
+#[cfg(test)]
 mod random;
+pub mod world;
 
 use super::*;
 use crate::model::Seen;
