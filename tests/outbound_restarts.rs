@@ -26,7 +26,7 @@ use std::process::Command;
 /// A process of the load: this program again.
 fn in_role(role: &str) -> Command {
     let mut command = place::in_role(role);
-    command.args(["--ignored", "--exact", "role"]);
+    command.args(["--ignored", "--exact", "--nocapture", "role"]);
     command
 }
 

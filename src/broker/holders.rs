@@ -152,7 +152,6 @@ impl Broker {
                 self.table.get(name.as_str()).is_ok_and(|(_, listener)| listener.holders.contains(&id));
             if !held {
                 self.table.hold(name, id, now);
-                self.table.release_one(name, UNKNOWN, now);
                 self.changed.insert(name.clone());
                 newly.push(name.clone());
             }
@@ -161,6 +160,19 @@ impl Broker {
             self.write_holders();
         }
         Ok(Hold { holder: id, is_unit, new, newly })
+    }
+
+    /// These were handed over to somebody who is known: nobody else is presumed to hold them.
+    pub(super) fn unknown_ends(&mut self, names: &[ListenerName]) {
+        if self.table.held_by(UNKNOWN).next().is_none() {
+            return;
+        }
+        for name in names {
+            self.table.release_one(name, UNKNOWN, Instant::now());
+            self.table.leave_drains(name, UNKNOWN);
+        }
+        self.settle_drains();
+        self.write_holders();
     }
 
     /// Undoes a hold whose hand-over failed.

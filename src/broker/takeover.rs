@@ -136,10 +136,15 @@ pub enum StartError {
     Configuration(String),
     /// The same, with sockets that would be lost if the daemon gave up.
     #[error(
-        "the configuration has faults, and there is no last good one to go on with; the sockets stay in the descriptor \
-         store, and connections wait in them, until it is put right:\n{0}"
+        "the configuration has faults, and there is no last good one to go on with ({last_good}); the sockets stay in the \
+         descriptor store, and connections wait in them, until it is put right:\n{faults}"
     )]
-    Stuck(String),
+    Stuck {
+        /// What is wrong with the configuration.
+        faults: String,
+        /// What is wrong with the last good one.
+        last_good: String,
+    },
     /// The kernel refused what the broker cannot do without.
     #[error("cannot watch sockets and holders: {0}")]
     Kernel(#[from] std::io::Error),
@@ -234,7 +239,7 @@ impl Broker {
             let Some(current) = candidates.iter().position(is_current) else { continue };
             self.adopt(&listener, &slot, candidates.remove(current));
         }
-        let held = self.find_holders(is_takeover);
+        let held = self.find_holders(is_takeover, &found);
         for (endpoint, candidates) in found {
             for candidate in candidates {
                 self.adopt_surplus(&endpoint, candidate, held.as_ref());
@@ -299,14 +304,14 @@ impl Broker {
 
     /// Finds the holders of the earlier daemon again, and mends the listeners of those that are gone. Returns who has
     /// which sockets, where that is known.
-    fn find_holders(&mut self, is_takeover: bool) -> Option<HeldInodes> {
+    fn find_holders(&mut self, is_takeover: bool, surplus: &Found) -> Option<HeldInodes> {
         let holders = match self.records.read_holders() {
             Recorded::Known(holders) => holders,
             Recorded::Nothing if !is_takeover => HoldersFile::default(),
             // Every daemon writes it before it hands anything over: somebody took it away.
             Recorded::Nothing | Recorded::Lost => {
                 self.look_at_taken_over(Vec::new());
-                self.presume_holders();
+                self.presume_holders(surplus);
                 return None;
             }
         };
@@ -354,11 +359,13 @@ impl Broker {
         self.sockets.iter().filter_map(of).collect()
     }
 
-    /// Nobody knows who holds what: what listens, and would not if nobody held it, may be somebody's.
-    fn presume_holders(&mut self) {
+    /// Nobody knows who holds what: what listens, and would not if nobody held it, may be somebody's; and so may an old
+    /// socket, beside which the new one is not to take clients.
+    fn presume_holders(&mut self, surplus: &Found) {
+        let is_surplus = |slot: &Slot| surplus.get(&slot.endpoint).is_some_and(|left| !left.is_empty());
         let listens = |listener: &Listener| {
-            listener.config.idle != Idle::Queue
-                && listener.slots.iter().any(|slot| slot.state == Some(Target::Listening))
+            (listener.config.idle != Idle::Queue || listener.slots.iter().any(is_surplus))
+                && listener.slots.iter().any(|slot| slot.state == Some(Target::Listening) || is_surplus(slot))
         };
         let names: Vec<ListenerName> =
             self.table.iter().filter(|(_, l)| listens(l)).map(|(name, _)| name.clone()).collect();
@@ -412,14 +419,15 @@ fn choose(loader: &Loader, records: &Records, inherited: bool) -> Result<(Checke
     let Some(errors) = errors_of(&checked) else { return Ok((checked, Vec::new())) };
     if inherited {
         let last_good = loader.load_file(records.last_good());
-        if errors_of(&last_good).is_none() {
-            for error in &errors {
-                tracing::error!(event = "configuration", "{error}");
-            }
-            tracing::error!("the configuration has faults; the last good one goes on");
-            return Ok((last_good, errors));
+        if let Some(of_last_good) = errors_of(&last_good) {
+            let (faults, last_good) = (errors.join("\n"), of_last_good.join("; "));
+            return Err(StartError::Stuck { faults, last_good });
         }
-        return Err(StartError::Stuck(errors.join("\n")));
+        for error in &errors {
+            tracing::error!(event = "configuration", "{error}");
+        }
+        tracing::error!("the configuration has faults; the last good one goes on");
+        return Ok((last_good, errors));
     }
     Err(StartError::Configuration(errors.join("\n")))
 }

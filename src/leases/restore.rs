@@ -46,7 +46,10 @@ impl Sum {
             }
             Event::SessionOpened { id, owner } => {
                 self.session = self.session.max(id.0 + 1);
-                self.sessions.insert(id, (owner, Vec::new()));
+                // Were it opened anew, it would not end what hangs on it.
+                let known = self.sessions.contains_key(&id);
+                self.contradictions += usize::from(known);
+                self.sessions.entry(id).or_insert((owner, Vec::new()));
             }
             Event::SessionEnded { id } => match self.sessions.remove(&id) {
                 Some((_, leases)) => leases.into_iter().for_each(|lease| self.end(lease)),
@@ -54,7 +57,8 @@ impl Sum {
             },
             Event::Leased { id, session, pool, protocol, destination, kind, ranges } => {
                 self.lease = self.lease.max(id.0 + 1);
-                let Some((owner, leases)) = self.sessions.get_mut(&session) else {
+                let known = self.leases.contains_key(&id);
+                let Some((owner, leases)) = self.sessions.get_mut(&session).filter(|_| !known) else {
                     self.contradictions += 1;
                     return;
                 };

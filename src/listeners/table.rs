@@ -351,6 +351,13 @@ impl Table {
         self.reschedule(name, now);
     }
 
+    /// A holder has none of the old sockets of a listener any more.
+    pub fn leave_drains(&mut self, name: &ListenerName, holder: HolderId) {
+        if let Some(listener) = self.listeners.get(name) {
+            self.draining.leave(&listener.config.endpoints, holder);
+        }
+    }
+
     /// What there is to do for one listener; `impatient` does not wait for a back-off to end.
     #[must_use]
     pub fn actions_of(&self, name: &ListenerName, now: Instant, impatient: bool) -> Vec<Action> {

@@ -115,3 +115,13 @@ fn what_was_lost_is_told_in_words() {
     let newer = read::<Holders>("{\"version\":3}", THIS).unwrap_err();
     assert_eq!(newer.to_string(), "is of version 3, and this broker knows versions 1 to 2");
 }
+
+#[test]
+fn the_last_good_configuration_of_version_1_is_read_as_any_other() {
+    use crate::config::{Sources, TomlFile, build, show};
+    let text = version_1!("last-good.toml");
+    let file = TomlFile { path: "/run/portbroker/last-good.toml".into(), text: text.to_owned() };
+    let checked = build(&Sources { files: vec![file], inherited: Some(Vec::new()), ..Sources::default() });
+    assert!(checked.is_valid(), "{:?}", checked.faults);
+    assert_eq!(show::to_toml(&checked.config), text);
+}

@@ -123,6 +123,13 @@ impl Supervisor {
         self.catch_up();
     }
 
+    /// Waits for a daemon that gives up.
+    pub(crate) fn wait_until_it_ends(&mut self) {
+        let mut child = self.child.take().expect("a daemon runs");
+        child.wait().unwrap();
+        self.catch_up();
+    }
+
     /// A call of the command line, to this daemon.
     pub(crate) fn portbroker(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portbroker"));

@@ -1,7 +1,7 @@
 //! Events as they are written: mirrors that only grow.
 
 use super::{Event, EventError};
-use crate::leases::Kind;
+use crate::leases::{Kind, MOST_PORTS};
 use crate::model::{LeaseId, Owner, PoolName, PortRange, Protocol, SessionId, SourceRange, UnitName};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -112,7 +112,7 @@ impl Stored {
     pub(super) fn checked(self) -> Result<Event, EventError> {
         Ok(match self {
             Self::Numbered(session, lease) => {
-                Event::Numbered { session: SessionId(session), lease: LeaseId(lease) }
+                Event::Numbered { session: session_id(session)?, lease: lease_id(lease)? }
             }
             Self::SessionOpened(id, owner) => {
                 let owner = match owner {
@@ -122,19 +122,30 @@ impl Stored {
                             .map_err(|_| EventError::Impossible("a name that no unit has"))?,
                     ),
                 };
-                Event::SessionOpened { id: SessionId(id), owner }
+                Event::SessionOpened { id: session_id(id)?, owner }
             }
-            Self::SessionEnded(id) => Event::SessionEnded { id: SessionId(id) },
+            Self::SessionEnded(id) => Event::SessionEnded { id: session_id(id)? },
             Self::Leased(lease) => lease.checked()?,
-            Self::Replaced(id, busy, with) => Event::Replaced { id: LeaseId(id), busy, with },
-            Self::Released(id) => Event::Released { id: LeaseId(id) },
-            Self::Freed(id) => Event::Freed { id: LeaseId(id) },
+            Self::Replaced(id, busy, with) => Event::Replaced { id: lease_id(id)?, busy, with },
+            Self::Released(id) => Event::Released { id: lease_id(id)? },
+            Self::Freed(id) => Event::Freed { id: lease_id(id)? },
             Self::Drained(address) => Event::Drained { address },
             Self::Undrained(address) => Event::Undrained { address },
             Self::Held(held) => held.checked()?,
-            Self::Warned(id) => Event::Warned { id: LeaseId(id) },
+            Self::Warned(id) => Event::Warned { id: lease_id(id)? },
         })
     }
+}
+
+/// Nobody gives so many: what is added to a number never goes beyond what a number can be.
+const MOST: u64 = 1 << 62;
+
+fn lease_id(id: u64) -> Result<LeaseId, EventError> {
+    if id < MOST { Ok(LeaseId(id)) } else { Err(EventError::Impossible("a number that no lease has")) }
+}
+
+fn session_id(id: u64) -> Result<SessionId, EventError> {
+    if id < MOST { Ok(SessionId(id)) } else { Err(EventError::Impossible("a number that no session has")) }
 }
 
 fn pool_name(name: &str) -> Result<PoolName, EventError> {
@@ -153,14 +164,23 @@ impl StoredLease {
     fn checked(self) -> Result<Event, EventError> {
         let range = |(address, first, last)| Ok(SourceRange { address, ports: ports(first, last)? });
         Ok(Event::Leased {
-            id: LeaseId(self.id),
-            session: SessionId(self.session),
+            id: lease_id(self.id)?,
+            session: session_id(self.session)?,
             pool: pool_name(&self.pool)?,
             protocol: protocol(self.udp),
             destination: self.destination,
             kind: self.kind.into(),
-            ranges: self.ranges.into_iter().map(range).collect::<Result<_, EventError>>()?,
+            ranges: not_too_many(self.ranges.into_iter().map(range).collect::<Result<_, EventError>>()?)?,
         })
+    }
+}
+
+/// No lease has more ports than are given in one.
+fn not_too_many(ranges: Vec<SourceRange>) -> Result<Vec<SourceRange>, EventError> {
+    let ports = ranges.iter().map(|range| u32::from(range.ports.last() - range.ports.first()) + 1);
+    match ports.fold(0_u32, u32::saturating_add) {
+        0..=MOST_PORTS => Ok(ranges),
+        _ => Err(EventError::Impossible("more ports than a lease has")),
     }
 }
 
@@ -201,10 +221,11 @@ impl StoredHeld {
                 let last = first.checked_add(more).ok_or(EventError::Impossible("ports above 65535"))?;
                 Ok(SourceRange { address, ports: ports(first, last)? })
             };
-            leases.push((LeaseId(id), ranges.into_iter().map(range).collect::<Result<_, EventError>>()?));
+            let ranges = ranges.into_iter().map(range).collect::<Result<_, EventError>>()?;
+            leases.push((lease_id(id)?, not_too_many(ranges)?));
         }
         Ok(Event::Held {
-            session: SessionId(self.session),
+            session: session_id(self.session)?,
             pool: pool_name(&self.pool)?,
             protocol: protocol(self.udp),
             destination: self.destination,

@@ -23,6 +23,7 @@ pub(crate) const LESSEE: &str = "lessee";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two tries to reach a daemon, or to get a port of a full pool.
 const PAUSE: Duration = Duration::from_millis(2);
+const NO_REPLY: &str = "org.freedesktop.DBus.Error.NoReply";
 /// Rows that are asked for at once.
 const ROWS: u32 = 500;
 
@@ -159,6 +160,11 @@ impl Life {
         let answer = tokio::time::timeout(PATIENCE, question(&manager)).await.expect("an answer, or the end");
         let answer = match answer {
             Ok(answer) => Ok(answer),
+            // A daemon that is told to end says so to whoever waits.
+            Err(zbus::Error::MethodError(name, ..)) if name.as_str() == NO_REPLY => {
+                (self.connection, self.was_cut) = (None, true);
+                return None;
+            }
             Err(zbus::Error::MethodError(name, text, _)) => {
                 Err((ErrorName::from_full(name.as_str()), text.unwrap_or_default()))
             }
