@@ -227,7 +227,11 @@ impl Broker {
         // The table has its slots from here on, and `put_into_effect` binds what is missing.
         self.table.configure(&checked.config.listeners, Instant::now());
         self.sockets.reserve(found.len().max(checked.config.listeners.len()));
-        let old: HashSet<u64> = self.draining_written.inodes.iter().copied().collect();
+        // Those that somebody has are written down with who has them, too.
+        let recorded = self.records.read_holders();
+        let old =
+            recorded.table().into_iter().flat_map(|holders| &holders.holders).flat_map(|held| &held.drained);
+        let old: HashSet<u64> = self.draining_written.inodes.iter().chain(old).copied().collect();
         let slots: Vec<_> =
             self.table.iter().flat_map(|(n, l)| l.slots.iter().map(|s| (n.clone(), s.clone()))).collect();
         for (listener, slot) in slots {
@@ -239,7 +243,7 @@ impl Broker {
             let Some(current) = candidates.iter().position(is_current) else { continue };
             self.adopt(&listener, &slot, candidates.remove(current));
         }
-        let held = self.find_holders(is_takeover, &found);
+        let held = self.find_holders(recorded, is_takeover, &found);
         for (endpoint, candidates) in found {
             for candidate in candidates {
                 self.adopt_surplus(&endpoint, candidate, held.as_ref());
@@ -304,8 +308,13 @@ impl Broker {
 
     /// Finds the holders of the earlier daemon again, and mends the listeners of those that are gone. Returns who has
     /// which sockets, where that is known.
-    fn find_holders(&mut self, is_takeover: bool, surplus: &Found) -> Option<HeldInodes> {
-        let holders = match self.records.read_holders() {
+    fn find_holders(
+        &mut self,
+        recorded: Recorded<HoldersFile>,
+        is_takeover: bool,
+        surplus: &Found,
+    ) -> Option<HeldInodes> {
+        let holders = match recorded {
             Recorded::Known(holders) => holders,
             Recorded::Nothing if !is_takeover => HoldersFile::default(),
             // Every daemon writes it before it hands anything over: somebody took it away.

@@ -119,7 +119,8 @@ fn all(workers: &mut [Worker], order: &str, expected: &str) {
 struct Life {
     begin: u64,
     end: u64,
-    ready: bool,
+    /// When it was ready, if it came so far.
+    ready: Option<u64>,
 }
 
 struct World {
@@ -179,7 +180,7 @@ impl World {
     }
 
     fn restart_often(&mut self) {
-        self.lives.push(Life { begin: now(), end: u64::MAX, ready: true });
+        self.lives.push(Life { begin: now(), end: u64::MAX, ready: Some(now()) });
         self.workers.iter_mut().for_each(|worker| worker.tell("go"));
         for n in 1..=self.size.restarts {
             let churn = 60 + self.any(200);
@@ -200,8 +201,9 @@ impl World {
             self.begin_life();
             self.supervisor.wait_until_ready();
             let life = self.lives.last_mut().unwrap();
-            life.ready = true;
-            self.outcome.ready.push(milliseconds(life.begin, now()));
+            let ready = now();
+            life.ready = Some(ready);
+            self.outcome.ready.push(milliseconds(life.begin, ready));
             if n % self.size.compared_after == 0 {
                 all(&mut self.workers, "pause", "paused");
                 self.compare();
@@ -212,7 +214,7 @@ impl World {
     }
 
     fn begin_life(&mut self) {
-        self.lives.push(Life { begin: now(), end: u64::MAX, ready: false });
+        self.lives.push(Life { begin: now(), end: u64::MAX, ready: None });
         self.supervisor.begin();
     }
 
@@ -298,8 +300,9 @@ impl World {
     }
 
     fn sum_answers(&mut self) {
-        for life in self.lives.iter().skip(1).filter(|life| life.ready) {
-            let within = |time: &&u64| (life.begin..life.end).contains(*time);
+        for (life, ready) in self.lives.iter().skip(1).filter_map(|life| Some((life, life.ready?))) {
+            // What is heard before may be the last word of the daemon before.
+            let within = |time: &&u64| (ready..life.end).contains(*time);
             let firsts: Vec<Option<u64>> =
                 self.answered.iter().map(|of| of.iter().find(within).copied()).collect();
             if let Some(first) = firsts.iter().flatten().min() {
