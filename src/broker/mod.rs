@@ -242,7 +242,7 @@ impl Broker {
     }
 
     /// Somebody may have removed what lay aside.
-    pub(super) fn look_aside(&mut self) {
+    fn look_aside(&mut self) {
         let unreadable = self.records.faults();
         self.touched |= unreadable != self.unreadable;
         self.unreadable = unreadable;

@@ -317,10 +317,12 @@ impl Broker {
         let holders = match recorded {
             Recorded::Known(holders) => holders,
             Recorded::Nothing if !is_takeover => HoldersFile::default(),
-            // Every daemon writes it before it hands anything over: somebody took it away.
-            Recorded::Nothing | Recorded::Lost => {
+            lost => {
                 self.look_at_taken_over(Vec::new());
-                self.presume_holders(surplus);
+                // Every daemon writes it before it hands anything over. Where there is none, somebody took it away, or
+                // nothing was handed over yet: old sockets there are none then.
+                let nothing = Found::default();
+                self.presume_holders(if lost == Recorded::Lost { surplus } else { &nothing });
                 return None;
             }
         };
