@@ -8,7 +8,7 @@ use super::ledger::Ledger;
 use super::record::{Range, Record};
 use super::{Event, Kind};
 use crate::model::{LeaseId, Owner, PoolName, PortRange, Protocol, SessionId, SourceRange};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -30,6 +30,8 @@ struct Told {
 #[derive(Debug, Default)]
 struct Sum {
     sessions: HashMap<SessionId, (Owner, Vec<LeaseId>)>,
+    /// Sessions that there were.
+    ended: HashSet<SessionId>,
     leases: BTreeMap<LeaseId, Told>,
     draining: BTreeSet<IpAddr>,
     session: u64,
@@ -46,13 +48,18 @@ impl Sum {
             }
             Event::SessionOpened { id, owner } => {
                 self.session = self.session.max(id.0 + 1);
-                // Were it opened anew, it would not end what hangs on it.
-                let known = self.sessions.contains_key(&id);
-                self.contradictions += usize::from(known);
-                self.sessions.entry(id).or_insert((owner, Vec::new()));
+                // Were it opened anew, it would not end what hangs on it, or what hung on it would be somebody else's.
+                if self.sessions.contains_key(&id) || self.ended.contains(&id) {
+                    self.contradictions += 1;
+                    return;
+                }
+                self.sessions.insert(id, (owner, Vec::new()));
             }
             Event::SessionEnded { id } => match self.sessions.remove(&id) {
-                Some((_, leases)) => leases.into_iter().for_each(|lease| self.end(lease)),
+                Some((_, leases)) => {
+                    self.ended.insert(id);
+                    leases.into_iter().for_each(|lease| self.end(lease));
+                }
                 None => self.contradictions += 1,
             },
             Event::Leased { id, session, pool, protocol, destination, kind, ranges } => {

@@ -130,6 +130,22 @@ fn a_journal_that_version_1_wrote_is_the_ledger_that_it_was() {
 }
 
 #[test]
+fn a_session_that_is_opened_twice_keeps_no_lease_and_takes_none_over() {
+    // Both were found by the fuzzer.
+    let opened = |uid| Event::SessionOpened { id: SessionId(5), owner: Owner::User(uid) };
+    let (leased, ended) = (events().remove(6), Event::SessionEnded { id: SessionId(5) });
+    let held = [opened(1000), leased.clone(), opened(1000), ended.clone()];
+    let another = [opened(1000), leased, ended, opened(996)];
+    for events in [&held[..], &another[..]] {
+        let ledger = Ledger::restore(events.iter().cloned(), Instant::now());
+        assert_eq!((ledger.contradictions(), ledger.sessions().count()), (1, 0));
+        let rows = ledger.rows(None, LeaseId(0), 10);
+        assert!(rows.iter().all(|row| !row.held && row.owner == Owner::User(1000)), "{rows:?}");
+        assert_eq!(rows.len(), 1);
+    }
+}
+
+#[test]
 fn what_somebody_was_told_is_not_said_again_after_a_restart() {
     let one = Pool::new(&["192.0.2.1"], "10000-10063");
     let (mut ledger, session, now) = ledger();
