@@ -1,16 +1,23 @@
 //! Wiring: configuration, kernel, broker, READY, the bus, and the end.
 
+mod journal;
+mod log;
+
 use crate::broker::{Broker, Handle, Inheritance, Start, StartError, Stop};
 use crate::bus::{
     PrivateSocketError, bind_private_socket, is_stopped_for_good, serve_private_socket, serve_system_bus,
 };
 use crate::generator::STAMP;
+use crate::keeper::{KEEPER, Keeper, KeeperError, LOCK, Plan};
+use crate::kernel::child::end_with_parent;
 use crate::kernel::inotify::watch_generator_stamp;
 use crate::kernel::store;
 use crate::sources::Locations;
 use crate::sources::units::DELIVERY_FILE;
 use clap::Parser;
+use log::{Log, Sink};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -26,6 +33,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 const EXIT_CONFIGURATION: u8 = 78;
 /// How long a start takes that cannot succeed and must not be the last.
 const STUCK: Duration = Duration::from_secs(1);
+/// How long the end waits for a log that takes nothing.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Holds listening ports from boot on and hands their sockets to services.
 ///
@@ -46,6 +55,12 @@ struct Options {
     /// Do not join the system bus
     #[arg(long)]
     no_bus: bool,
+    /// Where there is no systemd: be a parent of the daemon that keeps its sockets and starts it again when it dies
+    ///
+    /// SIGTERM and SIGINT stop both, SIGHUP reloads, SIGUSR2 makes the keeper itself the program that is installed now; the
+    /// daemon becomes that with its next start. The daemon gets all other options. Tells a NOTIFY_SOCKET of its own READY.
+    #[arg(long)]
+    keeper: bool,
 }
 
 /// The name that systemd gives to the private socket.
@@ -61,6 +76,12 @@ enum DaemonError {
     Directory { directory: String, source: std::io::Error },
     #[error("another portbrokerd runs with {0}: give each its own --root")]
     Running(String),
+    #[error(transparent)]
+    Keeper(#[from] KeeperError),
+    #[error(
+        "{KEEPER} does not name the parent of this process: its keeper has ended; unset it where there was none"
+    )]
+    KeeperGone,
     #[error("cannot start the runtime: {0}")]
     Runtime(#[source] std::io::Error),
 }
@@ -69,11 +90,12 @@ enum DaemonError {
 #[must_use]
 pub fn main() -> ExitCode {
     let options = Options::parse();
-    start_logging();
+    let log = start_logging();
     // Before the runtime and its threads: this changes the environment.
     let inherited = store::take_listen_fds();
-    match run(options, inherited) {
-        Ok(()) => ExitCode::SUCCESS,
+    let result = if options.keeper { keep(&options, inherited) } else { run(options, inherited).map(|()| 0) };
+    let status = match result {
+        Ok(status) => ExitCode::from(status),
         Err(error) => {
             tracing::error!("{error}");
             match error {
@@ -86,30 +108,78 @@ pub fn main() -> ExitCode {
                 _ => ExitCode::FAILURE,
             }
         }
+    };
+    if let Some(log) = log {
+        log.finish(LAST_LINES);
     }
+    status
 }
 
-/// Logs to the journal where stderr is connected to it, else to stderr. RUST_LOG filters.
-fn start_logging() {
+/// Logs to the journal where stderr is connected to it, else to stderr. RUST_LOG filters. Without a standard error
+/// there is no log.
+fn start_logging() -> Option<Log> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,zbus=warn"));
-    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
     let registry = tracing_subscriber::registry().with(filter);
-    match journal {
-        Some(layer) => registry.with(layer.with_field_prefix(Some("PORTBROKER".into()))).init(),
-        None => {
-            let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            registry
-                .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(terminal))
-                .init();
+    let sink = std::env::var_os("JOURNAL_STREAM").and_then(|_| Sink::journal().ok());
+    if let Some(sink) = sink {
+        let log = Log::new(sink);
+        registry.with(journal::Layer(log.clone())).init();
+        return Some(log);
+    }
+    let log = Log::new(Sink::stderr().ok()?);
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let written = log.clone();
+    let layer = tracing_subscriber::fmt::layer().with_writer(move || written.clone());
+    registry.with(layer.with_ansi(terminal)).init();
+    Some(log)
+}
+
+/// Is the daemon's keeper, until both are to end.
+fn keep(options: &Options, mut inherited: Vec<(String, OwnedFd)>) -> Result<u8, DaemonError> {
+    raise_descriptor_limit();
+    let directory = runtime_directory(&options.root)?;
+    let lock = match inherited.extract_if(.., |(name, _)| name == LOCK).next() {
+        Some((_, lock)) => lock,
+        None => lock(&directory, LOCK)?.into(),
+    };
+    let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--keeper").collect();
+    let plan = Plan { notify_path: directory.join("keeper.notify"), arguments, inherited, lock };
+    let private = || {
+        let path = options.socket.clone().unwrap_or_else(|| directory.join("bus"));
+        Ok::<_, DaemonError>(bind_private_socket(&path)?.into())
+    };
+    Ok(Keeper::new(plan, PRIVATE_SOCKET, private)?.run()?)
+}
+
+/// Who starts the daemon again when it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Supervisor {
+    Nobody,
+    Systemd,
+    Keeper,
+}
+
+impl Supervisor {
+    /// Of this process, which from here on ends with its keeper if it has one.
+    fn find() -> Result<Self, DaemonError> {
+        let keeper = std::env::var_os(KEEPER);
+        let is_parent =
+            |pid: &OsString| pid.to_str().and_then(|pid| pid.parse().ok()).is_some_and(end_with_parent);
+        match keeper {
+            Some(pid) if is_parent(&pid) => Ok(Self::Keeper),
+            Some(_) => Err(DaemonError::KeeperGone),
+            None if std::env::var_os("NOTIFY_SOCKET").is_some() => Ok(Self::Systemd),
+            None => Ok(Self::Nobody),
         }
     }
 }
 
 fn run(options: Options, inherited: Vec<(String, OwnedFd)>) -> Result<(), DaemonError> {
+    let supervisor = Supervisor::find()?;
     raise_descriptor_limit();
     let directory = runtime_directory(&options.root)?;
-    let _lock = lock(&directory)?;
+    let _lock = lock(&directory, "lock")?;
     let (private, inherited): (Vec<_>, Vec<_>) =
         inherited.into_iter().partition(|(name, _)| name == PRIVATE_SOCKET);
     let private = match private.into_iter().next() {
@@ -126,7 +196,7 @@ fn run(options: Options, inherited: Vec<(String, OwnedFd)>) -> Result<(), Daemon
             state_directory,
             inheritance: Inheritance::new(inherited),
         })?;
-        serve(broker, handle, private, !options.no_bus).await.map_err(DaemonError::Runtime)
+        serve(broker, handle, private, !options.no_bus, supervisor).await.map_err(DaemonError::Runtime)
     })
 }
 
@@ -168,10 +238,10 @@ fn state_directory(root: &Path) -> PathBuf {
     }
 }
 
-/// Two daemons must not share their state.
-fn lock(directory: &Path) -> Result<File, DaemonError> {
+/// Two daemons must not share their state, nor two keepers a daemon.
+fn lock(directory: &Path, name: &str) -> Result<File, DaemonError> {
     let shown = directory.display().to_string();
-    let file = File::create(directory.join("lock"))
+    let file = File::create(directory.join(name))
         .map_err(|source| DaemonError::Directory { directory: shown.clone(), source })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -180,29 +250,34 @@ fn lock(directory: &Path) -> Result<File, DaemonError> {
     }
 }
 
-async fn serve(broker: Broker, handle: Handle, private: UnixListener, bus: bool) -> std::io::Result<()> {
+async fn serve(
+    broker: Broker,
+    handle: Handle,
+    private: UnixListener,
+    bus: bool,
+    supervisor: Supervisor,
+) -> std::io::Result<()> {
     let (stop, stopped) = oneshot::channel();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let hangup = signal(SignalKind::hangup())?;
-    let reloading = tokio::spawn(reload_when_told(handle.clone(), hangup));
+    let reloading = tokio::spawn(reload_when_told(handle.clone(), hangup, supervisor));
     if bus {
         tokio::spawn(serve_system_bus(handle.clone()));
     }
     let serving = tokio::spawn(serve_private_socket(private, handle));
     let running = tokio::spawn(broker.run(stopped));
     store::notify_ready();
-    let mut restart = false;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        Ok(()) = reloading => restart = true,
+    // What is for good: a keeper says it by SIGINT, systemd is asked.
+    let for_good = tokio::select! {
+        _ = terminate.recv() => supervisor != Supervisor::Keeper,
+        _ = interrupt.recv() => true,
+        Ok(()) = reloading => false,
         // It ends only where it could not begin.
         ended = serving => return ended.unwrap_or_else(|error| Err(std::io::Error::other(error))),
-    }
+    };
     store::notify_stopping();
-    let supervised = std::env::var_os("NOTIFY_SOCKET").is_some();
-    let for_good = !restart && (!supervised || is_stopped_for_good().await);
+    let for_good = for_good && (supervisor != Supervisor::Systemd || is_stopped_for_good().await);
     let end = if for_good { Stop::ForGood } else { Stop::Restart };
     let _ = stop.send(end);
     running.await.map_err(std::io::Error::other)
@@ -218,7 +293,7 @@ fn own_drop_in() -> Option<String> {
 /// Returns when the daemon has to be started anew: the new configuration asks for other privileges than this
 /// process was started with, and systemd knows of them by now. Nobody notices such a restart: the sockets are in
 /// the descriptor store, and calls wait in the private socket.
-async fn reload_when_told(handle: Handle, mut hangup: tokio::signal::unix::Signal) {
+async fn reload_when_told(handle: Handle, mut hangup: tokio::signal::unix::Signal, supervisor: Supervisor) {
     let mut stamps = match watch_generator_stamp(STAMP) {
         Ok(stamps) => Some(stamps),
         Err(error) => {
@@ -226,7 +301,6 @@ async fn reload_when_told(handle: Handle, mut hangup: tokio::signal::unix::Signa
             None
         }
     };
-    let supervised = std::env::var_os("NOTIFY_SOCKET").is_some();
     let privileges = own_drop_in();
     loop {
         let stamped = async {
@@ -244,7 +318,7 @@ async fn reload_when_told(handle: Handle, mut hangup: tokio::signal::unix::Signa
             },
         }
         let taken = matches!(handle.reload(None).await, Ok(Ok(())));
-        if taken && supervised && own_drop_in() != privileges {
+        if taken && supervisor == Supervisor::Systemd && own_drop_in() != privileges {
             tracing::info!(
                 event = "restart",
                 "the configuration asks for other privileges: starting anew with them"

@@ -373,8 +373,13 @@ fn stateful(state: &'static str) -> Peer {
         ("Reload", _) => Reply::Done,
         ("GetAll", wire::MANAGER_PATH) => {
             let faults: Vec<String> = if state == "degraded" { vec!["one".into()] } else { vec![] };
-            let pairs: [(&str, Variant<'static>); 3] =
-                [("State", state.into()), ("Version", "1.2".into()), ("Faults", faults.into())];
+            let mut pairs: Vec<(&str, Variant<'static>)> =
+                vec![("State", state.into()), ("Version", "1.2".into()), ("Faults", faults.into())];
+            if state == "degraded" {
+                let counts = HashMap::from([("stored".to_owned(), 3_u32), ("kept".to_owned(), 2)]);
+                pairs.push(("Takeover", Variant::new(counts)));
+                pairs.push(("TakeoverDifferences", vec!["one is let go".to_owned()].into()));
+            }
             Reply::Properties(
                 pairs.into_iter().map(|(k, v)| (k.to_owned(), OwnedVariant::try_from(v).unwrap())).collect(),
             )
@@ -402,13 +407,20 @@ fn status_tells_well_from_degraded_from_stopped() {
     assert_eq!(status, 1);
     assert_eq!(
         text,
-        "{\"state\":\"degraded\",\"version\":\"1.2\",\"faults\":[\"one\"],\"listeners\":{\"listening\":1,\"reserved\":0,\"failed\":0},\"learned\":null,\"pools\":{\"ready\":0,\"degraded\":0,\"failed\":0,\"leased\":0,\"cooling\":0}}\n"
+        "{\"state\":\"degraded\",\"version\":\"1.2\",\"faults\":[\"one\"],\"listeners\":{\"listening\":1,\"reserved\":0,\"failed\":0},\"learned\":null,\"pools\":{\"ready\":0,\"degraded\":0,\"failed\":0,\"leased\":0,\"cooling\":0},\"takeover\":{\"kept\":2,\"stored\":3,\"differences\":[\"one is let go\"]},\"limits\":null}\n"
+    );
+    let (_, text, _) = run(&mut portbroker(degraded.path(), "status"));
+    assert!(
+        text.contains(
+            "\ntakeover    3 sockets stored, 2 kept; 0 holders, 0 gone\ndiffered    one is let go\n"
+        ),
+        "{text}"
     );
     let (status, text, message) = run(&mut portbroker(Path::new("/nonexistent/bus"), "status --json"));
     assert_eq!(status, 3);
     assert_eq!(
         text,
-        "{\"state\":\"stopped\",\"version\":null,\"faults\":[],\"listeners\":null,\"learned\":null,\"pools\":null}\n"
+        "{\"state\":\"stopped\",\"version\":null,\"faults\":[],\"listeners\":null,\"learned\":null,\"pools\":null,\"takeover\":null,\"limits\":null}\n"
     );
     assert!(message.contains("not reachable"), "{message}");
 }

@@ -452,14 +452,15 @@ fn a_quota_that_is_used_up_is_met_from_what_other_destinations_do_not_use() {
     with(&format!("{POOL}quota = {{ ports = 100 }}\n"), |daemon, server| {
         let connector = connector(daemon);
         let others: Vec<Server> =
-            (444..446).map(|port| Server::start(SocketAddr::new(server.address.ip(), port))).collect();
-        // 64 ports for the first destination, the 36 that are left for the second, none for the third.
-        let streams = [connect(&connector, server), connect(&connector, &others[0])];
-        let text = connector.connect_blocking(others[1].address).unwrap_err().to_string();
+            (444..448).map(|port| Server::start(SocketAddr::new(server.address.ip(), port))).collect();
+        // An eighth of 200 ports for each of four destinations, none for the fifth.
+        let streams: Vec<Stream> =
+            [server, &others[0], &others[1], &others[2]].map(|server| connect(&connector, server)).into();
+        let text = connector.connect_blocking(others[3].address).unwrap_err().to_string();
         assert!(text.contains("Error.QuotaExceeded: "), "{text}");
         drop(streams);
         std::thread::sleep(Duration::from_millis(1_100));
-        let streams: Vec<Stream> = (0..100).map(|_| connect(&connector, &others[1])).collect();
+        let streams: Vec<Stream> = (0..100).map(|_| connect(&connector, &others[3])).collect();
         assert_eq!(sources(&streams).len(), 100);
     });
 }

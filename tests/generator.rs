@@ -3,7 +3,7 @@
 
 #![cfg(test)]
 
-use portbroker::generator::{STAMP, Tool, generate};
+use portbroker::generator::{Host, STAMP, SystemdVersion, Tool, generate};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ fn generated(case: &Path) -> BTreeMap<PathBuf, String> {
     let maps = "0-1 r--p 0 0:0 1 /usr/lib/x86_64-linux-gnu/libc.so.6\n\
                 2-3 r--p 0 0:0 2 /usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2\n";
     let own = Path::new("/usr/lib/systemd/system-generators/portbroker-generator");
-    let messages = generate(case, output.path(), &Tool::beside(own, maps));
+    let messages = generate(case, output.path(), &Host { tool: Tool::beside(own, maps), systemd: None });
     let mut found = files(output.path());
     assert_eq!(found.remove(Path::new(STAMP)).as_deref(), Some(""), "the stamp is always written");
     if !messages.is_empty() {
@@ -59,10 +59,25 @@ fn what_cannot_be_written_is_said_and_costs_the_other_units_nothing() {
     let output = tempfile::tempdir().unwrap();
     let tool = Tool { path: "/usr/bin/portbroker".into(), loader: None };
     fs::write(output.path().join("web@1.service.d"), "in the way").unwrap();
-    let messages = generate(&case, output.path(), &tool);
+    let messages = generate(&case, output.path(), &Host { tool, systemd: None });
     assert_eq!(messages.len(), 1);
     assert!(messages[0].contains("web@1.service does not get its sockets"), "{}", messages[0]);
     let found = files(output.path());
     assert!(found.contains_key(Path::new("web@2.service.d/zzz-portbroker.conf")));
     assert!(found.contains_key(Path::new(STAMP)));
+}
+
+#[test]
+fn what_only_a_newer_systemd_knows_is_given_to_that_one_alone() {
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/generator/template");
+    let tool = Tool { path: "/usr/bin/portbroker".into(), loader: None };
+    let given = |version| {
+        let output = tempfile::tempdir().unwrap();
+        let host = Host { tool: tool.clone(), systemd: Some(SystemdVersion(version)) };
+        assert_eq!(generate(&case, output.path(), &host), [""; 0]);
+        files(output.path()).remove(Path::new("portbroker.service.d/50-systemd.conf"))
+    };
+    assert_eq!(given(252), None);
+    let newer = given(257).unwrap();
+    assert!(newer.ends_with("[Service]\nType=notify-reload\nFileDescriptorStorePreserve=yes\n"), "{newer}");
 }

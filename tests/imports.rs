@@ -11,17 +11,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may import of ours. A room that is not here is a fault: it has to be given its place first.
-const ROOMS: [(&str, &[&str]); 15] = [
+const ROOMS: [(&str, &[&str]); 17] = [
     ("model", &[]),
     ("config", &["model"]),
     ("policy", &["config", "model"]),
     ("listeners", &["config", "model"]),
     ("learn", &["model"]),
+    ("limits", &["config", "model"]),
     ("pools", &["config", "model"]),
     ("leases", &["config", "model", "pools"]),
     ("state", &["model"]),
     ("generator", &["config", "model", "sources"]),
     ("kernel", &["config", "model"]),
+    ("keeper", &["kernel"]),
     ("sources", &["config", "model"]),
     (
         "broker",
@@ -30,6 +32,7 @@ const ROOMS: [(&str, &[&str]); 15] = [
             "kernel",
             "learn",
             "leases",
+            "limits",
             "listeners",
             "model",
             "policy",
@@ -39,8 +42,8 @@ const ROOMS: [(&str, &[&str]); 15] = [
             "portbroker_client::wire",
         ],
     ),
-    ("bus", &["broker", "kernel", "model", "policy", "portbroker_client::wire"]),
-    ("daemon", &["broker", "bus", "config", "generator", "kernel", "model", "sources"]),
+    ("bus", &["broker", "kernel", "limits", "model", "policy", "portbroker_client::wire"]),
+    ("daemon", &["broker", "bus", "config", "generator", "keeper", "kernel", "model", "sources"]),
     ("lib", &[]),
 ];
 
@@ -52,18 +55,23 @@ const PROGRAMS: [(&str, &[&str]); 3] = [
 ];
 
 /// Rooms that take text, time and events as arguments and give values and effects back.
-const PURE: [&str; 11] = [
+const PURE: [&str; 16] = [
     "model",
     "config",
     "policy",
     "listeners",
     "learn",
+    "limits",
     "pools",
     "leases",
     "state",
     "generator/daemon.rs",
     "generator/delivery.rs",
+    "generator/systemd.rs",
     "generator/tool.rs",
+    "keeper/life.rs",
+    "keeper/message.rs",
+    "keeper/store.rs",
 ];
 
 /// What no pure room may name, with the reason that a failure gives.

@@ -25,7 +25,10 @@ fn it_is_installed_into_a_running_system_and_taken_out_again() {
         lab = lab.copy(&programs.join(name), &format!("/opt/portbroker/target/release/{name}"));
     }
     let lab = lab.boot();
+    let listens = "ss -Hltn 'sport = :3306' | grep -q 3306";
     lab.ok("systemctl start db");
+    // It is started, and binds when it gets there.
+    lab.wait_for(listens, 10);
     assert_eq!(lab.ask("3306"), "bound");
 
     lab.step("installed and started");
@@ -63,6 +66,7 @@ fn it_is_installed_into_a_running_system_and_taken_out_again() {
     lab.ok("/opt/portbroker/systemd/uninstall");
     assert_eq!(lab.ask("3306"), "given db");
     lab.ok("systemctl restart db");
+    lab.wait_for(listens, 10);
     assert_eq!(lab.ask("3306"), "bound");
     assert_eq!((lab.ok(reserved).as_str(), lab.show("crawler", "ActiveState").as_str()), ("", "active"));
     lab.fails("ls /run/portbroker");

@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+use portbroker::config::Limit;
 use portbroker::config::socket_keys::{Fate, all, fate, toml_keys, unit_keys};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -37,7 +38,9 @@ fn described() -> Vec<String> {
 fn every_key_of_the_configuration_is_described() {
     let described = described();
     let others = ["ports", "learn", "exclude", "name", "Required", "addresses", "spread", "allow", "quota"];
-    for key in toml_keys().chain(unit_keys()).chain(others) {
+    let others = others.into_iter().chain(["minimum", "close-orphans"]);
+    let limits = Limit::all().map(Limit::key);
+    for key in toml_keys().chain(unit_keys()).chain(others).chain(limits) {
         assert!(described.iter().any(|known| known == key), "{key} is not in the page: {described:?}");
     }
 }
@@ -94,4 +97,18 @@ fn the_page_is_well_formed() {
     assert!(output.status.success());
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert!(output.stdout.len() > 10_000);
+}
+
+#[test]
+fn every_limit_is_described_with_its_default_and_its_range() {
+    let page = page().replace("\\-", "-");
+    for limit in Limit::all() {
+        let (_, after) =
+            page.split_once(&format!(".B {}\n", limit.key())).unwrap_or_else(|| panic!("{limit:?}"));
+        let text = after.split(".TP").next().unwrap().replace('\n', " ");
+        let (least, most) = limit.range();
+        for value in [least, most, limit.default_value()] {
+            assert!(text.contains(&limit.written(value)), "{} {}: {text}", limit.key(), limit.written(value));
+        }
+    }
 }

@@ -81,7 +81,7 @@ fn masks(path: &Path) -> bool {
 #[test]
 fn systemd_sees_the_same_files_of_the_same_units() {
     let lab = tangle().boot();
-    let (found, _, _) = units::read(&lab.root());
+    let units::Read { units: found, .. } = units::read(&lab.root());
     let services: Vec<_> = found.iter().filter(|unit| unit.name.as_str().ends_with(".service")).collect();
 
     let names: Vec<_> = services.iter().map(|unit| format!("'{}'", unit.name)).collect();

@@ -2,11 +2,12 @@
 //!
 //! The private socket comes first, then the system bus; a place that was named is the only one tried. Each
 //! question has a connection of its own: the broker follows its holders by their processes, not by their
-//! connections, so there is nothing to keep. No round trip is made but the question itself (the handshake is
+//! connections, so there is nothing to keep. (A [`Connector`](crate::Connector), which asks often, keeps one.) No round trip is made but the question itself (the handshake is
 //! pipelined, proxies cache and introspect nothing), for `portbroker exec` has milliseconds.
 
 use crate::error::{Error, Failure};
-use crate::inspect::{LearnedPort, ListenerStatus, Queue, Status};
+use crate::inspect::{Condition, LearnedPort, ListenerStatus, Queue, Status};
+use crate::kept::Kept;
 use crate::wire::{self, ErrorName, ListenerProxy, ManagerProxy, ObjectManagerProxy};
 use std::collections::HashMap;
 use std::future::Future;
@@ -59,6 +60,8 @@ pub struct Broker {
     timeout: Duration,
     /// How many questions, of all clones, may have been answered and the answer was lost.
     lost: Arc<AtomicU64>,
+    /// The connection that is kept, if one is.
+    kept: Option<Arc<Kept>>,
 }
 
 impl Default for Broker {
@@ -75,7 +78,7 @@ impl Broker {
     #[must_use]
     pub fn new() -> Self {
         let socket = std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
-        Self { socket, timeout: DEFAULT_TIMEOUT, lost: Arc::default() }
+        Self { socket, timeout: DEFAULT_TIMEOUT, lost: Arc::default(), kept: None }
     }
 
     /// The broker at this socket, and nowhere else.
@@ -208,6 +211,18 @@ impl Broker {
         Status::read(manager, objects)
     }
 
+    /// The same without listeners and pools.
+    pub async fn condition(&self) -> Result<Condition, Error> {
+        let manager = self
+            .ask(|connection| {
+                Box::pin(
+                    async move { get_all(&connection, wire::MANAGER_PATH, wire::MANAGER_INTERFACE).await },
+                )
+            })
+            .await?;
+        Condition::read(manager)
+    }
+
     /// All listeners, by name.
     pub async fn listeners(&self) -> Result<Vec<ListenerStatus>, Error> {
         let objects =
@@ -233,12 +248,28 @@ impl Broker {
         self.lost.load(Ordering::Relaxed)
     }
 
+    /// The same, with one connection for all questions. They are all to be asked within one runtime.
+    pub(crate) fn keeping(&self) -> (Self, Arc<Kept>) {
+        let kept = Arc::new(Kept::default());
+        (Self { kept: Some(Arc::clone(&kept)), ..self.clone() }, kept)
+    }
+
     /// Asks, and asks again where the daemon goes away in between, until the time is up.
     pub(crate) async fn ask<'a, T>(
         &self,
         question: impl Fn(Connection) -> Answer<'a, T>,
     ) -> Result<T, Error> {
-        let deadline = Instant::now() + self.timeout;
+        self.ask_waiting(Duration::ZERO, question).await
+    }
+
+    /// The same for a question whose answer may take so much longer, in which a daemon that is away is waited for, too.
+    pub(crate) async fn ask_waiting<'a, T>(
+        &self,
+        wait: Duration,
+        question: impl Fn(Connection) -> Answer<'a, T>,
+    ) -> Result<T, Error> {
+        let patient = Instant::now() + wait;
+        let deadline = patient + self.timeout;
         let mut tried = 0;
         loop {
             let attempt = self.attempt(&question);
@@ -247,7 +278,7 @@ impl Broker {
                 Ok(Err(failure)) => failure,
                 Err(_) => {
                     self.lost.fetch_add(1, Ordering::Relaxed);
-                    Failure::Absent(format!("no reply within {:?}", self.timeout))
+                    Failure::Absent(format!("no reply within {:?}", wait + self.timeout))
                 }
             };
             if matches!(failure, Failure::Lost(_)) {
@@ -256,6 +287,7 @@ impl Broker {
             tried += 1;
             match failure {
                 Failure::Final(error) => return Err(error),
+                _ if Instant::now() < patient => tokio::time::sleep(PAUSE * tried.min(TRIES)).await,
                 Failure::Lost(_) if tried < TRIES => tokio::time::sleep(PAUSE * tried).await,
                 Failure::Lost(tried) | Failure::Absent(tried) => return Err(Error::NotReachable { tried }),
             }
@@ -263,23 +295,67 @@ impl Broker {
     }
 
     async fn attempt<'a, T>(&self, question: &impl Fn(Connection) -> Answer<'a, T>) -> Result<T, Failure> {
-        let Some(path) = &self.socket else { return anywhere(question).await };
+        let path = self.socket.as_deref().unwrap_or(Path::new(wire::SOCKET_PATH));
+        let private = match self.ask_privately(path, question).await {
+            Err(Unasked::Connect(failure)) => failure,
+            Err(Unasked::Call(failure)) => return Err(failure),
+            Ok(answer) => return Ok(answer),
+        };
+        match private {
+            // The private socket is not there or not for us: the system bus.
+            Failure::Absent(_) | Failure::Final(Error::Forbidden { .. }) if self.socket.is_none() => {
+                ask_on_the_bus(question, private).await
+            }
+            failure => Err(failure),
+        }
+    }
+
+    /// Asks at the private socket.
+    async fn ask_privately<'a, T>(
+        &self,
+        path: &Path,
+        question: &impl Fn(Connection) -> Answer<'a, T>,
+    ) -> Result<T, Unasked> {
         let place = path.display().to_string();
-        let connection = peer(path, &place).await?;
-        question(connection).await.map_err(|error| Failure::of_call(&place, error))
+        let failed = |error| Failure::of_call(&place, error);
+        let Some(kept) = &self.kept else {
+            let connection = peer(path, &place).await.map_err(Unasked::Connect)?;
+            return question(connection).await.map_err(|error| Unasked::Call(failed(error)));
+        };
+        let mut asking = match kept.get() {
+            Some(asking) => asking,
+            None => kept.put(peer(path, &place).await.map_err(Unasked::Connect)?),
+        };
+        loop {
+            let failure = match question(asking.connection.clone()).await.map_err(failed) {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            if matches!(failure, Failure::Lost(_)) {
+                asking.lost();
+                // A daemon that was restarted since has never heard of this question, most likely.
+                if asking.again {
+                    self.lost.fetch_add(1, Ordering::Relaxed);
+                    asking = kept.put(peer(path, &place).await.map_err(Unasked::Connect)?);
+                    continue;
+                }
+            }
+            return Err(Unasked::Call(failure));
+        }
     }
 }
 
-/// The private socket, and where that is not there or not for us, the system bus.
-async fn anywhere<'a, T>(question: &impl Fn(Connection) -> Answer<'a, T>) -> Result<T, Failure> {
-    let private = match peer(Path::new(wire::SOCKET_PATH), wire::SOCKET_PATH).await {
-        Ok(connection) => {
-            let answer = question(connection).await;
-            return answer.map_err(|error| Failure::of_call(wire::SOCKET_PATH, error));
-        }
-        Err(failure @ (Failure::Absent(_) | Failure::Final(Error::Forbidden { .. }))) => failure,
-        Err(failure) => return Err(failure),
-    };
+/// What came of asking at the private socket.
+enum Unasked {
+    /// There is no connection.
+    Connect(Failure),
+    Call(Failure),
+}
+
+async fn ask_on_the_bus<'a, T>(
+    question: &impl Fn(Connection) -> Answer<'a, T>,
+    private: Failure,
+) -> Result<T, Failure> {
     let bus = match zbus::connection::Builder::system().build().await {
         Ok(connection) => question(connection).await,
         Err(error) => Err(error),

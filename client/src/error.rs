@@ -63,6 +63,12 @@ pub enum Error {
         /// How full the pool is, and when there is more.
         figures: Exhausted,
     },
+    /// The broker, or the bus, has as much to do for this user as a user may ask for: a limit of `[limits]`.
+    #[error("org.freedesktop.DBus.Error.LimitsExceeded: {message}")]
+    LimitsExceeded {
+        /// The broker's words.
+        message: String,
+    },
     /// What is there does not speak the interface, or not this version of it.
     #[error("the port broker at {place} does not answer as it should: {source}")]
     Protocol {
@@ -153,6 +159,7 @@ impl Failure {
             Standard::ServiceUnknown(text) | Standard::NameHasNoOwner(text) => {
                 Self::Absent(format!("{place}: {text}"))
             }
+            Standard::LimitsExceeded(message) => Self::Final(Error::LimitsExceeded { message }),
             // The bus says so when the daemon goes away with a call unanswered.
             Standard::NoReply(text) | Standard::Disconnected(text) => Self::Lost(format!("{place}: {text}")),
             Standard::AccessDenied(reason) | Standard::AuthFailed(reason) => {

@@ -5,8 +5,8 @@
 
 use crate::error::Error;
 use crate::pools::PoolStatus;
-use crate::wire::{self, LearnedRow, ManagedObjects, SocketRow};
-use std::collections::HashMap;
+use crate::wire::{self, LearnedRow, LimitRow, ManagedObjects, SocketRow};
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use zbus::wire::OwnedVariant;
 
@@ -21,12 +21,72 @@ pub struct Status {
     pub version: String,
     /// What is not as it was configured, a sentence each.
     pub faults: Vec<String>,
+    /// What is configured and not in effect on sockets that are served without it, a sentence each.
+    pub notes: Vec<String>,
     /// How many ports are protected because services listen on them; `None`: an older broker, which does not tell.
     pub learned_ports: Option<u32>,
+    /// How much of each limit of `[limits]` is in use; `None`: an older broker, which does not tell.
+    pub limits: Option<Vec<LimitStatus>>,
+    /// What it found of an earlier broker's sockets when it started; `None`: it found none, or is an older broker.
+    pub takeover: Option<Takeover>,
     /// All listeners, by name.
     pub listeners: Vec<ListenerStatus>,
     /// All pools, by name.
     pub pools: Vec<PoolStatus>,
+}
+
+/// How the broker is, without what there is of listeners and pools.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// `running` or `degraded`.
+    pub state: String,
+    /// What is not as it was configured, a sentence each.
+    pub faults: Vec<String>,
+    /// What is configured and not in effect on sockets that are served without it, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// How much of a limit is in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitStatus {
+    /// Its key in `[limits]`.
+    pub name: String,
+    /// Its value as it is in effect: less than what is configured where the broker may not have so many descriptors.
+    /// Sizes are in bytes, times in milliseconds.
+    pub limit: u64,
+    /// How much is in use; of a limit for each user, how much the one has that has most.
+    pub used: u64,
+    /// Who has most: `user 1000`, `nginx.service`.
+    pub greatest: Option<String>,
+    /// How often it was hit since the broker was started.
+    pub hits: u64,
+    /// Who hit it last, the last one first, and how often.
+    pub hit_by: Vec<(String, u64)>,
+}
+
+impl From<LimitRow> for LimitStatus {
+    fn from((name, limit, used, hits, greatest, hit_by): LimitRow) -> Self {
+        Self { name, limit, used, greatest: (!greatest.is_empty()).then_some(greatest), hits, hit_by }
+    }
+}
+
+/// What a broker found of an earlier one's sockets when it started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Takeover {
+    /// How many sockets, by what became of them: `stored` of them all, `kept`, `draining`, `lingering`, `let-go`, `unusable`; and of
+    /// those that are configured and were not stored, `missing` and `new`. `changed`, `mended` and `replaced` are those
+    /// that had not the state or the options that they should have. `holders` and `holders-gone` are who had them.
+    pub counts: BTreeMap<String, u32>,
+    /// What was not as it should be, and what became of it, a sentence each.
+    pub differences: Vec<String>,
+}
+
+impl Takeover {
+    fn read(manager: &mut Properties) -> Option<Self> {
+        let counts: HashMap<String, u32> = take(manager, "Takeover").ok()?;
+        let differences = take(manager, "TakeoverDifferences").unwrap_or_default();
+        (!counts.is_empty()).then(|| Self { counts: counts.into_iter().collect(), differences })
+    }
 }
 
 /// How a listener is.
@@ -34,12 +94,14 @@ pub struct Status {
 pub struct ListenerStatus {
     /// Its name.
     pub name: String,
-    /// `reserved`, `listening` or `failed`.
+    /// `reserved`, `listening`, `failed`, or `lingering`: it is no longer configured, and somebody still has its sockets.
     pub state: String,
     /// Its sockets.
     pub sockets: Vec<SocketStatus>,
     /// Who holds it: `mariadb.service`, `nginx[812]`.
     pub holders: Vec<String>,
+    /// What is configured and not in effect on its sockets, and what to do, a sentence each.
+    pub notes: Vec<String>,
     /// What it does while nobody holds it, as in the configuration.
     pub idle: String,
     /// The service that is started on the first connection.
@@ -57,11 +119,11 @@ pub struct ListenerStatus {
 pub struct SocketStatus {
     /// `tcp 127.0.0.1:3306`, `unix /run/x.sock`.
     pub endpoint: String,
-    /// `reserved`, `listening`, `failed` or `draining`.
+    /// `reserved`, `listening`, `failed`, `draining` or `lingering`.
     pub state: String,
     /// Its inode, as in `ss -e`; none where it could not be bound.
     pub inode: Option<u64>,
-    /// Why it could not be bound.
+    /// Why it could not be bound; with an inode, what could not be changed of it.
     pub error: Option<String>,
 }
 
@@ -89,11 +151,28 @@ impl Status {
             state: take(&mut manager, "State")?,
             version: take(&mut manager, "Version")?,
             faults: take(&mut manager, "Faults")?,
+            notes: take_notes(&mut manager),
             learned_ports: take(&mut manager, "LearnedPorts").ok(),
+            limits: take::<Vec<LimitRow>>(&mut manager, "Limits").ok().map(rows),
+            takeover: Takeover::read(&mut manager),
             pools: PoolStatus::read_all(&mut objects)?,
             listeners: ListenerStatus::read_all(objects)?,
         })
     }
+}
+
+impl Condition {
+    pub(crate) fn read(mut manager: Properties) -> Result<Self, Error> {
+        Ok(Self {
+            state: take(&mut manager, "State")?,
+            faults: take(&mut manager, "Faults")?,
+            notes: take_notes(&mut manager),
+        })
+    }
+}
+
+fn rows(rows: Vec<LimitRow>) -> Vec<LimitStatus> {
+    rows.into_iter().map(LimitStatus::from).collect()
 }
 
 impl ListenerStatus {
@@ -114,6 +193,7 @@ impl ListenerStatus {
             state: take(&mut properties, "State")?,
             sockets: rows.into_iter().map(SocketStatus::from).collect(),
             holders: take(&mut properties, "Holders")?,
+            notes: take_notes(&mut properties),
             idle: take(&mut properties, "Idle")?,
             activate: take_text(&mut properties, "Activate")?,
             activation_error: take_text(&mut properties, "ActivationError")?,
@@ -154,6 +234,11 @@ impl From<SocketRow> for SocketStatus {
             error: (!error.is_empty()).then_some(error),
         }
     }
+}
+
+/// An earlier broker has none.
+fn take_notes(properties: &mut Properties) -> Vec<String> {
+    take(properties, "Notes").unwrap_or_default()
 }
 
 /// A text that an earlier broker does not have, and that is empty where there is nothing to say.

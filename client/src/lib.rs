@@ -22,7 +22,7 @@
 //!
 //! - [`listen`]: the sockets of one listener, for std and tokio, with a fall-back to binding.
 //! - [`Connector`]: connections from leased sources, for std and tokio; see [`outbound`].
-//! - [`Session`]: the leases themselves, as pairs, blocks or sockets.
+//! - [`Session`]: the leases themselves, as pairs, blocks or sockets; [`Session::waiting`] for who can wait for them.
 //! - [`Broker`]: the questions themselves: sockets as plain descriptors, state, reload.
 //! - [`wire`]: the D-Bus interface, for programs that speak it on their own.
 //!
@@ -34,6 +34,7 @@ pub mod connect;
 pub mod error;
 mod inherited;
 pub mod inspect;
+mod kept;
 mod lease;
 mod listen;
 pub mod outbound;
@@ -49,7 +50,7 @@ pub use error::Error;
 pub use lease::{Block, Exhausted, Lease, Protocol, Target};
 pub use listen::{Listen, ListenError, Sockets, Source, listen};
 pub use outbound::{ConnectError, Connector};
-pub use session::Session;
+pub use session::{Session, Waiting};
 pub use socket::Socket;
 
 /// Sockets of the named listeners as plain descriptors, from the broker at the usual places, in the order asked

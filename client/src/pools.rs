@@ -29,6 +29,10 @@ pub struct PoolStatus {
     pub spread: String,
     /// Empty, `20000 ports`, `a quarter`.
     pub quota: String,
+    /// Ports that are kept for each caller, for each destination; 0: none.
+    pub minimum: u32,
+    /// Requests that wait for ports.
+    pub waiting: u32,
     /// Who may lease from it, as in the configuration.
     pub allow: Vec<String>,
     /// Where it is configured: `FILE:LINE`, or `built in`.
@@ -110,6 +114,9 @@ impl PoolStatus {
             capacity: take(&mut properties, "Capacity")?,
             spread: take(&mut properties, "Spread")?,
             quota: take(&mut properties, "Quota")?,
+            // A broker of an earlier version has neither.
+            minimum: take(&mut properties, "Minimum").unwrap_or_default(),
+            waiting: take(&mut properties, "Waiting").unwrap_or_default(),
             allow: take(&mut properties, "Allow")?,
             origin: take(&mut properties, "Origin")?,
             faults: take(&mut properties, "Faults")?,

@@ -11,10 +11,11 @@
 use crate::connect::{Broker, manager};
 use crate::error::Error;
 use crate::lease::{Block, Lease, Target, read_blocks, read_sources};
-use crate::wire;
+use crate::wire::{self, WantedRow};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 use zbus::wire::{OwnedObjectPath, Variant};
 
 /// The state of a lease that has not ended, in a row of ListLeases.
@@ -72,65 +73,53 @@ impl Session {
         self.lifeline.as_fd()
     }
 
+    /// The same questions for who can wait: where others have the ports, until there are some, at most so long (and at
+    /// most ten minutes). Callers take turns: of units, and of users where there is none, each has one request met
+    /// after the other's.
+    ///
+    /// A daemon that is being restarted meanwhile is waited for, too, and asked again for the rest of the time. When the
+    /// time is up the answer is [`Error::Exhausted`]. Who drops the future waits no more.
+    ///
+    /// ```no_run
+    /// # async fn lease(session: portbroker_client::Session, target: portbroker_client::Target)
+    /// #     -> Result<(), Box<dyn std::error::Error>> {
+    /// let lease = session.waiting(std::time::Duration::from_secs(10)).pairs(&target, 3).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn waiting(&self, wait: Duration) -> Waiting<'_> {
+        let most = Duration::from_millis(u64::from(wire::MAX_WAIT));
+        Waiting { session: self, wait: wait.min(most), ahead: false }
+    }
+
     /// Leases source addresses with ports, `count` of them, all or nothing.
     pub async fn pairs(&self, target: &Target, count: u32) -> Result<Lease<SocketAddr>, Error> {
-        let destination = target.destination_text();
-        let (pool, protocol, destination) =
-            (target.pool.as_str(), target.protocol.as_str(), destination.as_str());
-        let (id, rows) = self
-            .broker
-            .ask(|connection| {
-                Box::pin(async move {
-                    let manager = manager(&connection).await?;
-                    manager.lease_pairs(&self.path, pool, protocol, destination, count, HashMap::new()).await
-                })
-            })
-            .await?;
-        let rows = read_sources(target, count, rows, |(address, port)| (address, port, ()));
-        let items = self.or_release(id, rows).await?;
-        Ok(Lease { id, items: items.into_iter().map(|(source, ())| source).collect() })
+        self.waiting(Duration::ZERO).pairs(target, count).await
     }
 
     /// Leases `ports` ports in ranges, or where there are not so many, as many as there are, if these are at least
     /// `least`.
     pub async fn blocks(&self, target: &Target, ports: u32, least: u32) -> Result<Lease<Block>, Error> {
-        let destination = target.destination_text();
-        let (pool, protocol, destination) =
-            (target.pool.as_str(), target.protocol.as_str(), destination.as_str());
-        let (id, rows) = self
-            .broker
-            .ask(|connection| {
-                Box::pin(async move {
-                    let manager = manager(&connection).await?;
-                    let options = HashMap::from([(wire::OPTION_MINIMUM, Variant::from(least))]);
-                    manager.lease_blocks(&self.path, pool, protocol, destination, ports, options).await
-                })
-            })
-            .await?;
-        let items = self.or_release(id, read_blocks(target, least.min(ports), ports, &rows)).await?;
-        Ok(Lease { id, items })
+        self.waiting(Duration::ZERO).blocks(target, ports, least).await
     }
 
     /// Leases ready sockets, `count` of them (at most 16 over the system bus and 253 over the private socket), all or
     /// nothing. TCP sockets are bound, UDP sockets bound and connected where there is a destination.
     pub async fn sockets(&self, target: &Target, count: u32) -> Result<Lease<(SocketAddr, OwnedFd)>, Error> {
-        let destination = target.destination_text();
-        let (pool, protocol, destination) =
-            (target.pool.as_str(), target.protocol.as_str(), destination.as_str());
-        let (id, rows) = self
-            .broker
+        self.waiting(Duration::ZERO).sockets(target, count).await
+    }
+
+    /// For what of this session's leases others lack ports.
+    pub(crate) async fn wanted(&self) -> Result<Vec<WantedRow>, Error> {
+        self.broker
             .ask(|connection| {
                 Box::pin(async move {
                     let manager = manager(&connection).await?;
-                    manager
-                        .lease_sockets(&self.path, pool, protocol, destination, count, HashMap::new())
-                        .await
+                    manager.list_wanted(&self.path).await
                 })
             })
-            .await?;
-        let rows = read_sources(target, count, rows, |row| row);
-        let items = self.or_release(id, rows).await?;
-        Ok(Lease { id, items: items.into_iter().map(|(source, socket)| (source, socket.into())).collect() })
+            .await
     }
 
     /// Ends a lease. Its ports cool: they are leased again when the kernel shows that they are free.
@@ -175,5 +164,97 @@ impl Session {
             let _ = self.release(lease).await;
         }
         reply
+    }
+}
+
+/// Questions for leases that may wait for their answer; see [`Session::waiting`].
+#[derive(Debug, Clone, Copy)]
+pub struct Waiting<'a> {
+    session: &'a Session,
+    wait: Duration,
+    ahead: bool,
+}
+
+impl Waiting<'_> {
+    /// The ports are for later: where little is left, fewer are wanted.
+    pub(crate) fn ahead(self) -> Self {
+        Self { ahead: true, ..self }
+    }
+
+    /// The options of a question that is asked now and was to be answered by then.
+    fn options(&self, until: Instant) -> HashMap<&'static str, Variant<'static>> {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = u32::try_from(left.as_millis()).unwrap_or(wire::MAX_WAIT).min(wire::MAX_WAIT);
+        let mut options = HashMap::new();
+        if left > 0 {
+            options.insert(wire::OPTION_WAIT, Variant::from(left));
+        }
+        if self.ahead {
+            options.insert(wire::OPTION_AHEAD, Variant::from(true));
+        }
+        options
+    }
+
+    /// As [`Session::pairs`].
+    pub async fn pairs(&self, target: &Target, count: u32) -> Result<Lease<SocketAddr>, Error> {
+        let (session, until) = (self.session, Instant::now() + self.wait);
+        let destination = target.destination_text();
+        let (pool, protocol, destination) =
+            (target.pool.as_str(), target.protocol.as_str(), destination.as_str());
+        let (id, rows) = session
+            .broker
+            .ask_waiting(self.wait, |connection| {
+                let options = self.options(until);
+                Box::pin(async move {
+                    let manager = manager(&connection).await?;
+                    manager.lease_pairs(&session.path, pool, protocol, destination, count, options).await
+                })
+            })
+            .await?;
+        let rows = read_sources(target, count, rows, |(address, port)| (address, port, ()));
+        let items = session.or_release(id, rows).await?;
+        Ok(Lease { id, items: items.into_iter().map(|(source, ())| source).collect() })
+    }
+
+    /// As [`Session::blocks`]. Where several callers wait, each gets a part of what there is, if its `least` is no more.
+    pub async fn blocks(&self, target: &Target, ports: u32, least: u32) -> Result<Lease<Block>, Error> {
+        let (session, until) = (self.session, Instant::now() + self.wait);
+        let destination = target.destination_text();
+        let (pool, protocol, destination) =
+            (target.pool.as_str(), target.protocol.as_str(), destination.as_str());
+        let (id, rows) = session
+            .broker
+            .ask_waiting(self.wait, |connection| {
+                let mut options = self.options(until);
+                options.insert(wire::OPTION_MINIMUM, Variant::from(least));
+                Box::pin(async move {
+                    let manager = manager(&connection).await?;
+                    manager.lease_blocks(&session.path, pool, protocol, destination, ports, options).await
+                })
+            })
+            .await?;
+        let items = session.or_release(id, read_blocks(target, least.min(ports), ports, &rows)).await?;
+        Ok(Lease { id, items })
+    }
+
+    /// As [`Session::sockets`].
+    pub async fn sockets(&self, target: &Target, count: u32) -> Result<Lease<(SocketAddr, OwnedFd)>, Error> {
+        let (session, until) = (self.session, Instant::now() + self.wait);
+        let destination = target.destination_text();
+        let (pool, protocol, destination) =
+            (target.pool.as_str(), target.protocol.as_str(), destination.as_str());
+        let (id, rows) = session
+            .broker
+            .ask_waiting(self.wait, |connection| {
+                let options = self.options(until);
+                Box::pin(async move {
+                    let manager = manager(&connection).await?;
+                    manager.lease_sockets(&session.path, pool, protocol, destination, count, options).await
+                })
+            })
+            .await?;
+        let rows = read_sources(target, count, rows, |row| row);
+        let items = session.or_release(id, rows).await?;
+        Ok(Lease { id, items: items.into_iter().map(|(source, socket)| (source, socket.into())).collect() })
     }
 }

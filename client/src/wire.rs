@@ -29,6 +29,10 @@ pub const ERROR_PREFIX: &str = "org.portbroker.PortBroker1.Error.";
 
 /// dbus-daemon disconnects the sender of a message with more descriptors than this.
 pub const MAX_SOCKETS_ON_A_BUS: usize = 16;
+/// A row of the property Limits: the key of `[limits]`, its value as it is in effect, how much of it is in use (of a
+/// limit for each, by who has most), how often it was hit since the start, who has most, and who hit it how often.
+pub type LimitRow = (String, u64, u64, u64, String, Vec<(String, u64)>);
+
 /// `SCM_MAX_FD`: the kernel takes no more in one message.
 pub const MAX_SOCKETS_PEER_TO_PEER: usize = 253;
 
@@ -39,6 +43,20 @@ pub const OPTION_HOLDER: &str = "holder";
 /// Option of LeaseBlocks, `u`: be content with so many ports where there are not as many as asked for (default: all
 /// or nothing).
 pub const OPTION_MINIMUM: &str = "minimum";
+/// Option of LeaseBlocks, `b`: the ports are for later. Where little is left of what the caller may have, it is given an
+/// eighth of that, and no fewer than its minimum, so that others find the rest.
+pub const OPTION_AHEAD: &str = "ahead";
+/// Option of LeasePairs, LeaseBlocks and LeaseSockets, `u`: wait so many milliseconds, at most [`MAX_WAIT`], for ports
+/// where others have them (default: refuse at once).
+///
+/// Callers (units, or users) take turns. What only the caller itself can give back, its own quota, is not waited for. A
+/// request that does not wait gets nothing for which others wait, but for the caller's guaranteed minimum. Leases for any
+/// destination come after those with one. The call is answered when there are ports, with the error Exhausted when the time is up, and
+/// with NoSuchSession when the session ends. It waits no more when its connection or session ends. Other calls of the same
+/// connection are answered meanwhile. (libdbus and sd-bus give up after 25 seconds by themselves: say otherwise.)
+pub const OPTION_WAIT: &str = "wait";
+/// The longest wait, in milliseconds: ten minutes.
+pub const MAX_WAIT: u32 = 600_000;
 /// Option of DrainAddress, `b`: take the address back into use.
 pub const OPTION_UNDO: &str = "undo";
 /// Ports that one lease has at most.
@@ -199,7 +217,7 @@ pub trait Manager {
     ///
     /// `protocol` is `tcp` or `udp`, `destination` is `ADDR:PORT`, or empty for any. Nobody else is leased the same
     /// source for the same destination; nobody else at all where the lease is for any destination, or for UDP.
-    /// All or nothing. Errors: NoSuchPool, NoSuchSession, NotAllowed, BadArgument, QuotaExceeded, Exhausted ([`ExhaustedRow`]).
+    /// All or nothing. Options: [`OPTION_WAIT`]. Errors: NoSuchPool, NoSuchSession, NotAllowed, BadArgument, QuotaExceeded, Exhausted ([`ExhaustedRow`]).
     fn lease_pairs(
         &self,
         session: &ObjectPath<'_>,
@@ -210,7 +228,8 @@ pub trait Manager {
         options: HashMap<&str, Variant<'_>>,
     ) -> zbus::Result<(u64, Vec<(String, u16)>)>;
 
-    /// As LeasePairs, in ranges: `(address, first, last)`. Options: [`OPTION_MINIMUM`].
+    /// As LeasePairs, in ranges: `(address, first, last)`. Options: [`OPTION_MINIMUM`], [`OPTION_AHEAD`] and
+    /// [`OPTION_WAIT`].
     fn lease_blocks(
         &self,
         session: &ObjectPath<'_>,
@@ -223,7 +242,7 @@ pub trait Manager {
 
     /// As LeasePairs, as sockets, at most 16 over a bus and 253 peer to peer: TCP sockets are bound and not yet
     /// connected, UDP sockets are connected where a destination was given. They are of the broker's network namespace:
-    /// a caller in another one needs a grant with `sockets`.
+    /// a caller in another one needs a grant with `sockets`. Options: [`OPTION_WAIT`].
     /// Errors: TooManySockets besides.
     fn lease_sockets(
         &self,
@@ -243,12 +262,18 @@ pub trait Manager {
     /// the caller's own, and all of them for root.
     fn list_leases(&self, after: u64, most: u32) -> zbus::Result<Vec<LeaseRow>>;
 
+    /// For what of a session's leases others lack ports, or did in the last half minute: whoever has some that it does not
+    /// need gives them back. The signal `Wanted` of a pool says when to ask; it is not sent more often than every second.
+    /// Errors: NoSuchSession, NotAllowed.
+    fn list_wanted(&self, session: &ObjectPath<'_>) -> zbus::Result<Vec<WantedRow>>;
+
     /// Gives out nothing more of a source address, in no pool; what is leased lives on. Options: [`OPTION_UNDO`].
     /// For root. Errors: BadArgument where no pool has the address, NotAllowed.
     fn drain_address(&self, address: &str, options: HashMap<&str, Variant<'_>>) -> zbus::Result<()>;
 
     /// Reads the configuration again. All or nothing: on any fault the old one goes on, and the error
-    /// (InvalidConfiguration) has all faults in its message.
+    /// (InvalidConfiguration) has all faults in its message. What cannot be had of one that was taken, such as a port
+    /// that somebody else has, is in `Faults` from then on, and tried again.
     fn reload(&self) -> zbus::Result<()>;
 
     /// New sockets for a listener, in place of some that a holder has spoilt: beside the old ones, which are closed
@@ -270,9 +295,27 @@ pub trait Manager {
     #[zbus(property)]
     fn faults(&self) -> zbus::Result<Vec<String>>;
 
+    /// What is configured and not in effect on sockets that are served without it, and what to do, a sentence each.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn notes(&self) -> zbus::Result<Vec<String>>;
+
     /// How many ports are protected because services listen on them.
     #[zbus(property(emits_changed_signal = "false"))]
     fn learned_ports(&self) -> zbus::Result<u32>;
+
+    /// How much of every limit is in use.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn limits(&self) -> zbus::Result<Vec<LimitRow>>;
+
+    /// What the start found of the sockets of an earlier daemon: counts by the words `stored`, `kept`, `draining`,
+    /// `lingering`, `let-go`, `unusable`, `missing`, `new`, `changed`, `mended`, `replaced`, `holders` and `holders-gone`. Empty
+    /// where there were none.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn takeover(&self) -> zbus::Result<HashMap<String, u32>>;
+
+    /// What of it was not as it should be, and what became of it, a sentence each.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn takeover_differences(&self) -> zbus::Result<Vec<String>>;
 }
 
 /// A learned port, as ListLearned has it: port, protocol (`tcp`, `udp`), unit, first and last seen, in seconds since
@@ -285,8 +328,12 @@ pub type LearnedRow = (u16, String, String, u64, u64);
 pub type LeaseRow =
     (u64, u64, String, String, String, String, u32, String, String, Vec<(String, u16, u16)>, u32);
 
+/// What others lack, as ListWanted has it: pool, protocol, destination (empty: any).
+pub type WantedRow = (String, String, String);
+
 /// What the error Exhausted has beside its text (the body is `sa{sv}`): `capacity`, `used`, `cooling` and `free` ports
-/// for that destination (`u`), and `next` (`t`, left out where nobody knows): in how many milliseconds the next one is
+/// for that destination (`u`), `kept` (`u`): how many of the free ones are for others, by their minimum or because they
+/// wait, and `next` (`t`, left out where nobody knows): in how many milliseconds the next one is
 /// expected.
 pub type ExhaustedRow = HashMap<String, OwnedVariant>;
 
@@ -300,6 +347,10 @@ pub type LeftOutRow = (String, String);
 /// A pool.
 #[zbus::proxy(interface = "org.portbroker.PortBroker1.Pool", default_service = "org.portbroker.PortBroker1")]
 pub trait Pool {
+    /// Somebody lacks ports of it: see ListWanted.
+    #[zbus(signal)]
+    fn wanted(&self) -> zbus::Result<()>;
+
     /// Its name.
     #[zbus(property)]
     fn name(&self) -> zbus::Result<String>;
@@ -332,6 +383,14 @@ pub trait Pool {
     #[zbus(property)]
     fn quota(&self) -> zbus::Result<String>;
 
+    /// How many ports for each destination are kept for each caller; 0: none.
+    #[zbus(property)]
+    fn minimum(&self) -> zbus::Result<u32>;
+
+    /// How many requests wait for ports now.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn waiting(&self) -> zbus::Result<u32>;
+
     /// The grants, as in the configuration.
     #[zbus(property)]
     fn allow(&self) -> zbus::Result<Vec<String>>;
@@ -348,8 +407,9 @@ pub trait Pool {
 /// One socket of a listener, as the property `Sockets` has it: `(endpoint, state, inode, error)`.
 ///
 /// Endpoint as in `tcp 127.0.0.1:3306`, `udp [::]:53%eth0`, `unix /run/x.sock`, `unix-datagram @x`; state
-/// is `reserved`, `listening`, `failed` or, for an old socket beside its successor, `draining`; inode 0 and a message
-/// where it failed.
+/// is `reserved`, `listening`, `failed` or, for an old socket beside its successor, `draining`, or, for one that is no
+/// longer configured and that somebody still has, `lingering`; inode 0 and a message where it failed. A message beside an
+/// inode says what could not be changed of it.
 pub type SocketRow = (String, String, u64, String);
 
 /// What waits in one socket, as the method `Queues` has it: inode, and facts by name.
@@ -370,7 +430,8 @@ pub trait Listener {
     #[zbus(property)]
     fn name(&self) -> zbus::Result<String>;
 
-    /// `reserved`, `listening` or `failed` (any of its sockets).
+    /// `reserved`, `listening` or `failed` (any of its sockets); `lingering` where it is no longer configured, and
+    /// somebody still has sockets of it. Nobody else is handed these.
     #[zbus(property)]
     fn state(&self) -> zbus::Result<String>;
 
@@ -381,6 +442,10 @@ pub trait Listener {
     /// Who holds it: `mariadb.service`, `nginx[812]`; empty where nobody does.
     #[zbus(property)]
     fn holders(&self) -> zbus::Result<Vec<String>>;
+
+    /// What is configured and not in effect on its sockets, and what to do, a sentence each.
+    #[zbus(property)]
+    fn notes(&self) -> zbus::Result<Vec<String>>;
 
     /// As in the configuration: `queue`, `refuse`, `queue 30s`, `drop`.
     #[zbus(property)]

@@ -80,6 +80,7 @@ impl Granting {
                 Reply::Blocks(leases.fetch_add(1, Ordering::Relaxed) + 1, (from..to).map(block).collect())
             }
             "Release" => Reply::Done,
+            "ListWanted" => Reply::Wanted(Vec::new()),
             other => panic!("{other}"),
         });
         Self { peer, lifelines }
@@ -572,4 +573,103 @@ fn many_threads_and_tasks_never_have_the_same_source() {
             assert!(streams.insert(stream.leased().unwrap(), stream).is_none());
         }
     });
+}
+
+#[test]
+fn a_connector_asks_on_one_connection_and_makes_another_when_that_is_lost() {
+    let server = Server::start("127.0.0.1");
+    let (lifelines, asked) = (Lifelines::new(), AtomicU64::new(0));
+    let ends = Arc::clone(&lifelines.0);
+    let peer = Peer::start(move |call: &Call| match call.member.as_str() {
+        "OpenSession" => session(&ends, 7),
+        "LeaseBlocks" => match asked.fetch_add(1, Ordering::Relaxed) {
+            // As a daemon that is killed.
+            2 => Reply::HangUp,
+            n => {
+                let port = 20_000 + u16::try_from(n).unwrap();
+                Reply::Blocks(n + 1, vec![("127.0.0.5".to_owned(), port, port)])
+            }
+        },
+        "ListLeases" => Reply::Leases(Vec::new()),
+        "ListWanted" => Reply::Wanted(Vec::new()),
+        "Release" => Reply::Done,
+        other => panic!("{other}"),
+    });
+    let connector = Connector::new("egress").socket_path(peer.path());
+    let streams: Vec<_> = (0..4).map(|_| connector.connect_blocking(server.address).unwrap()).collect();
+    assert_eq!(streams.len(), 4);
+    let connections = |member: &str| {
+        let calls = peer.calls().into_iter().filter(|call| call.member == member);
+        calls.map(|call| call.connection).collect::<Vec<_>>()
+    };
+    assert_eq!(connections("OpenSession"), [1]);
+    let blocks = connections("LeaseBlocks");
+    assert_eq!(blocks[..4], [1, 1, 1, 2], "{blocks:?}");
+    assert!(blocks[4..].iter().all(|connection| *connection == 2), "{blocks:?}");
+}
+
+#[test]
+fn a_connector_that_waits_asks_the_broker_to_wait_and_no_longer_than_it_does() {
+    let server = Server::start("127.0.0.1");
+    let (lifelines, asked) = (Lifelines::new(), AtomicU64::new(0));
+    let ends = Arc::clone(&lifelines.0);
+    let peer = Peer::start(move |call: &Call| match call.member.as_str() {
+        "OpenSession" => session(&ends, 7),
+        "LeaseBlocks" => match (asked.fetch_add(1, Ordering::Relaxed), call.lease.as_ref().unwrap().wait) {
+            (0, None) | (1, Some(_)) => Reply::Exhausted(HashMap::new()),
+            (2, Some(_)) => Reply::Blocks(1, vec![("127.0.0.6".to_owned(), 20_000, 20_000)]),
+            _ => Reply::Exhausted(HashMap::new()),
+        },
+        "ListWanted" => Reply::Wanted(Vec::new()),
+        other => panic!("{other}"),
+    });
+    let connector = Connector::new("egress").socket_path(peer.path()).waiting(Duration::from_secs(30));
+    let stream = connector.connect_blocking(server.address).unwrap();
+    assert_eq!(stream.leased(), Some("127.0.0.6:20000".parse().unwrap()));
+    let leases: Vec<peer::Lease> = peer.calls().into_iter().filter_map(|call| call.lease).collect();
+    assert!(
+        leases.iter().all(|lease| lease.ahead && lease.wait.is_none_or(|wait| wait <= 30_000)),
+        "{leases:?}"
+    );
+    // And when its own time is up, so is its patience.
+    let short = connector.waiting(Duration::from_millis(200));
+    let began = Instant::now();
+    let error = short.connect_blocking(server.address).unwrap_err();
+    assert!(matches!(error, ConnectError::Exhausted { .. }) && began.elapsed() >= Duration::from_millis(200));
+}
+
+#[test]
+fn what_others_lack_and_nobody_here_uses_is_given_back_when_the_broker_says_so() {
+    let server = Server::start("127.0.0.1");
+    let (lifelines, asked) = (Lifelines::new(), AtomicU64::new(0));
+    let ends = Arc::clone(&lifelines.0);
+    let to = server.address.to_string();
+    let peer = Peer::start(move |call: &Call| match call.member.as_str() {
+        "OpenSession" => session(&ends, 7),
+        // The second question comes with the word that somebody lacks ports.
+        "LeaseBlocks" => match asked.fetch_add(1, Ordering::Relaxed) {
+            0 => Reply::Blocks(1, vec![("127.0.0.7".to_owned(), 20_000, 20_063)]),
+            _ => Reply::SignalAndBlocks(2, vec![("127.0.0.7".to_owned(), 20_100, 20_163)]),
+        },
+        "ListWanted" => Reply::Wanted(vec![
+            ("egress".into(), "tcp".into(), to.clone()),
+            ("else".into(), "tcp".into(), to.clone()),
+            ("egress".into(), "tcp".into(), "192.0.2.77:1".into()),
+        ]),
+        "Release" => Reply::Done,
+        other => panic!("{other}"),
+    });
+    let connector = Connector::new("egress").socket_path(peer.path());
+    // Three quarters of the first block are out, so that another is asked for.
+    let streams: Vec<_> = (0..49).map(|_| connector.connect_blocking(server.address).unwrap()).collect();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let released = || {
+        let calls = peer.calls().into_iter().filter(|call| call.member == "Release");
+        calls.map(|call| call.released).collect::<Vec<_>>()
+    };
+    while released() != [2] {
+        assert!(Instant::now() < deadline, "{:?}", released());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(streams);
 }

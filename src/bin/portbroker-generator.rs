@@ -2,14 +2,14 @@
 //!
 //! Exits with 0 whatever happened, and says what went wrong where the boot's other messages are.
 
-use portbroker::generator::{Tool, generate};
+use portbroker::generator::{Host, SystemdVersion, Tool, generate};
 use std::fs::{self, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
 fn main() {
     let messages = match std::env::args_os().nth(1) {
-        Some(output) => generate(Path::new("/"), Path::new(&output), &tool()),
+        Some(output) => generate(Path::new("/"), Path::new(&output), &host()),
         None => {
             vec!["portbroker-generator NORMAL EARLY LATE: systemd runs it at boot and daemon-reload".into()]
         }
@@ -17,9 +17,11 @@ fn main() {
     log(&messages);
 }
 
-fn tool() -> Tool {
+fn host() -> Host {
     let own = fs::read_link("/proc/self/exe").unwrap_or_default();
-    Tool::beside(&own, &fs::read_to_string("/proc/self/maps").unwrap_or_default())
+    // What cannot be read tells nothing, and the defaults serve.
+    let maps = |of: &str| fs::read_to_string(format!("/proc/{of}/maps")).unwrap_or_default();
+    Host { tool: Tool::beside(&own, &maps("self")), systemd: SystemdVersion::of_maps(&maps("1")) }
 }
 
 /// To the kernel's log, which is all there is at boot, unless a person looks on.

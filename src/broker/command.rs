@@ -1,13 +1,16 @@
 //! What can be asked of the broker, and how it refuses. The handle is what the bus has of it.
 
+use super::gate::{Gate, Held};
 use super::outbound::{Ask, PoolView, Shortage};
-use super::view::{ListenerView, QueueView, View};
+use super::queue::{Queue, Turn};
+use super::view::{ListenerView, QueueView, Summary, View};
 use crate::kernel::holder::HolderClaim;
 use crate::learn::Learned;
 use crate::model::{ListenerName, UnitName};
 use crate::policy::Caller;
 use std::os::fd::OwnedFd;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use std::sync::Arc;
+use tokio::sync::{broadcast, oneshot};
 
 /// A request for the sockets of listeners.
 #[derive(Debug)]
@@ -24,6 +27,15 @@ pub struct Acquire {
 
 /// A socket and the name of its listener.
 pub type NamedSocket = (ListenerName, OwnedFd);
+
+/// Sockets that are handed over.
+#[derive(Debug)]
+pub struct Handed {
+    /// In the order in which they were asked for.
+    pub sockets: Vec<NamedSocket>,
+    /// They are counted until their receiver has read them.
+    pub held: Vec<Held>,
+}
 
 /// Why the broker refuses. The text goes to the caller, the D-Bus error's name is the variant's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +68,9 @@ pub enum Refusal {
     /// The caller would have more than its share of a pool.
     #[error("{0}")]
     QuotaExceeded(String),
+    /// All callers together would have more than what they may have of a pool.
+    #[error("{0}")]
+    SharedQuotaExceeded(String),
     /// The session is over, or unknown: its client opens another.
     #[error("{0}")]
     NoSuchSession(String),
@@ -65,6 +80,9 @@ pub enum Refusal {
     /// They do not go into one message.
     #[error("{0}")]
     TooManySockets(String),
+    /// A limit of `[limits]`.
+    #[error("{0}")]
+    OverLimit(String),
     /// An argument is wrong.
     #[error("{0}")]
     BadArgument(String),
@@ -86,6 +104,8 @@ pub enum Notice {
     PoolAdded(Box<PoolView>),
     /// Properties of a pool changed.
     PoolChanged(Box<PoolView>),
+    /// Somebody lacks ports of a pool.
+    PoolWanted(String),
     /// A pool is no longer configured.
     PoolRemoved(String),
     /// Something of the manager's own properties changed.
@@ -93,7 +113,7 @@ pub enum Notice {
 }
 
 pub(super) enum Command {
-    Acquire(Acquire, oneshot::Sender<Result<Vec<NamedSocket>, Refusal>>),
+    Acquire(Acquire, oneshot::Sender<Result<Handed, Refusal>>),
     Reload(Option<Caller>, oneshot::Sender<Result<(), Refusal>>),
     Renew(Caller, String, oneshot::Sender<Result<(), Refusal>>),
     Queues(String, oneshot::Sender<Option<Vec<QueueView>>>),
@@ -101,7 +121,9 @@ pub(super) enum Command {
     Learned(oneshot::Sender<Vec<Learned>>),
     Forget(Caller, u16, oneshot::Sender<Result<(), Refusal>>),
     Outbound(Ask),
-    View(oneshot::Sender<View>),
+    Summary(oneshot::Sender<Summary>),
+    View(oneshot::Sender<Arc<View>>),
+    Exists(ObjectKind, String, oneshot::Sender<bool>),
     Show(String, oneshot::Sender<Option<ListenerView>>),
 }
 
@@ -110,25 +132,55 @@ pub(super) enum Command {
 #[error("the broker is stopping")]
 pub struct Stopping;
 
-/// The way to the broker's task. The channel is bounded: who asks faster than it answers waits.
+/// What there are objects of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectKind {
+    /// Listeners.
+    Listener,
+    /// Pools.
+    Pool,
+}
+
+/// The way to the broker's task, in the turn of one caller. Its queue is bounded: who asks faster than it answers
+/// waits.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) queue: Queue,
+    pub(super) turn: Turn,
+    pub(super) gate: Gate,
     pub(super) notices: broadcast::WeakSender<Notice>,
 }
 
 impl Handle {
+    /// The same, for another caller.
+    #[must_use]
+    pub fn in_turn_of(&self, turn: Turn) -> Self {
+        Self { turn, ..self.clone() }
+    }
+
+    /// Whose turn it takes.
+    #[must_use]
+    pub fn turn(&self) -> Turn {
+        self.turn
+    }
+
+    /// The books of who has how much.
+    #[must_use]
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
     pub(super) async fn ask<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, Stopping> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.map_err(|_| Stopping)?;
+        self.queue.push(self.turn, command(reply)).await?;
         answer.await.map_err(|_| Stopping)
     }
 
     /// Sockets of listeners, all or nothing, each a new descriptor of the broker's own socket.
-    pub async fn acquire(&self, request: Acquire) -> Result<Result<Vec<NamedSocket>, Refusal>, Stopping> {
+    pub async fn acquire(&self, request: Acquire) -> Result<Result<Handed, Refusal>, Stopping> {
         self.ask(|reply| Command::Acquire(request, reply)).await
     }
 
@@ -162,9 +214,19 @@ impl Handle {
         self.ask(|reply| Command::Forget(caller, port, reply)).await
     }
 
+    /// How the broker is.
+    pub async fn summary(&self) -> Result<Summary, Stopping> {
+        self.ask(Command::Summary).await
+    }
+
     /// Everything.
-    pub async fn view(&self) -> Result<View, Stopping> {
+    pub async fn view(&self) -> Result<Arc<View>, Stopping> {
         self.ask(Command::View).await
+    }
+
+    /// Whether there is a listener or pool of that name.
+    pub async fn exists(&self, kind: ObjectKind, name: String) -> Result<bool, Stopping> {
+        self.ask(|reply| Command::Exists(kind, name, reply)).await
     }
 
     /// One listener.

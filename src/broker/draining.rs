@@ -136,6 +136,7 @@ impl Broker {
 
     fn close_old(&mut self, id: SocketId) {
         let Some(socket) = self.sockets.remove(&id) else { return };
+        self.unmet.forget(id);
         let endpoint = socket.endpoint().clone();
         let _ = self.hangups.remove(socket.as_fd());
         self.stored.given_up();
@@ -213,7 +214,9 @@ impl Broker {
 
     /// Writes down which of the stored sockets are drained, for the next daemon.
     pub(super) fn write_draining(&mut self) {
-        let sockets = self.table.draining().iter().filter_map(|(id, _)| self.sockets.get(&id));
+        let lingering = self.table.lingering().iter().filter(|(_, linger)| linger.is_drained());
+        let drains = self.table.draining().iter().map(|(id, _)| id).chain(lingering.map(|(id, _)| id));
+        let sockets = drains.filter_map(|id| self.sockets.get(&id));
         let mut inodes: Vec<u64> = sockets.map(inode_of).collect();
         inodes.sort_unstable();
         let drained = Drained { inodes };

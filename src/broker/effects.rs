@@ -1,14 +1,10 @@
 //! Effects on real sockets: what the table asks for, what a holder has spoilt, what is to be shown.
 
-use super::options::say_unmet;
-use super::view::{self, ListenerView, QueueView, SocketView, View};
 use super::{Broker, Refusal};
-use crate::kernel::socket::{
-    BindError, ListenerSocket, Mended, Queue, SocketError, SocketState, endpoint_of,
-};
+use crate::kernel::socket::{BindError, ListenerSocket, Mended, SocketError, SocketState, endpoint_of};
 use crate::kernel::socket_owner;
 
-use crate::listeners::{Action, Listener, SocketId, Target};
+use crate::listeners::{Action, SocketId, Target};
 use crate::model::{Endpoint, ListenerName};
 use std::os::fd::AsFd as _;
 use std::time::Instant;
@@ -65,8 +61,8 @@ impl Broker {
         match ListenerSocket::bind(&endpoint, &listener.config.options) {
             Ok(socket) => {
                 self.told.bound(name, &socket);
-                say_unmet(name, &socket);
                 self.sockets.insert(id, socket);
+                self.note_unmet(id);
                 self.stored.added(id);
                 self.table.succeeded(id, Target::Refusing, Instant::now());
             }
@@ -83,6 +79,9 @@ impl Broker {
         let text = with_causes(error);
         if !matches!(error, BindError::InUse { .. }) {
             return text;
+        }
+        if let Some(old) = self.lingering_in_the_way(endpoint) {
+            return format!("{text}: {old}");
         }
         let recent = self.table.slot(id).and_then(|slot| slot.recent_error(Instant::now()));
         if let Some(known) = recent.filter(|known| known.starts_with(&text)) {
@@ -101,6 +100,7 @@ impl Broker {
         }
         self.table.failed(id, error, Instant::now());
         self.faulty.insert(id);
+        self.changed.insert(name.clone());
     }
 
     fn set(&mut self, name: &ListenerName, id: SocketId, target: Target) {
@@ -146,6 +146,8 @@ impl Broker {
         let Some(socket) = self.sockets.get(&id) else { return };
         if socket.replacements() != before {
             self.stored.given_up();
+            // They are known by inode.
+            self.write_holders();
         }
     }
 
@@ -175,13 +177,18 @@ impl Broker {
         let endpoint = socket.endpoint().clone();
         let mended = how(socket);
         self.replaced(id, before);
+        if !matches!(mended, Ok(Mended::Nothing)) {
+            self.changed.insert(name.clone());
+        }
         match mended {
             Ok(Mended::Nothing) => {}
             Ok(Mended::InPlace(spoilt)) => {
+                self.comparison.mended(name, &endpoint, false, &spoilt);
                 tracing::warn!(event = "mended", listener = %name, %endpoint, ?spoilt, "{endpoint} of {name}: its holder had changed the socket ({spoilt:?}), which is put right");
                 self.watch_hangups(id, state);
             }
             Ok(Mended::Replaced(spoilt)) => {
+                self.comparison.mended(name, &endpoint, true, &spoilt);
                 tracing::warn!(event = "replaced", listener = %name, %endpoint, ?spoilt, "{endpoint} of {name}: its holder had spoilt the socket ({spoilt:?}); a new one is in its place");
                 self.watch_hangups(id, state);
             }
@@ -227,6 +234,7 @@ impl Broker {
         if let Some(socket) = self.sockets.remove(&id) {
             let endpoint = socket.endpoint();
             self.told.let_go(endpoint);
+            self.unmet.forget(id);
             // It may not have been watched, and is not from now on.
             let _ = self.hangups.remove(socket.as_fd());
             self.activations.unwatch(socket.as_fd());
@@ -244,8 +252,9 @@ impl Broker {
         faults.extend(self.protection.fault().map(str::to_owned));
         faults.extend(self.activations.faults());
         faults.extend(self.learning.faults());
-        faults.extend(self.stored.fault().map(str::to_owned));
+        faults.extend(self.stored.faults().map(str::to_owned));
         faults.extend(self.outbound.faults());
+        faults.extend(self.unmet.failures(&self.table));
         let mut of_listeners: Vec<_> = self
             .faulty
             .iter()
@@ -261,72 +270,6 @@ impl Broker {
         of_listeners.dedup_by(|(.., next), (.., fault)| next == fault);
         faults.extend(of_listeners.into_iter().map(|(_, _, fault)| fault));
         faults
-    }
-
-    pub(super) fn view(&self) -> View {
-        let listeners = self.table.iter().map(|(name, listener)| self.view_of(name, listener)).collect();
-        View {
-            faults: self.faults(),
-            listeners,
-            pools: self.outbound.views(),
-            learned: self.learning.count(),
-        }
-    }
-
-    pub(super) fn show(&self, name: &str) -> Option<ListenerView> {
-        self.table.get(name).ok().map(|(name, listener)| self.view_of(name, listener))
-    }
-
-    fn draining_views(&self, listener: &Listener) -> impl Iterator<Item = SocketView> {
-        let drains = self.table.draining().iter();
-        let drains = drains.filter(|(_, drain)| listener.config.endpoints.contains(&drain.endpoint));
-        drains.map(|(id, drain)| SocketView {
-            endpoint: drain.endpoint.to_string(),
-            state: "draining",
-            inode: self.sockets.get(&id).map_or(0, inode_of),
-            error: String::new(),
-        })
-    }
-
-    /// What waits in the sockets of a listener, those that are drained included.
-    pub(super) fn queues(&self, name: &str) -> Option<Vec<QueueView>> {
-        let (_, listener) = self.table.get(name).ok()?;
-        let drains = self.table.draining().iter();
-        let drains = drains.filter(|(_, drain)| listener.config.endpoints.contains(&drain.endpoint));
-        let ids = listener.slots.iter().map(|slot| slot.id).chain(drains.map(|(id, _)| id));
-        let queue = |id: SocketId| {
-            let socket = self.sockets.get(&id)?;
-            let queue = socket.queue().ok()?;
-            let Queue { waiting, limit, overflows } = queue;
-            Some(QueueView { inode: inode_of(socket), waiting, limit, overflows })
-        };
-        Some(ids.filter_map(queue).collect())
-    }
-
-    fn view_of(&self, name: &ListenerName, listener: &Listener) -> ListenerView {
-        let sockets: Vec<SocketView> = listener
-            .slots
-            .iter()
-            .map(|slot| SocketView {
-                endpoint: slot.endpoint.to_string(),
-                // What waits for the next holder need not be bound: its address is held by another socket.
-                state: if slot.waits() { "reserved" } else { view::state_word(slot.state) },
-                inode: self.sockets.get(&slot.id).map_or(0, inode_of),
-                error: slot.error().unwrap_or_default().to_owned(),
-            })
-            .chain(self.draining_views(listener))
-            .collect();
-        ListenerView {
-            name: name.to_string(),
-            state: view::worst(&sockets),
-            sockets,
-            holders: listener.holders.iter().filter_map(|id| Some(self.holders.get(*id)?.shown())).collect(),
-            idle: listener.config.idle.to_string(),
-            activate: listener.config.activate.as_ref().map(ToString::to_string).unwrap_or_default(),
-            activation_error: self.activations.error(name).unwrap_or_default().to_owned(),
-            allow: listener.config.allow.iter().map(ToString::to_string).collect(),
-            origin: view::origin_text(&listener.config.origin),
-        }
     }
 }
 

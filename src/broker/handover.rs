@@ -1,7 +1,8 @@
 //! Handing sockets over: who may, what is bound, who holds it from then on.
 
 use super::Broker;
-use super::command::{Acquire, NamedSocket, Refusal};
+use super::command::{Acquire, Handed, NamedSocket, Refusal};
+use super::gate::{Gate, Held};
 use super::holders::Hold;
 use crate::listeners::{SocketId, Target};
 use crate::model::ListenerName;
@@ -11,18 +12,20 @@ use std::time::Instant;
 
 impl Broker {
     /// All or nothing: either every socket asked for, each listening, or a refusal and nothing changed hands.
-    pub(super) fn acquire(&mut self, request: Acquire) -> Result<Vec<NamedSocket>, Refusal> {
+    pub(super) fn acquire(&mut self, request: Acquire) -> Result<Handed, Refusal> {
         let outcome = self.try_acquire(&request);
-        log(&request, &outcome);
+        log(&request, &outcome, &self.gate);
         outcome
     }
 
-    fn try_acquire(&mut self, request: &Acquire) -> Result<Vec<NamedSocket>, Refusal> {
+    fn try_acquire(&mut self, request: &Acquire) -> Result<Handed, Refusal> {
         let names = self.permitted(request)?;
         let wanted: usize = names.iter().map(|name| self.sockets_of(name).len()).sum();
         if wanted > request.limit {
             return Err(Refusal::TooManySockets(too_many(wanted, request.limit)));
         }
+        self.see_room();
+        let held = self.gate.descriptors(&request.caller, wanted)?;
         self.forget_gone(&names);
         names.iter().for_each(|name| self.look_at(name));
         let now = Instant::now();
@@ -33,14 +36,15 @@ impl Broker {
                 self.table.wait_again(name, &opened, Instant::now());
             }
         }
-        outcome
+        let (sockets, of_old) = outcome?;
+        Ok(Handed { sockets, held: std::iter::once(held).chain(of_old).collect() })
     }
 
     fn hand_over_all(
         &mut self,
         names: &[ListenerName],
         request: &Acquire,
-    ) -> Result<Vec<NamedSocket>, Refusal> {
+    ) -> Result<(Vec<NamedSocket>, Option<Held>), Refusal> {
         for name in names {
             // A port that was taken a moment ago may be free by now: its service was just stopped.
             self.act_on(name, true);
@@ -54,7 +58,7 @@ impl Broker {
                 self.hand_over(name)
             })
             .collect();
-        let handed = current.map(|current| self.with_old(names, current, &hold, request.limit));
+        let handed = current.map(|current| self.with_old(names, current, &hold, request));
         // Before it is anybody's: a crash must not take it from its holder.
         self.keep_stored();
         match &handed {
@@ -77,9 +81,16 @@ impl Broker {
         names: &[ListenerName],
         current: Vec<Vec<NamedSocket>>,
         hold: &Hold,
-        limit: usize,
-    ) -> Vec<NamedSocket> {
-        let mut room = limit.saturating_sub(current.iter().map(Vec::len).sum());
+        request: &Acquire,
+    ) -> (Vec<NamedSocket>, Option<Held>) {
+        let mut room = request.limit.saturating_sub(current.iter().map(Vec::len).sum());
+        let there = names.iter().map(|name| self.to_hand_on(name).len()).sum::<usize>().min(room);
+        // Without room for them they wait for whoever asks next.
+        let held = Some(there).filter(|there| *there > 0 && !hold.is_unit());
+        let held = held.and_then(|there| self.gate.descriptors(&request.caller, there).ok());
+        if held.is_none() {
+            room = 0;
+        }
         let mut all = Vec::new();
         for (name, current) in names.iter().zip(current) {
             let old = self.hand_on(name, hold, room);
@@ -87,7 +98,7 @@ impl Broker {
             all.extend(current);
             all.extend(old);
         }
-        all
+        (all, held)
     }
 
     /// Old sockets in which something waits for this holder, as many as there is room for. A unit's descriptor store has
@@ -180,16 +191,19 @@ fn too_many(wanted: usize, limit: usize) -> String {
 }
 
 /// One structured event for every hand-over and every refusal.
-fn log(request: &Acquire, outcome: &Result<Vec<NamedSocket>, Refusal>) {
+fn log(request: &Acquire, outcome: &Result<Handed, Refusal>, gate: &Gate) {
     let Caller { uid, pid, unit, .. } = &request.caller;
+    if !gate.has_a_line(*uid) {
+        return;
+    }
     let unit = unit.as_ref().map_or("", |unit| unit.as_str());
     let listeners = shown(&request.names);
     // Who, in the words of whoever reads the journal: the unit where there is one.
     let who =
         if unit.is_empty() { format!("pid {pid} of user {uid}") } else { format!("{unit} (pid {pid})") };
     match outcome {
-        Ok(sockets) => {
-            let sockets = sockets.len();
+        Ok(handed) => {
+            let sockets = handed.sockets.len();
             let event = "hand-over";
             tracing::info!(event, listeners, sockets, uid, pid, unit, "handed {listeners} to {who}");
         }

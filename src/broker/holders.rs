@@ -2,11 +2,10 @@
 
 use super::Broker;
 use super::command::{Acquire, Refusal};
-use super::effects::inode_of;
 use crate::kernel::holder::{HolderClaim, HolderWatch, Presence, shown_process};
-use crate::listeners::HolderId;
+use crate::listeners::{HolderId, Released, SocketId};
 use crate::model::ListenerName;
-use crate::state::{self, Held, HeldListener, HolderRecord};
+use crate::state::{self, Held, HeldSocket, HolderRecord};
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
@@ -52,7 +51,8 @@ pub(super) struct Hold {
     holder: HolderId,
     is_unit: bool,
     new: bool,
-    newly: Vec<ListenerName>,
+    /// The sockets that it did not have before.
+    newly: Vec<(ListenerName, Vec<SocketId>)>,
 }
 
 impl Hold {
@@ -148,12 +148,10 @@ impl Broker {
         let now = Instant::now();
         let mut newly = Vec::new();
         for name in names {
-            let held =
-                self.table.get(name.as_str()).is_ok_and(|(_, listener)| listener.holders.contains(&id));
-            if !held {
-                self.table.hold(name, id, now);
+            let sockets = self.table.hold(name, id, now);
+            if !sockets.is_empty() {
                 self.changed.insert(name.clone());
-                newly.push(name.clone());
+                newly.push((name.clone(), sockets));
             }
         }
         if new || !newly.is_empty() {
@@ -168,8 +166,10 @@ impl Broker {
             return;
         }
         for name in names {
-            self.table.release_one(name, UNKNOWN, Instant::now());
             self.table.leave_drains(name, UNKNOWN);
+            let sockets = self.table.sockets_of(UNKNOWN).filter(|(_, of)| *of == name).map(|(id, _)| id);
+            let sockets: Vec<SocketId> = sockets.collect();
+            self.table.release_some(name, UNKNOWN, &sockets, Instant::now());
         }
         self.settle_drains();
         self.write_holders();
@@ -180,8 +180,8 @@ impl Broker {
         if hold.new {
             return self.forget_holder(hold.holder);
         }
-        for name in &hold.newly {
-            self.table.release_one(name, hold.holder, Instant::now());
+        for (name, sockets) in &hold.newly {
+            self.table.release_some(name, hold.holder, sockets, Instant::now());
             self.changed.insert(name.clone());
             self.act_on(name, true);
         }
@@ -206,14 +206,15 @@ impl Broker {
         let Some(holder) = self.holders.remove(id) else { return };
         let now = Instant::now();
         let held: Vec<ListenerName> = self.table.held_by(id).cloned().collect();
-        let free = self.table.release(id, now);
+        let Released { free, ended } = self.table.release(id, now);
+        let holder = holder.shown();
         for name in &free {
-            let holder = holder.shown();
             tracing::info!(event = "released", listener = %name, holder, "{holder}, which held {name}, is gone");
             self.mend(name);
             self.act_on(name, true);
         }
         self.settle_drains();
+        self.end_lingering(ended, &holder);
         self.changed.extend(held);
         self.write_holders();
     }
@@ -224,23 +225,17 @@ impl Broker {
 
     /// Writes down who holds what, for the daemon that comes after a crash.
     pub(super) fn write_holders(&self) {
-        let held = self.holders.by_id.iter().filter_map(|(id, holder)| {
-            let listeners: Vec<HeldListener> =
-                self.table.held_by(*id).map(|name| self.held_listener(name)).collect();
-            let drains = self.table.draining().iter().filter(|(_, drain)| drain.holders.contains(id));
-            let drained: Vec<u64> =
-                drains.filter_map(|(id, _)| self.sockets.get(&id).map(inode_of)).collect();
-            let holds = !(listeners.is_empty() && drained.is_empty());
-            holds.then(|| Held { holder: holder.record.clone(), listeners, drained })
+        let entries = self.holders.by_id.iter().filter_map(|(id, holder)| {
+            let listeners: Vec<String> = self.table.held_by(*id).map(ToString::to_string).collect();
+            let socket = |(id, name): (SocketId, &ListenerName)| {
+                let inode = self.sockets.get(&id)?.inode().ok()?;
+                Some(HeldSocket { inode, listener: name.to_string() })
+            };
+            let sockets: Vec<HeldSocket> = self.table.sockets_of(*id).filter_map(socket).collect();
+            let holds = !(listeners.is_empty() && sockets.is_empty());
+            let (holder, sockets) = (holder.record.clone(), Some(sockets));
+            holds.then_some(Held { holder, listeners, sockets })
         });
-        self.records.write_holders(&state::Holders::new(held.collect()));
-    }
-
-    fn held_listener(&self, name: &ListenerName) -> HeldListener {
-        let slots = self.table.get(name.as_str()).map(|(_, listener)| listener.slots.as_slice());
-        // What waits for the next holder is none of this one's.
-        let slots = slots.unwrap_or_default().iter().filter(|slot| !slot.waits());
-        let inodes = slots.filter_map(|slot| self.sockets.get(&slot.id).map(inode_of)).collect();
-        HeldListener { name: name.to_string(), inodes }
+        self.records.write_holders(&state::Holders::new(entries.collect()));
     }
 }

@@ -37,7 +37,9 @@ impl Broker {
             self.prepare_to_give(id);
         }
         if !is_held {
+            self.comparison.looking = true;
             self.mend(name);
+            self.comparison.looking = false;
         }
     }
 

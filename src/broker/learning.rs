@@ -105,6 +105,12 @@ impl Learning {
         self.wanted.clone()
     }
 
+    /// These ports are kept by other means. Returns what is to be protected of what is learned.
+    pub(super) fn set_held(&mut self, held: PortSet) -> PortSet {
+        self.rules.held = held;
+        self.settle()
+    }
+
     /// Looks who listens on what, whether anything is learned of it or not.
     pub(super) fn see_ports(&mut self) {
         if let Err(error) = self.lookout.see_ports() {
@@ -148,7 +154,7 @@ impl Broker {
     /// Takes what the configuration says of learning. `known`: whether its socket units are those of the host.
     pub(super) fn configure_learning(&mut self, config: &Config, socket_units_are_known: bool) {
         let mut held = config.protect.ports.clone();
-        held.extend(self.table.iter().flat_map(|(_, l)| l.config.endpoints.iter().filter_map(|e| e.port())));
+        held.extend(self.brokered_ports().map(|(port, _)| port));
         let rules = &mut self.learning.rules;
         let was_on = rules.learn;
         rules.learn = config.protect.learn;

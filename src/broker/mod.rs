@@ -7,21 +7,27 @@
 mod activation;
 mod authority;
 mod command;
+mod comparison;
 mod deposits;
 mod draining;
 mod effects;
+mod gate;
 mod handover;
 mod holders;
 mod inspection;
+mod known_holders;
 mod learned_file;
 mod learning;
+mod lingering;
 mod lookout;
 mod options;
 mod outbound;
 mod protection;
+mod queue;
 mod records;
 mod reload;
 mod renew;
+mod shown;
 mod stored;
 mod takeover;
 mod told;
@@ -29,12 +35,14 @@ mod view;
 
 pub use crate::learn::Learned;
 pub use crate::leases::{Kind, Lease};
-pub use command::{Acquire, Handle, NamedSocket, Notice, Refusal, Stopping};
+pub use command::{Acquire, Handed, Handle, NamedSocket, Notice, ObjectKind, Refusal, Stopping};
+pub use gate::{Debtor, Gate, Held};
 pub use lookout::Lookout;
 pub use outbound::{AddressView, Drain, LeaseRequest, LeaseView, LeasedSockets, PoolView, Shortage};
+pub use queue::Turn;
 pub use reload::Loader;
 pub use takeover::{Inheritance, Start, StartError};
-pub use view::{ListenerView, QueueView, SocketView, View};
+pub use view::{ListenerView, QueueView, SocketView, Summary, TakeoverView, View};
 
 use crate::config::Checked;
 use crate::kernel::hangups::HangupWatch;
@@ -46,22 +54,25 @@ use crate::model::ListenerName;
 use crate::state::{Deposits, Drained};
 use activation::Activations;
 use command::Command;
+use comparison::Comparison;
 use draining::Migration;
 use holders::Holders;
 use learning::Learning;
+use options::NotInEffect;
 use outbound::{Happened, Outbound};
 use protection::Protection;
+use queue::Queue;
 use records::Records;
+use reload::{Read, Reloads};
+use shown::Shown;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use stored::Stored;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, broadcast, oneshot};
 use told::Told;
 
 /// How often the reserved ports are read again, to see whether somebody wiped them.
 const ASSERT_RESERVED_PORTS: Duration = Duration::from_secs(60);
-/// Commands that may wait; more wait in their senders.
-const COMMANDS: usize = 64;
 /// Notices that a slow connection may be behind before it misses some.
 const NOTICES: usize = 1024;
 
@@ -105,11 +116,15 @@ pub struct Broker {
     loader: Loader,
     /// Sockets that were taken over and have yet to be looked at.
     unseen: BTreeSet<ListenerName>,
+    /// What this start has found to differ.
+    comparison: Comparison,
     /// What was done to sockets and is in no line of the log yet.
     told: Told,
     /// Every socket that is not as configured, and perhaps some that are again: not all of ten thousand are to be
     /// asked each time.
     faulty: BTreeSet<SocketId>,
+    unmet: NotInEffect,
+    reloads: Reloads,
     /// When to give the memory back that a long answer has taken.
     trim_at: Option<Instant>,
     /// The configuration of the start, for what can wait until the daemon is ready.
@@ -123,11 +138,20 @@ pub struct Broker {
     /// Listeners that changed since the last announcement.
     changed: BTreeSet<ListenerName>,
     notices: broadcast::Sender<Notice>,
-    commands: mpsc::Receiver<Command>,
+    /// What was shown of all, and is the same still.
+    shown: Shown,
+    queue: Queue,
+    gate: Gate,
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.queue.end();
+    }
 }
 
 enum Event {
-    Command(Option<Command>),
+    Command(Turn, Command, OwnedSemaphorePermit),
     HolderGone(u64),
     HungUp(u64),
     Arrived(u64),
@@ -136,13 +160,15 @@ enum Event {
     AssertReservedPorts,
     Look,
     Outbound(Happened),
+    Read(Read),
 }
 
 impl Broker {
-    /// Serves until it is told to stop, or nobody has a handle any more.
+    /// Serves until it is told to stop.
     pub async fn run(mut self, mut stop: oneshot::Receiver<Stop>) {
         self.finish_start();
         loop {
+            self.sum_up_takeover();
             let event = tokio::select! {
                 biased;
                 told = &mut stop => {
@@ -155,9 +181,6 @@ impl Broker {
                 }
                 event = self.next_event() => event,
             };
-            if matches!(event, Event::Command(None)) {
-                return;
-            }
             self.handle(event);
             self.follow_changed();
             self.keep_stored();
@@ -172,7 +195,7 @@ impl Broker {
 
     async fn next_event(&mut self) -> Event {
         let due = self.table.next_due().into_iter().chain(self.activations.next_due());
-        let due = due.chain(self.trim_at).chain(self.stored.next_due()).min();
+        let due = due.chain(self.trim_at).chain(self.stored.next_due()).chain(self.gate.next_due()).min();
         tokio::select! {
             biased;
             id = self.holders.gone() => Event::HolderGone(id),
@@ -182,12 +205,13 @@ impl Broker {
                 tokio::select! {
                     id = self.hangups.next() => Event::HungUp(id),
                     id = self.activations.arrived() => Event::Arrived(id),
-                    command = self.commands.recv() => Event::Command(command),
+                    (turn, command, place) = self.queue.next() => Event::Command(turn, command, place),
                     () = until(due) => Event::Due,
                     () = tokio::task::yield_now(), if !self.unseen.is_empty() => Event::Inspect,
                     () = self.assert.next() => Event::AssertReservedPorts,
                     () = self.learning.due() => Event::Look,
                     happened = self.outbound.next() => Event::Outbound(happened),
+                    read = self.reloads.read() => Event::Read(read),
                 }
             } => event,
         }
@@ -195,8 +219,11 @@ impl Broker {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Command(None) => {}
-            Event::Command(Some(command)) => self.obey(command),
+            Event::Command(turn, command, place) => {
+                let begun = Instant::now();
+                self.obey(command);
+                self.queue.done(turn, place, begun.elapsed());
+            }
             Event::HolderGone(id) => self.holder_gone(id),
             Event::HungUp(id) => self.hung_up(id),
             Event::Arrived(id) => self.arrived(id),
@@ -214,6 +241,7 @@ impl Broker {
                 self.look_at_pools();
             }
             Event::Outbound(happened) => self.outbound_happened(happened),
+            Event::Read(read) => self.take_read(read),
         }
     }
 
@@ -226,6 +254,7 @@ impl Broker {
             self.trim_at = None;
             give_back_freed();
         }
+        self.gate.say_left_out();
         self.settle_drains();
     }
 
@@ -233,6 +262,7 @@ impl Broker {
     fn finish_start(&mut self) {
         if let Some(checked) = self.started_with.take() {
             self.finish_pools();
+            self.compare_with_last();
             self.write_holders();
             self.write_last_good(&checked);
             drop(checked);
@@ -252,13 +282,15 @@ impl Broker {
         // Whoever asked may be gone by now, and then nobody wants the answer.
         match command {
             Command::Acquire(request, reply) => drop(reply.send(self.acquire(request))),
-            Command::Reload(caller, reply) => drop(reply.send(self.reload(caller))),
+            Command::Reload(caller, reply) => self.reload(caller, reply),
             Command::Learned(reply) => drop(reply.send(self.learning.learned())),
             Command::Forget(caller, port, reply) => drop(reply.send(self.forget(&caller, port))),
             Command::Renew(caller, name, reply) => drop(reply.send(self.renew(&caller, &name))),
             Command::Queues(name, reply) => drop(reply.send(self.queues(&name))),
             Command::Deposits(unit, reply) => drop(reply.send(self.deposits.of(&unit))),
             Command::Outbound(ask) => self.answer_outbound(ask),
+            Command::Summary(reply) => drop(reply.send(self.summary())),
+            Command::Exists(kind, name, reply) => drop(reply.send(self.exists(kind, &name))),
             Command::View(reply) => {
                 if self.sockets.len() > MANY {
                     self.trim_at = self.trim_at.or(Instant::now().checked_add(TRIM_AFTER));
@@ -273,6 +305,7 @@ impl Broker {
     fn announce(&mut self) {
         for name in std::mem::take(&mut self.changed) {
             self.touched = true;
+            self.shown.changed(&name);
             if let Some(view) = self.show(name.as_str()) {
                 // No receivers is no fault.
                 let _ = self.notices.send(Notice::Changed(Box::new(view)));

@@ -11,6 +11,8 @@ use crate::state;
 /// The reserved ports, and which of them are ours.
 pub(super) struct Protection {
     kernel: ReservedPorts,
+    /// `[protect] ports`
+    configured: PortSet,
     wanted: PortSet,
     learned: PortSet,
     /// What the pools have of the kernel's own range.
@@ -25,6 +27,7 @@ impl Protection {
         let nothing = PortSet::default();
         Self {
             kernel,
+            configured: nothing.clone(),
             wanted: nothing.clone(),
             learned: nothing.clone(),
             leased_from: nothing,
@@ -93,15 +96,30 @@ impl Protection {
 impl Broker {
     /// Brings the reserved ports in step with the configuration.
     pub(super) fn protect(&mut self, also: &PortSet) {
-        let mut wanted = also.clone();
-        wanted
-            .extend(self.table.iter().flat_map(|(_, l)| l.config.endpoints.iter().filter_map(|e| e.port())));
+        self.protection.configured.clone_from(also);
+        self.protect_brokered();
+    }
+
+    fn protect_brokered(&mut self) {
+        let mut wanted = self.protection.configured.clone();
+        wanted.extend(self.brokered_ports().map(|(port, _)| port));
         self.protection.wanted = wanted;
         self.assert_reserved_ports();
     }
 
+    /// Some ports are ours no longer: they may be learned, leased, and chosen by the kernel again.
+    pub(super) fn give_ports_back(&mut self) {
+        let mut held = self.protection.configured.clone();
+        held.extend(self.brokered_ports().map(|(port, _)| port));
+        let learned = self.learning.set_held(held);
+        self.protection.set_learned(learned);
+        self.see_brokered_ports();
+        self.protect_brokered();
+    }
+
     /// Gives back all that is ours.
     pub(super) fn protect_nothing(&mut self) {
+        self.protection.configured = PortSet::default();
         self.protection.wanted = PortSet::default();
         self.protection.learned = PortSet::default();
         self.protection.leased_from = PortSet::default();

@@ -68,6 +68,8 @@ impl Broker {
         let (endpoint, inode) = (new.endpoint().clone(), inode_of(&new));
         tracing::info!(event = "renewed", listener = %name, %endpoint, inode, "{endpoint} of {name} has a new socket; the old one is drained");
         self.sockets.insert(new_id, new);
+        self.unmet.forget(id);
+        self.note_unmet(new_id);
         self.stored.added(new_id);
         Ok(())
     }

@@ -43,9 +43,9 @@ impl Stored {
         self.retry_at
     }
 
-    /// Why not all is stored, if so.
-    pub(super) fn fault(&self) -> Option<&str> {
-        self.store.failure()
+    /// Why not all is stored, and why not all that was stored could be seen.
+    pub(super) fn faults(&self) -> impl Iterator<Item = &str> {
+        self.store.failure().into_iter().chain(self.store.unseen())
     }
 }
 

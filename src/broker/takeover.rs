@@ -2,36 +2,39 @@
 
 use super::activation::Activations;
 use super::command::Handle;
+use super::comparison::{Comparison, Found as Counted};
 use super::draining::Migration;
-use super::effects::inode_of;
+use super::gate::Gate;
 use super::holders::Holders;
+use super::known_holders::KnownHolders;
 use super::learning::Learning;
-use super::options::say_unmet;
+use super::options::NotInEffect;
 use super::outbound::Outbound;
 use super::protection::Protection;
-use super::records::{Records, Told as Recorded};
-use super::reload::{Loader, errors_of};
+use super::queue::{Queue, Turn};
+use super::records::Records;
+use super::reload::{Loader, Reloads, errors_of};
+use super::shown::Shown;
 use super::stored::Stored;
 use super::told::Told;
-use super::{ASSERT_RESERVED_PORTS, Broker, COMMANDS, NOTICES};
-use crate::config::{Checked, Idle};
+use super::{ASSERT_RESERVED_PORTS, Broker, NOTICES};
+use crate::config::Checked;
 use crate::kernel::hangups::HangupWatch;
-use crate::kernel::holder::{HolderClaim, HolderWatch};
+use crate::kernel::holder::HolderWatch;
 use crate::kernel::migrate_requests::MigrateRequests;
 use crate::kernel::reserved_ports::ReservedPorts;
 use crate::kernel::socket::{Identity, ListenerSocket, SocketState, endpoint_of, identify_stored, inode};
 use crate::kernel::socket_owner;
 use crate::kernel::stored_sockets::{STORED, StoredSockets};
 use crate::kernel::timer::Every;
-use crate::listeners::{BySocket, Change, HolderId, Listener, Slot, SocketId, Target};
-use crate::model::{Endpoint, ListenerName, UnitName};
+use crate::listeners::{BySocket, Change, Slot, Target};
+use crate::model::{Endpoint, ListenerName};
 use crate::sources::Locations;
-use crate::state::{Held, HolderRecord, Holders as HoldersFile};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::time::Instant;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::broadcast;
 
 /// What the broker starts with.
 #[derive(Debug)]
@@ -160,9 +163,15 @@ impl Broker {
         let records = Records::new(&start.runtime_directory);
         let (stored, chosen) = identify_beside(stored, || choose(&loader, &records, is_takeover));
         let (checked, configuration_faults) = chosen?;
-        let (send, commands) = mpsc::channel(COMMANDS);
         let (notices, _) = broadcast::channel(NOTICES);
-        let handle = Handle { commands: send, notices: notices.downgrade() };
+        let gate = Gate::default();
+        let queue = Queue::new(gate.clone());
+        let handle = Handle {
+            queue: queue.clone(),
+            turn: Turn::OWN,
+            gate: gate.clone(),
+            notices: notices.downgrade(),
+        };
         let mut broker = Self {
             table: crate::listeners::Table::default(),
             sockets: BySocket::default(),
@@ -186,15 +195,24 @@ impl Broker {
             announced: Vec::new(),
             touched: true,
             unseen: BTreeSet::new(),
+            comparison: Comparison::new(is_takeover),
             told: Told::default(),
             started_with: None,
             trim_at: None,
             faulty: BTreeSet::new(),
+            unmet: NotInEffect::default(),
+            reloads: Reloads::default(),
             changed: BTreeSet::new(),
             notices,
-            commands,
+            shown: Shown::default(),
+            queue,
+            gate,
         };
         broker.take_over(stored, named, &checked, is_takeover);
+        if is_takeover {
+            broker.table.stay_closed(Instant::now());
+            broker.compare();
+        }
         broker.put_into_effect(&checked, Change::default());
         broker.alone = false;
         broker.look_aside();
@@ -212,8 +230,11 @@ impl Broker {
         is_takeover: bool,
     ) {
         let Identified { mut found, refused } = stored;
+        self.comparison.count(Counted::Stored, found.values().map(Vec::len).sum::<usize>() + refused.len());
         for error in refused {
             tracing::warn!(%error, "a stored socket is none of ours: {error}");
+            self.comparison
+                .differs(Counted::Unusable, || format!("a stored socket is none of ours: {error}"));
             self.stored.given_up();
         }
         for (endpoint, socket) in named {
@@ -227,11 +248,7 @@ impl Broker {
         // The table has its slots from here on, and `put_into_effect` binds what is missing.
         self.table.configure(&checked.config.listeners, Instant::now());
         self.sockets.reserve(found.len().max(checked.config.listeners.len()));
-        // Those that somebody has are written down with who has them, too.
-        let recorded = self.records.read_holders();
-        let old =
-            recorded.table().into_iter().flat_map(|holders| &holders.holders).flat_map(|held| &held.drained);
-        let old: HashSet<u64> = self.draining_written.inodes.iter().chain(old).copied().collect();
+        let old: HashSet<u64> = self.draining_written.inodes.iter().copied().collect();
         let slots: Vec<_> =
             self.table.iter().flat_map(|(n, l)| l.slots.iter().map(|s| (n.clone(), s.clone()))).collect();
         for (listener, slot) in slots {
@@ -240,13 +257,18 @@ impl Broker {
             let is_current = |c: &Candidate| {
                 old.is_empty() || !(c.stored.is_some() && inode(c.socket.as_fd()).is_some_and(is_old))
             };
-            let Some(current) = candidates.iter().position(is_current) else { continue };
+            // Where a kill came before it was written down which one is old: one that is drained, and that nobody
+            // has, has been closed to clients.
+            let listens = |c: &Candidate| c.stored.as_ref().is_some_and(|identity| identity.listens);
+            let current = candidates.iter().position(|c| is_current(c) && listens(c));
+            let Some(current) = current.or_else(|| candidates.iter().position(is_current)) else { continue };
             self.adopt(&listener, &slot, candidates.remove(current));
         }
-        let held = self.find_holders(recorded, is_takeover, &found);
+        let known = self
+            .find_holders(is_takeover, |endpoint| found.get(endpoint).is_some_and(|left| !left.is_empty()));
         for (endpoint, candidates) in found {
             for candidate in candidates {
-                self.adopt_surplus(&endpoint, candidate, held.as_ref());
+                self.adopt_surplus(&endpoint, candidate, &known);
             }
         }
         self.table.wait_where_served();
@@ -267,8 +289,12 @@ impl Broker {
                     SocketState::Reserved => Target::Refusing,
                 };
                 self.told.taken_over(listener, &socket);
-                say_unmet(listener, &socket);
+                if is_stored {
+                    self.comparison.count(Counted::Kept, 1);
+                    self.comparison.options(listener, &slot.endpoint, socket.was_unmet(), &socket.unmet());
+                }
                 self.sockets.insert(slot.id, socket);
+                self.note_unmet(slot.id);
                 self.table.succeeded(slot.id, state, Instant::now());
                 self.watch_hangups(slot.id, state);
                 if !is_stored {
@@ -278,126 +304,48 @@ impl Broker {
             Err(error) => {
                 tracing::error!(%listener, endpoint = %slot.endpoint, %error, "cannot take {} for {listener} over: {error}", slot.endpoint);
                 if is_stored {
+                    let endpoint = &slot.endpoint;
+                    let what = || format!("{endpoint} of {listener} cannot be taken over: {error}");
+                    self.comparison.differs(Counted::Unusable, what);
                     self.stored.given_up();
                 }
             }
         }
     }
 
-    /// A socket that no listener has a place for: one of an endpoint that is configured is drained.
-    fn adopt_surplus(&mut self, endpoint: &Endpoint, candidate: Candidate, held: Option<&HeldInodes>) {
+    /// A socket that no listener has a place for: one of an endpoint that is configured is drained, and another one
+    /// lingers where somebody has it.
+    fn adopt_surplus(&mut self, endpoint: &Endpoint, candidate: Candidate, known: &KnownHolders) {
         if candidate.stored.is_none() {
             return;
         }
+        let held = inode(candidate.socket.as_fd()).and_then(|inode| known.of(inode));
         let Some((_, listener)) = self.table.listener_at(endpoint) else {
-            self.told.let_go(endpoint);
-            return self.stored.given_up();
+            return self.adopt_lingering(endpoint, candidate.socket, held);
+        };
+        let holders = match held {
+            Some((holders, _)) => holders.clone(),
+            // An earlier version did not write down who has which: whoever holds the listener may have it.
+            None if known.is_incomplete() => listener.holders.clone(),
+            None => BTreeSet::new(),
         };
         match ListenerSocket::adopt_draining(candidate.socket, endpoint, &listener.config.options) {
             Ok(socket) => {
-                let holders = held.map(|held| held.get(&inode_of(&socket)).cloned().unwrap_or_default());
-                let id = self.table.adopt_draining(endpoint, holders);
+                let id = self.table.adopt_draining(endpoint, BTreeSet::new());
+                for holder in holders {
+                    self.table.hold_socket(id, holder, Instant::now());
+                }
                 self.sockets.insert(id, socket);
+                self.comparison.count(Counted::Draining, 1);
             }
             Err(error) => {
                 tracing::warn!(%error, %endpoint, "an old socket of {endpoint} is let go: {error}");
+                let what = || format!("an old socket of {endpoint} cannot be taken over: {error}");
+                self.comparison.differs(Counted::Unusable, what);
                 self.stored.given_up();
             }
         }
     }
-
-    /// Finds the holders of the earlier daemon again, and mends the listeners of those that are gone. Returns who has
-    /// which sockets, where that is known.
-    fn find_holders(
-        &mut self,
-        recorded: Recorded<HoldersFile>,
-        is_takeover: bool,
-        surplus: &Found,
-    ) -> Option<HeldInodes> {
-        let holders = match recorded {
-            Recorded::Known(holders) => holders,
-            Recorded::Nothing if !is_takeover => HoldersFile::default(),
-            lost => {
-                self.look_at_taken_over(Vec::new());
-                // Every daemon writes it before it hands anything over. Where there is none, somebody took it away, or
-                // nothing was handed over yet: old sockets there are none then.
-                let nothing = Found::default();
-                self.presume_holders(if lost == Recorded::Lost { surplus } else { &nothing });
-                return None;
-            }
-        };
-        let by_inode = self.by_inode(&holders);
-        let mut known = HeldInodes::default();
-        let mut gone = Vec::new();
-        for held in &holders.holders {
-            let holder = self.holder_again(&held.holder);
-            if let Some(id) = holder {
-                let inodes = held.listeners.iter().flat_map(|listener| &listener.inodes).chain(&held.drained);
-                inodes.for_each(|inode| {
-                    known.entry(*inode).or_default().insert(id);
-                });
-            }
-            for name in held_names(held, &by_inode) {
-                self.expect_as_made(&name);
-                match holder {
-                    Some(id) => self.table.hold(&name, id, Instant::now()),
-                    None => gone.push(name),
-                }
-            }
-        }
-        self.look_at_taken_over(gone);
-        holders.has_inodes.then_some(known)
-    }
-
-    fn holder_again(&mut self, record: &HolderRecord) -> Option<HolderId> {
-        let claim = match record {
-            HolderRecord::Process { pid, start } => HolderClaim::process(*pid, *start)?,
-            HolderRecord::Unit { unit, cgroup, life } => {
-                let unit = UnitName::try_from(unit.as_str()).ok()?;
-                HolderClaim::Unit { unit, cgroup: cgroup.clone(), life: *life }
-            }
-            HolderRecord::Unknown => return Some(self.holders.admit_unknown()),
-        };
-        Some(self.holders.admit(claim).ok()??.0)
-    }
-
-    /// The listeners of now, by the inodes that holders have.
-    fn by_inode(&self, holders: &HoldersFile) -> HashMap<u64, ListenerName> {
-        if !holders.has_inodes || holders.holders.is_empty() {
-            return HashMap::new();
-        }
-        let of = |(id, socket): (&SocketId, _)| Some((inode_of(socket), self.table.owner(*id)?.0.clone()));
-        self.sockets.iter().filter_map(of).collect()
-    }
-
-    /// Nobody knows who holds what: what listens, and would not if nobody held it, may be somebody's; and so may an old
-    /// socket, beside which the new one is not to take clients.
-    fn presume_holders(&mut self, surplus: &Found) {
-        let is_surplus = |slot: &Slot| surplus.get(&slot.endpoint).is_some_and(|left| !left.is_empty());
-        let listens = |listener: &Listener| {
-            (listener.config.idle != Idle::Queue || listener.slots.iter().any(is_surplus))
-                && listener.slots.iter().any(|slot| slot.state == Some(Target::Listening) || is_surplus(slot))
-        };
-        let names: Vec<ListenerName> =
-            self.table.iter().filter(|(_, l)| listens(l)).map(|(name, _)| name.clone()).collect();
-        if names.is_empty() {
-            return;
-        }
-        let unknown = self.holders.admit_unknown();
-        for name in &names {
-            self.table.hold(name, unknown, Instant::now());
-        }
-    }
-}
-
-/// Who has which sockets.
-type HeldInodes = HashMap<u64, BTreeSet<HolderId>>;
-
-/// What a holder holds, under the names of now: by its name, and by its sockets whatever they are called.
-fn held_names(held: &Held, by_inode: &HashMap<u64, ListenerName>) -> BTreeSet<ListenerName> {
-    let names = held.listeners.iter().filter_map(|held| ListenerName::try_from(held.name.as_str()).ok());
-    let inodes = held.listeners.iter().flat_map(|held| &held.inodes);
-    names.chain(inodes.filter_map(|inode| by_inode.get(inode).cloned())).collect()
 }
 
 /// The named sockets by listener, as the configuration wants to know them, and each with its endpoint.

@@ -15,6 +15,7 @@ pub(super) struct Told {
     bound: usize,
     taken_over: usize,
     let_go: usize,
+    lingers: usize,
 }
 
 /// Counts one more; whether it has a line of its own.
@@ -44,9 +45,14 @@ impl Told {
         }
     }
 
+    /// One more lingers; whether it has a line of its own.
+    pub(super) fn lingers(&mut self) -> bool {
+        has_a_line(&mut self.lingers)
+    }
+
     /// Says how many there were that had no line, and begins anew.
     pub(super) fn sum_up(&mut self) {
-        let Self { bound, taken_over, let_go } = std::mem::take(self);
+        let Self { bound, taken_over, let_go, lingers } = std::mem::take(self);
         let more = |count: usize| Some(count.saturating_sub(ONE_BY_ONE)).filter(|more| *more > 0);
         if let Some(more) = more(bound) {
             tracing::info!(event = "bound", sockets = bound, "holds {more} more sockets, {bound} in all");
@@ -54,6 +60,14 @@ impl Told {
         if let Some(more) = more(taken_over) {
             let event = "taken-over";
             tracing::info!(event, sockets = taken_over, "took {more} more sockets over, {taken_over} in all");
+        }
+        if let Some(more) = more(lingers) {
+            let event = "lingers";
+            tracing::info!(
+                event,
+                sockets = lingers,
+                "{more} more sockets stay until their holders are gone, {lingers} in all"
+            );
         }
         if let Some(more) = more(let_go) {
             let event = "closed";

@@ -2,19 +2,41 @@
 
 use super::outbound::PoolView;
 use crate::config::Origin;
+use crate::limits::Usage;
 use crate::listeners::Target;
+use std::sync::Arc;
 
-/// Everything that is shown.
+/// How the broker is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct View {
+pub struct Summary {
     /// What is not as it was configured, a sentence each; not empty: degraded.
     pub faults: Vec<String>,
-    /// By name.
-    pub listeners: Vec<ListenerView>,
-    /// By name.
-    pub pools: Vec<PoolView>,
+    /// What is configured and not in effect on sockets that serve without it, and what to do, a sentence each.
+    pub notes: Vec<String>,
     /// How many ports are protected because services listen on them.
     pub learned: usize,
+    /// How much of every limit is in use.
+    pub limits: Vec<Usage>,
+    /// What the start found of what an earlier daemon had stored; `None` where nothing was, or it is not told yet.
+    pub takeover: Option<TakeoverView>,
+}
+
+/// All objects.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct View {
+    /// By name.
+    pub listeners: Vec<Arc<ListenerView>>,
+    /// By name.
+    pub pools: Vec<PoolView>,
+}
+
+/// What a start found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TakeoverView {
+    /// How many, by words such as `stored`, `kept` and `missing`.
+    pub counts: Vec<(&'static str, u32)>,
+    /// What differed, a sentence each.
+    pub differences: Vec<String>,
 }
 
 /// One listener.
@@ -22,12 +44,15 @@ pub struct View {
 pub struct ListenerView {
     /// Its name.
     pub name: String,
-    /// `reserved`, `listening` or `failed` (any of its sockets).
+    /// `reserved`, `listening` or `failed` (any of its sockets), or `lingering`: it is no longer configured, and
+    /// somebody still has its sockets.
     pub state: &'static str,
     /// Its sockets.
     pub sockets: Vec<SocketView>,
     /// Who holds it.
     pub holders: Vec<String>,
+    /// What is configured and not in effect on its sockets, and what to do.
+    pub notes: Vec<String>,
     /// As in the configuration.
     pub idle: String,
     /// The service that connections start, or empty.
@@ -45,11 +70,12 @@ pub struct ListenerView {
 pub struct SocketView {
     /// As in `tcp 127.0.0.1:3306`.
     pub endpoint: String,
-    /// `reserved`, `listening`, `failed`, or `draining`: closed when its holders are gone and nothing waits in it.
+    /// `reserved`, `listening`, `failed`, or `draining`: closed when its holders are gone and nothing waits in it; or
+    /// `lingering`: closed when its holders are gone.
     pub state: &'static str,
     /// The socket's inode number, as `ss -e` shows it; 0 where it is not bound.
     pub inode: u64,
-    /// Why it failed; else empty.
+    /// Why it failed, or what could not be changed of it; else empty.
     pub error: String,
 }
 

@@ -2,11 +2,13 @@
 
 use super::Failure;
 use super::manager::Identify;
+use super::outgoing::Outgoing;
+use crate::broker::Held;
 use crate::kernel::holder::HolderClaim;
 use crate::kernel::peer::Peer;
 use crate::model::UnitName;
 use crate::policy::{Caller, Network};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use tokio::sync::OnceCell;
 use zbus::Connection;
 use zbus::fdo::DBusProxy;
@@ -20,11 +22,12 @@ pub(super) struct PeerIdentity {
     peer: Peer,
     caller: OnceCell<Caller>,
     process: OnceCell<Option<HolderClaim>>,
+    outgoing: Arc<Outgoing>,
 }
 
 impl PeerIdentity {
-    pub(super) fn new(peer: Peer) -> Self {
-        Self { peer, caller: OnceCell::new(), process: OnceCell::new() }
+    pub(super) fn new(peer: Peer, outgoing: Arc<Outgoing>) -> Self {
+        Self { peer, caller: OnceCell::new(), process: OnceCell::new(), outgoing }
     }
 }
 
@@ -42,6 +45,15 @@ impl Identify for PeerIdentity {
         };
         Ok((caller.clone(), holder))
     }
+
+    fn send_with(&self, held: Vec<Held>) -> Vec<Held> {
+        self.outgoing.carry(held);
+        Vec::new()
+    }
+
+    fn is_gone(&self) -> bool {
+        self.outgoing.is_gone()
+    }
 }
 
 /// Asks the bus for the sender of each call.
@@ -54,6 +66,12 @@ impl BusIdentity {
     pub(super) async fn new(connection: &Connection) -> zbus::Result<Self> {
         let bus = DBusProxy::builder(connection).cache_properties(CacheProperties::No).build().await?;
         Ok(Self { bus })
+    }
+
+    /// The user of a sender.
+    pub(super) async fn uid(&self, call: &Header<'_>) -> Option<u32> {
+        let name = zbus::names::BusName::Unique(call.sender()?.to_owned());
+        self.bus.get_connection_unix_user(name).await.ok()
     }
 
     async fn peer(&self, call: &Header<'_>) -> Result<Peer, Failure> {
@@ -83,6 +101,16 @@ impl Identify for BusIdentity {
         let peer = self.peer(call).await?;
         let holder = if as_unit { HolderClaim::unit_of(&peer) } else { HolderClaim::process_of(&peer) };
         Ok((caller_of(&peer), holder))
+    }
+
+    fn send_with(&self, held: Vec<Held>) -> Vec<Held> {
+        // The bus reads at once, and what waits for its receiver then is the bus's own.
+        held
+    }
+
+    fn is_gone(&self) -> bool {
+        // The bus throws away what it can give to nobody.
+        false
     }
 }
 

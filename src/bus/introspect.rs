@@ -73,6 +73,9 @@ const MANAGER: &str = r#" <interface name="org.freedesktop.DBus.ObjectManager">
    <arg name="after" type="t" direction="in"/><arg name="most" type="u" direction="in"/>
    <arg name="leases" type="a(ttssssussa(sqq)u)" direction="out"/>
   </method>
+  <method name="ListWanted">
+   <arg name="session" type="o" direction="in"/><arg name="wanted" type="a(sss)" direction="out"/>
+  </method>
   <method name="DrainAddress">
    <arg name="address" type="s" direction="in"/><arg name="options" type="a{sv}" direction="in"/>
   </method>
@@ -81,7 +84,19 @@ const MANAGER: &str = r#" <interface name="org.freedesktop.DBus.ObjectManager">
   <property name="Version" type="s" access="read"/>
   <property name="State" type="s" access="read"/>
   <property name="Faults" type="as" access="read"/>
+  <property name="Notes" type="as" access="read">
+   <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
+  </property>
+  <property name="Limits" type="a(stttsa(st))" access="read">
+   <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
+  </property>
   <property name="LearnedPorts" type="u" access="read">
+   <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
+  </property>
+  <property name="Takeover" type="a{su}" access="read">
+   <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
+  </property>
+  <property name="TakeoverDifferences" type="as" access="read">
    <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
   </property>
  </interface>
@@ -93,6 +108,7 @@ const LISTENER: &str = r#" <interface name="org.portbroker.PortBroker1.Listener"
   <property name="State" type="s" access="read"/>
   <property name="Sockets" type="a(ssts)" access="read"/>
   <property name="Holders" type="as" access="read"/>
+  <property name="Notes" type="as" access="read"/>
   <property name="Idle" type="s" access="read"/>
   <property name="Activate" type="s" access="read"/>
   <property name="ActivationError" type="s" access="read"/>
@@ -102,6 +118,7 @@ const LISTENER: &str = r#" <interface name="org.portbroker.PortBroker1.Listener"
 "#;
 
 const POOL: &str = r#" <interface name="org.portbroker.PortBroker1.Pool">
+  <signal name="Wanted"/>
   <property name="Name" type="s" access="read"/>
   <property name="State" type="s" access="read"/>
   <property name="Addresses" type="a(ssuu)" access="read">
@@ -114,6 +131,10 @@ const POOL: &str = r#" <interface name="org.portbroker.PortBroker1.Pool">
   </property>
   <property name="Spread" type="s" access="read"/>
   <property name="Quota" type="s" access="read"/>
+  <property name="Minimum" type="u" access="read"/>
+  <property name="Waiting" type="u" access="read">
+   <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/>
+  </property>
   <property name="Allow" type="as" access="read"/>
   <property name="Origin" type="s" access="read"/>
   <property name="Faults" type="as" access="read"/>
@@ -133,6 +154,11 @@ pub(super) fn listener() -> String {
 /// The document of a pool.
 pub(super) fn pool() -> String {
     format!("{HEAD}{PROPERTIES}{POOL}</node>\n")
+}
+
+/// Whether the document of a path names objects.
+pub(super) fn lists_objects(path: &str) -> bool {
+    [LISTENER_PREFIX, POOL_PREFIX].iter().any(|prefix| prefix.trim_end_matches('/') == path)
 }
 
 /// The document of a path above ours, or of `…/listener` or `…/pool`: only what is below it. `None`: nothing is.

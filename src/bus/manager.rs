@@ -2,14 +2,17 @@
 
 use super::properties::{self, Properties};
 use super::{Failure, introspect, outbound};
-use crate::broker::{Acquire, Handle, NamedSocket, Notice};
+use crate::broker::{Acquire, Handed, Handle, Held, Notice, ObjectKind, Summary, View};
 use crate::kernel::holder::HolderClaim;
+use crate::limits::Who;
 use crate::policy::Caller;
 use portbroker_client::wire::{
     ErrorName, LISTENER_INTERFACE, LISTENER_PREFIX, MANAGER_INTERFACE, MANAGER_PATH, OPTION_HOLDER,
     POOL_INTERFACE, POOL_PREFIX, listener_name, listener_path, pool_name, pool_path,
 };
 use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
 use zbus::message::{Flags, Header, Message, Type};
 use zbus::{Connection, Fd, ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
 
@@ -26,6 +29,28 @@ pub(super) trait Identify {
         call: &Header<'_>,
         as_unit: bool,
     ) -> Result<(Caller, Option<HolderClaim>), Failure>;
+
+    /// What is counted for the reply that is sent next: gives back what has to be kept until it is sent.
+    #[must_use]
+    fn send_with(&self, held: Vec<Held>) -> Vec<Held>;
+
+    /// Whether the caller is known to be gone, and nothing need be made for it.
+    fn is_gone(&self) -> bool;
+}
+
+/// A reply, and what is counted for it.
+pub(super) struct Reply {
+    pub(super) message: Message,
+    /// For the descriptors in it, until they were read.
+    pub(super) descriptors: Vec<Held>,
+    /// For its length, until it was sent.
+    pub(super) bytes: Option<Held>,
+}
+
+impl From<Message> for Reply {
+    fn from(message: Message) -> Self {
+        Self { message, descriptors: Vec::new(), bytes: None }
+    }
 }
 
 /// What serves the calls of a connection.
@@ -72,12 +97,32 @@ impl Manager {
         let header = message.header();
         let reply = match self.call(message, &header, who).await {
             Ok(reply) => reply,
-            Err(failure) => failure.reply(&header)?,
+            Err(failure) => failure.reply(&header)?.into(),
         };
         if header.primary().flags().contains(Flags::NO_REPLY_EXPECTED) {
             return Ok(());
         }
-        connection.send(&reply).await
+        let Reply { message, descriptors, bytes } = reply;
+        let kept = if descriptors.is_empty() { descriptors } else { who.send_with(descriptors) };
+        let sent = connection.send(&message).await;
+        drop((kept, bytes));
+        sent
+    }
+
+    /// Whether a call may be answered much later; see [`outbound::may_wait`].
+    pub(super) fn may_wait(&self, message: &Message) -> bool {
+        message.message_type() == Type::MethodCall && outbound::may_wait(message, &message.header())
+    }
+
+    /// Answers a call that would wait beside too many others.
+    pub(super) async fn refuse_to_wait(
+        &self,
+        connection: &Connection,
+        message: &Message,
+        most: usize,
+    ) -> zbus::Result<()> {
+        let text = format!("{most} calls wait for ports here already: let some of them end first");
+        connection.send(&Failure::standard("LimitsExceeded", text).reply(&message.header())?).await
     }
 
     async fn call(
@@ -85,38 +130,39 @@ impl Manager {
         message: &Message,
         call: &Header<'_>,
         who: &impl Identify,
-    ) -> Result<Message, Failure> {
+    ) -> Result<Reply, Failure> {
         let member = call.member().map(|m| m.as_str()).unwrap_or_default();
         let path = call.path().map(|p| p.as_str()).unwrap_or_default();
         let interface = call.interface().map(|i| i.as_str());
         let reply = Message::method_return(call);
-        match (interface, member) {
-            (Some(PEER), "Ping") => Ok(reply.build(&())?),
-            (Some(PEER), "GetMachineId") => Ok(reply.build(&machine_id()?)?),
-            (Some(INTROSPECTABLE) | None, "Introspect") => Ok(reply.build(&self.introspect(path).await?)?),
+        let message = match (interface, member) {
+            (Some(PEER), "Ping") => reply.build(&())?,
+            (Some(PEER), "GetMachineId") => reply.build(&machine_id()?)?,
+            (Some(INTROSPECTABLE) | None, "Introspect") => reply.build(&self.introspect(path).await?)?,
             (Some(PROPERTIES), "GetAll") => {
                 let wanted: String = argument(message)?;
-                Ok(reply.build(&self.properties(path, &wanted).await?)?)
+                reply.build(&self.properties(path, &wanted).await?)?
             }
             (Some(PROPERTIES), "Get") => {
                 let (interface, property): (String, String) = argument(message)?;
                 let mut all = self.properties(path, &interface).await?;
                 let unknown =
                     || Failure::standard("UnknownProperty", format!("no property {property:?} here"));
-                Ok(reply.build(&all.remove(property.as_str()).ok_or_else(unknown)?)?)
+                reply.build(&all.remove(property.as_str()).ok_or_else(unknown)?)?
             }
             (Some(PROPERTIES), "Set") => {
-                Err(Failure::standard("PropertyReadOnly", "all properties here are read-only"))
+                return Err(Failure::standard("PropertyReadOnly", "all properties here are read-only"));
             }
             (Some(LISTENER_INTERFACE) | None, "Queues") => match Object::at(path) {
                 Some(Object::Listener(name)) => {
                     let queues = self.broker.queues(name).await?.ok_or_else(|| unknown_object(path))?;
-                    Ok(reply.build(&properties::of_queues(&queues))?)
+                    reply.build(&properties::of_queues(&queues))?
                 }
-                _ => Err(self.unknown(path, interface, member).await),
+                _ => return Err(self.unknown(path, interface, member).await),
             },
-            _ => self.call_manager(message, call, who, path, interface, member).await,
-        }
+            _ => return self.call_manager(message, call, who, path, interface, member).await,
+        };
+        Ok(message.into())
     }
 
     /// The members that only the manager's object has.
@@ -128,51 +174,52 @@ impl Manager {
         path: &str,
         interface: Option<&str>,
         member: &str,
-    ) -> Result<Message, Failure> {
+    ) -> Result<Reply, Failure> {
         if path != MANAGER_PATH {
             return Err(self.unknown(path, interface, member).await);
         }
         let reply = Message::method_return(call);
-        match (interface, member) {
+        let message = match (interface, member) {
             (Some(MANAGER_INTERFACE) | None, "AcquireListeners") => {
-                let sockets = self.acquire(message, call, who).await?;
+                let Handed { sockets, held } = self.acquire(message, call, who).await?;
                 let rows: Vec<(&str, Fd<'_>)> =
                     sockets.iter().map(|(name, socket)| (name.as_str(), Fd::from(socket))).collect();
-                Ok(reply.build(&rows)?)
+                return Ok(Reply { descriptors: held, ..reply.build(&rows)?.into() });
             }
             (Some(MANAGER_INTERFACE) | None, "ListDeposits") => {
                 let (caller, _) = who.identify(call, true).await?;
                 let unit = caller.unit.ok_or_else(no_unit)?;
-                Ok(reply.build(&self.broker.deposits(unit).await?)?)
+                reply.build(&self.broker.deposits(unit).await?)?
             }
             (Some(MANAGER_INTERFACE) | None, "ListLearned") => {
-                Ok(reply.build(&properties::of_learned(self.broker.learned().await?))?)
+                reply.build(&properties::of_learned(self.broker.learned().await?))?
             }
             (Some(MANAGER_INTERFACE) | None, "ForgetPort") => {
                 let port: u16 = argument(message)?;
                 let (caller, _) = who.identify(call, false).await?;
                 self.broker.forget(caller, port).await??;
-                Ok(reply.build(&())?)
+                reply.build(&())?
             }
             (Some(MANAGER_INTERFACE) | None, "Reload") => {
                 let (caller, _) = who.identify(call, false).await?;
                 self.broker.reload(Some(caller)).await??;
-                Ok(reply.build(&())?)
+                reply.build(&())?
             }
             (Some(MANAGER_INTERFACE) | None, "RenewListener") => {
                 let name: String = argument(message)?;
                 let (caller, _) = who.identify(call, false).await?;
                 self.broker.renew(caller, name).await??;
-                Ok(reply.build(&())?)
+                reply.build(&())?
             }
             (Some(MANAGER_INTERFACE) | None, member) if outbound::MEMBERS.contains(&member) => {
-                self.call_outbound(message, call, who, member).await
+                return self.call_outbound(message, call, who, member).await;
             }
             (Some(OBJECT_MANAGER) | None, "GetManagedObjects") => {
-                Ok(reply.build(&properties::of_objects(&self.broker.view().await?))?)
+                return self.objects(message, who).await;
             }
-            _ => Err(self.unknown(path, interface, member).await),
-        }
+            _ => return Err(self.unknown(path, interface, member).await),
+        };
+        Ok(message.into())
     }
 
     async fn acquire(
@@ -180,7 +227,7 @@ impl Manager {
         message: &Message,
         call: &Header<'_>,
         who: &impl Identify,
-    ) -> Result<Vec<NamedSocket>, Failure> {
+    ) -> Result<Handed, Failure> {
         let (names, options): (Vec<String>, HashMap<String, OwnedVariant>) = argument(message)?;
         let as_unit = holder_is_unit(&options)?;
         let (caller, holder) = who.identify(call, as_unit).await?;
@@ -196,7 +243,7 @@ impl Manager {
             || Failure::standard("UnknownInterface", format!("no interface {interface:?} at {path}"));
         match Object::at(path).ok_or_else(|| unknown_object(path))? {
             Object::Manager if interface == MANAGER_INTERFACE => {
-                Ok(properties::of_manager(&self.broker.view().await?))
+                Ok(properties::of_manager(&self.broker.summary().await?))
             }
             Object::Listener(name) => {
                 let view = self.broker.show(name).await?.ok_or_else(|| unknown_object(path))?;
@@ -220,24 +267,77 @@ impl Manager {
         match Object::at(path) {
             Some(Object::Manager) => Ok(introspect::manager()),
             Some(Object::Listener(name)) => {
-                self.broker.show(name).await?.ok_or_else(|| unknown_object(path))?;
+                self.known(ObjectKind::Listener, name, path).await?;
                 Ok(introspect::listener())
             }
             Some(Object::Pool(name)) => {
-                self.broker.show_pool(name).await?.ok_or_else(|| unknown_object(path))?;
+                self.known(ObjectKind::Pool, name, path).await?;
                 Ok(introspect::pool())
             }
-            None => {
+            None if introspect::lists_objects(path) => {
                 let view = self.broker.view().await?;
-                let listeners = view.listeners.into_iter().map(|listener| listener_path(&listener.name));
-                let pools = view.pools.into_iter().map(|pool| pool_path(&pool.name));
+                let listeners = view.listeners.iter().map(|listener| listener_path(&listener.name));
+                let pools = view.pools.iter().map(|pool| pool_path(&pool.name));
                 introspect::above(path, listeners.chain(pools)).ok_or_else(|| unknown_object(path))
             }
+            None => introspect::above(path, std::iter::empty()).ok_or_else(|| unknown_object(path)),
         }
     }
 
+    async fn known(&self, kind: ObjectKind, name: String, path: &str) -> Result<(), Failure> {
+        let known = self.broker.exists(kind, name).await?;
+        if known { Ok(()) } else { Err(unknown_object(path)) }
+    }
+
+    /// All objects. So long an answer is made beside the one thread that serves everybody, one at a time, and there is
+    /// room for it before.
+    async fn objects(&self, call: &Message, who: &impl Identify) -> Result<Reply, Failure> {
+        let view = self.broker.view().await?;
+        let count = view.listeners.len().saturating_add(view.pools.len());
+        let bytes = self.room_for(count, properties::LENGTH_OF_ONE).await;
+        if bytes.is_none() {
+            return Ok(properties::objects(call, &view)?.into());
+        }
+        let message = self.built_beside(call, view, who).await?;
+        Ok(Reply { message, descriptors: Vec::new(), bytes })
+    }
+
+    /// Waits for room for a long answer of so many parts; a short one is not counted.
+    pub(super) async fn room_for(&self, parts: usize, length: usize) -> Option<Held> {
+        if parts < properties::MANY {
+            return None;
+        }
+        let bytes = u64::try_from(parts.saturating_mul(length)).unwrap_or(u64::MAX);
+        Some(self.broker.gate().bytes(&Who::User(self.broker.turn().uid()), bytes).await)
+    }
+
+    async fn built_beside(
+        &self,
+        call: &Message,
+        view: Arc<View>,
+        who: &impl Identify,
+    ) -> Result<Message, Failure> {
+        static ONE: Semaphore = Semaphore::const_new(1);
+        let call = call.clone();
+        let stopping = || Failure::standard("Failed", "the broker is stopping");
+        let one = ONE.acquire().await.map_err(|_| stopping())?;
+        // Others wait for their turn.
+        if who.is_gone() {
+            return Err(Failure::standard("Disconnected", "the caller is gone"));
+        }
+        let built = tokio::task::spawn_blocking(move || properties::objects(&call, &view)).await;
+        drop(one);
+        Ok(built.map_err(|_| stopping())??)
+    }
+
     async fn unknown(&self, path: &str, interface: Option<&str>, member: &str) -> Failure {
-        if self.introspect(path).await.is_err() {
+        let is_known = match Object::at(path) {
+            Some(Object::Manager) => true,
+            Some(Object::Listener(name)) => self.known(ObjectKind::Listener, name, path).await.is_ok(),
+            Some(Object::Pool(name)) => self.known(ObjectKind::Pool, name, path).await.is_ok(),
+            None => introspect::above(path, std::iter::empty()).is_some(),
+        };
+        if !is_known {
             return unknown_object(path);
         }
         let interface = interface.unwrap_or("any interface");
@@ -252,9 +352,9 @@ impl Manager {
                 changed(connection, path, LISTENER_INTERFACE, properties::of_listener(&view)).await
             }
             Notice::Manager(faults) => {
-                let view = crate::broker::View { faults, ..crate::broker::View::default() };
-                let mut properties = properties::of_manager(&view);
-                for not_told in ["Version", "LearnedPorts"] {
+                let summary = Summary { faults, ..Summary::default() };
+                let mut properties = properties::of_manager(&summary);
+                for not_told in ["Version", "LearnedPorts", "Notes", "Limits"] {
                     properties.remove(not_told);
                 }
                 let path = ObjectPath::from_static_str_unchecked(MANAGER_PATH).into();
@@ -269,7 +369,7 @@ impl Manager {
             }
             Notice::PoolChanged(view) => {
                 let mut properties = properties::of_pool(&view);
-                for not_told in ["Addresses", "Capacity"] {
+                for not_told in ["Addresses", "Capacity", "Waiting"] {
                     properties.remove(not_told);
                 }
                 changed(connection, properties::path_of_pool(&view.name), POOL_INTERFACE, properties).await
@@ -277,6 +377,10 @@ impl Manager {
             Notice::PoolAdded(view) => {
                 let path = properties::path_of_pool(&view.name);
                 added(connection, path, POOL_INTERFACE, properties::of_pool(&view)).await
+            }
+            Notice::PoolWanted(name) => {
+                let path = properties::path_of_pool(&name);
+                connection.emit_signal(None::<&str>, path, POOL_INTERFACE, "Wanted", &()).await
             }
             Notice::PoolRemoved(name) => {
                 removed(connection, properties::path_of_pool(&name), POOL_INTERFACE).await

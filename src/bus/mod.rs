@@ -9,8 +9,10 @@ mod caller;
 mod introspect;
 mod manager;
 mod outbound;
+mod outgoing;
 mod private;
 mod properties;
+mod senders;
 mod system;
 mod systemd;
 mod transport;
@@ -67,9 +69,10 @@ impl From<crate::broker::Refusal> for Failure {
                 let details = outbound::of_shortage(shortage);
                 return Self { details, ..Self::ours(ErrorName::Exhausted, refusal.to_string()) };
             }
-            Refusal::QuotaExceeded(_) => ErrorName::QuotaExceeded,
+            Refusal::QuotaExceeded(_) | Refusal::SharedQuotaExceeded(_) => ErrorName::QuotaExceeded,
             Refusal::NoSuchSession(_) => ErrorName::NoSuchSession,
             Refusal::CannotLease(_) => ErrorName::NotReady,
+            Refusal::OverLimit(_) => return Self::standard("LimitsExceeded", refusal.to_string()),
             Refusal::TooManySockets(_) => ErrorName::TooManySockets,
             Refusal::BadArgument(_) => ErrorName::BadArgument,
             Refusal::InvalidConfiguration(_) => ErrorName::InvalidConfiguration,

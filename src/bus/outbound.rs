@@ -3,21 +3,34 @@
 //! Every count is compared with its limit here, before anything is made of it.
 
 use super::Failure;
-use super::manager::{Identify, Manager, argument, no_such_option};
+use super::manager::{Identify, Manager, Reply, argument, no_such_option};
 use crate::broker::{Drain, Kind, LeaseRequest, LeaseView, Shortage};
 use crate::model::{LeaseId, Protocol, SessionId, SourceRange};
 use crate::policy::Caller;
 use portbroker_client::wire::{
-    ErrorName, LeaseRow, MAX_LEASE_ROWS, MAX_PORTS_OF_A_LEASE, OPTION_MINIMUM, OPTION_UNDO, SESSION_PREFIX,
+    ErrorName, LeaseRow, MAX_LEASE_ROWS, MAX_PORTS_OF_A_LEASE, MAX_WAIT, OPTION_AHEAD, OPTION_MINIMUM,
+    OPTION_UNDO, OPTION_WAIT, SESSION_PREFIX,
 };
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 use zbus::message::{Header, Message};
 use zbus::{Fd, ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
 
 /// The members that are answered here.
-pub(super) const MEMBERS: [&str; 7] =
-    ["OpenSession", "LeasePairs", "LeaseBlocks", "LeaseSockets", "Release", "ListLeases", "DrainAddress"];
+pub(super) const MEMBERS: [&str; 8] = [
+    "OpenSession",
+    "LeasePairs",
+    "LeaseBlocks",
+    "LeaseSockets",
+    "Release",
+    "ListLeases",
+    "ListWanted",
+    "DrainAddress",
+];
+
+/// What a row of ListLeases takes of an answer, about, in bytes.
+const LENGTH_OF_A_LEASE: usize = 160;
 
 type Options = HashMap<String, OwnedVariant>;
 /// Session, pool, protocol, destination, how many, options.
@@ -31,15 +44,17 @@ impl Manager {
         call: &Header<'_>,
         who: &impl Identify,
         member: &str,
-    ) -> Result<Message, Failure> {
+    ) -> Result<Reply, Failure> {
         let reply = Message::method_return(call);
-        match member {
+        let message = match member {
             "OpenSession" => {
                 no_options(&argument(message)?)?;
                 let (caller, _) = who.identify(call, false).await?;
+                let held = self.broker.gate().descriptors(&caller, 1)?;
                 let (session, lifeline) = self.broker.open_session(caller).await??;
                 let path = ObjectPath::from_string_unchecked(format!("{SESSION_PREFIX}{session}"));
-                Ok(reply.build(&(path, Fd::from(&lifeline)))?)
+                let message = reply.build(&(path, Fd::from(&lifeline)))?;
+                return Ok(Reply { descriptors: vec![held], ..message.into() });
             }
             "LeasePairs" | "LeaseBlocks" => {
                 let kind = if member == "LeasePairs" { Kind::Pairs } else { Kind::Blocks };
@@ -51,17 +66,19 @@ impl Manager {
                 if kind == Kind::Blocks {
                     let rows: Vec<_> =
                         rows.map(|(text, r)| (text, r.ports.first(), r.ports.last())).collect();
-                    return Ok(reply.build(&(leased.id.0, rows))?);
+                    return Ok(reply.build(&(leased.id.0, rows))?.into());
                 }
                 let rows: Vec<_> =
                     rows.flat_map(|(text, r)| r.ports.iter().map(move |port| (text, port))).collect();
-                Ok(reply.build(&(leased.id.0, rows))?)
+                reply.build(&(leased.id.0, rows))?
             }
             "LeaseSockets" => {
                 let request = self.request(message, call, who, Kind::Sockets).await?;
-                if usize::try_from(request.ports).map_or(true, |ports| ports > self.limit) {
+                let count = usize::try_from(request.ports).unwrap_or(usize::MAX);
+                if count > self.limit {
                     return Err(too_many_sockets(request.ports, self.limit));
                 }
+                let held = self.broker.gate().descriptors(&request.caller, count)?;
                 let leased = self.broker.lease_sockets(request).await??;
                 let rows: Vec<(String, u16, Fd<'_>)> = leased
                     .sockets
@@ -69,29 +86,38 @@ impl Manager {
                     .map(|(source, socket)| (source.ip().to_string(), source.port(), Fd::from(socket)))
                     .collect();
                 // The broker's copies are closed with `leased`, and the message's when it is sent.
-                Ok(reply.build(&(leased.id.0, rows))?)
+                let message = reply.build(&(leased.id.0, rows))?;
+                return Ok(Reply { descriptors: vec![held], ..message.into() });
             }
             "Release" => {
                 let lease: u64 = argument(message)?;
                 let (caller, _) = who.identify(call, false).await?;
                 self.broker.release(caller, LeaseId(lease)).await??;
-                Ok(reply.build(&())?)
+                reply.build(&())?
             }
             "ListLeases" => {
                 let (after, most): (u64, u32) = argument(message)?;
                 let (caller, _) = who.identify(call, false).await?;
                 let most = usize::try_from(most.min(MAX_LEASE_ROWS)).unwrap_or_default();
                 let leases = self.broker.leases(caller, LeaseId(after), most).await?;
-                Ok(reply.build(&leases.into_iter().map(row).collect::<Vec<LeaseRow>>())?)
+                let rows: Vec<LeaseRow> = leases.into_iter().map(row).collect();
+                let bytes = self.room_for(rows.len(), LENGTH_OF_A_LEASE).await;
+                return Ok(Reply { bytes, ..reply.build(&rows)?.into() });
+            }
+            "ListWanted" => {
+                let session: OwnedObjectPath = argument(message)?;
+                let (caller, _) = who.identify(call, false).await?;
+                reply.build(&self.broker.wanted(caller, session_of(session.as_str())?).await??)?
             }
             _ => {
                 let (address, options): (String, Options) = argument(message)?;
                 let (address, drain) = (address_of(&address)?, drain_of(&options)?);
                 let (caller, _) = who.identify(call, false).await?;
                 self.broker.drain(caller, address, drain).await??;
-                Ok(reply.build(&())?)
+                reply.build(&())?
             }
-        }
+        };
+        Ok(message.into())
     }
 
     async fn request(
@@ -115,7 +141,7 @@ fn request_of(arguments: LeaseArguments, caller: Caller, kind: Kind) -> Result<L
     if ports > MAX_PORTS_OF_A_LEASE {
         return Err(bad(format!("a lease has at most {MAX_PORTS_OF_A_LEASE} ports, and these are {ports}")));
     }
-    Ok(LeaseRequest {
+    let mut request = LeaseRequest {
         caller,
         session: session_of(session.as_str())?,
         pool,
@@ -123,8 +149,20 @@ fn request_of(arguments: LeaseArguments, caller: Caller, kind: Kind) -> Result<L
         destination: destination_of(&destination)?,
         kind,
         ports,
-        minimum: minimum_of(&options, ports, kind)?,
-    })
+        minimum: ports,
+        wait: Duration::ZERO,
+        ahead: false,
+    };
+    read_options(&mut request, &options)?;
+    Ok(request)
+}
+
+/// Whether a call may wait for long: others of its connection are not to wait for its answer. It may be wrong about one
+/// that does not.
+pub(super) fn may_wait(message: &Message, call: &Header<'_>) -> bool {
+    let leases = call.member().is_some_and(|member| member.as_str().starts_with("Lease"));
+    let body = message.body();
+    leases && body.data().windows(OPTION_WAIT.len()).any(|bytes| bytes == OPTION_WAIT.as_bytes())
 }
 
 fn session_of(path: &str) -> Result<SessionId, Failure> {
@@ -155,20 +193,30 @@ fn destination_of(text: &str) -> Result<Option<SocketAddr>, Failure> {
     text.parse().map(Some).map_err(fault)
 }
 
-fn minimum_of(options: &Options, ports: u32, kind: Kind) -> Result<u32, Failure> {
-    let mut minimum = ports;
+fn read_options(request: &mut LeaseRequest, options: &Options) -> Result<(), Failure> {
+    let (ports, is_blocks) = (request.ports, request.kind == Kind::Blocks);
     for (key, value) in options {
-        minimum = match (key.as_str(), &**value) {
-            (OPTION_MINIMUM, Variant::U32(least)) if kind == Kind::Blocks && (1..=ports).contains(least) => {
-                *least
+        match (key.as_str(), &**value) {
+            (OPTION_MINIMUM, Variant::U32(least)) if is_blocks && (1..=ports).contains(least) => {
+                request.minimum = *least;
             }
-            (OPTION_MINIMUM, _) if kind == Kind::Blocks => {
+            (OPTION_MINIMUM, _) if is_blocks => {
                 return Err(bad(format!("option {OPTION_MINIMUM:?} is a number (u) from 1 to {ports}")));
             }
+            (OPTION_AHEAD, Variant::Bool(ahead)) if is_blocks => request.ahead = *ahead,
+            (OPTION_AHEAD, _) if is_blocks => {
+                return Err(bad(format!("option {OPTION_AHEAD:?} is true or false (b)")));
+            }
+            (OPTION_WAIT, Variant::U32(wait)) if *wait <= MAX_WAIT => {
+                request.wait = Duration::from_millis(u64::from(*wait));
+            }
+            (OPTION_WAIT, _) => {
+                return Err(bad(format!("option {OPTION_WAIT:?} is milliseconds (u), at most {MAX_WAIT}")));
+            }
             (unknown, _) => return Err(no_such_option(unknown)),
-        };
+        }
     }
-    Ok(minimum)
+    Ok(())
 }
 
 fn address_of(text: &str) -> Result<IpAddr, Failure> {
@@ -216,6 +264,7 @@ pub(super) fn of_shortage(shortage: &Shortage) -> HashMap<&'static str, Variant<
         ("used", Variant::U32(shortage.used)),
         ("cooling", Variant::U32(shortage.cooling)),
         ("free", Variant::U32(shortage.free)),
+        ("kept", Variant::U32(shortage.kept)),
     ]);
     if let Some(next) = shortage.next {
         details.insert("next", Variant::U64(u64::try_from(next.as_millis()).unwrap_or(u64::MAX)));
@@ -307,6 +356,11 @@ mod tests {
             ask("", 5, &[(OPTION_MINIMUM, Variant::U32(5))], Kind::Pairs).is_err(),
             "pairs are all or nothing"
         );
+        let waits = |wait| ask("", 5, &[(OPTION_WAIT, wait)], Kind::Pairs);
+        assert_eq!(waits(Variant::U32(MAX_WAIT)).unwrap().wait, Duration::from_secs(600));
+        assert!(waits(Variant::U32(MAX_WAIT + 1)).is_err() && waits(Variant::U64(1)).is_err());
+        let ahead = |kind| ask("", 5, &[(OPTION_AHEAD, Variant::Bool(true))], kind);
+        assert!(ahead(Kind::Blocks).unwrap().ahead && ahead(Kind::Pairs).is_err());
         assert!(ask("", 5, &[("else", Variant::U32(5))], Kind::Blocks).is_err());
         assert!(no_options(&options(&[("else", Variant::U32(5))])).is_err());
         assert!(matches!(drain_of(&options(&[(OPTION_UNDO, Variant::Bool(true))])), Ok(Drain::Undo)));

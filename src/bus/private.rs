@@ -2,28 +2,28 @@
 
 use super::caller::PeerIdentity;
 use super::manager::Manager;
+use super::outgoing::{Outgoing, Unreads};
 use super::transport::Transport;
-use crate::broker::Handle;
+use crate::broker::{Handle, Turn};
 use crate::kernel::peer::Peer;
+use crate::limits::{Claim, Who};
 use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use portbroker_client::wire::MAX_SOCKETS_PEER_TO_PEER;
-use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 use zbus::connection::{AuthMechanism, Builder};
 
-/// How many connections one user may have at once; root has as many as there are descriptors.
-const CONNECTIONS_PER_USER: usize = 128;
-/// How many all users but root may have together: one person may have thousands of uids (subuid(5)).
-const CONNECTIONS_OF_USERS: usize = 4096;
 /// How many messages of a connection are read before they are answered: what one user can have of our memory is
 /// this, times the length of a message, times the connections.
 const QUEUED: NonZeroUsize = NonZeroUsize::MIN;
+/// How many calls of a connection may wait for ports at once.
+const WAITING: usize = 64;
 /// How long a client may take to authenticate.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -54,54 +54,13 @@ pub fn bind_private_socket(path: &Path) -> Result<UnixListener, PrivateSocketErr
     Ok(listener)
 }
 
-/// Counts connections by user, so that one user cannot use up the descriptors of all.
-#[derive(Debug, Clone, Default)]
-struct Admission(Arc<Mutex<HashMap<u32, usize>>>);
-
-/// A place that was given; it is free again when this is dropped.
-struct Place(Admission, u32);
-
-impl Admission {
-    fn admit(&self, uid: u32) -> Option<Place> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let others: usize = counts.iter().filter(|(uid, _)| **uid != 0).map(|(_, count)| count).sum();
-        if uid != 0 && others >= CONNECTIONS_OF_USERS {
-            return None;
-        }
-        let count = counts.entry(uid).or_default();
-        if uid != 0 && *count >= CONNECTIONS_PER_USER {
-            return None;
-        }
-        *count += 1;
-        if uid != 0 && *count == CONNECTIONS_PER_USER {
-            // Said once, when the limit is reached, and not for each connection that is turned away.
-            tracing::warn!(
-                uid,
-                limit = *count,
-                "a user has as many connections to the private socket as one may"
-            );
-        }
-        Some(Place(self.clone(), uid))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.1) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.1);
-            }
-        }
-    }
-}
-
 /// Serves every connection to the private socket, each in a task of its own.
 pub async fn serve_private_socket(listener: UnixListener, broker: Handle) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
-    let admission = Admission::default();
+    let unreads = Unreads::default();
+    let looked_at = unreads.clone();
+    tokio::spawn(async move { looked_at.look().await });
     let guid = zbus::Guid::generate();
     loop {
         let stream = match listener.accept().await {
@@ -120,25 +79,29 @@ pub async fn serve_private_socket(listener: UnixListener, broker: Handle) -> std
                 continue;
             }
         };
-        let Some(place) = admission.admit(peer.uid) else { continue };
-        let (broker, guid) = (broker.clone(), guid.clone());
+        // Who has as many as it may is turned away before anything is made for it.
+        let Ok(place) = broker.gate().claim(&Who::User(peer.uid), Claim::Connection) else { continue };
+        let (broker, guid) = (broker.in_turn_of(Turn::of(peer.uid, peer.pid)), guid.clone());
+        let (reader, writer) = stream.into_split();
+        let outgoing = unreads.begin(writer, peer.uid, peer.pid, broker.gate().clone());
+        let transport = Transport::new(reader, Arc::clone(&outgoing), peer.uid);
         tokio::spawn(async move {
             let pid = peer.pid;
-            if let Err(error) = serve_connection(stream, peer, broker, guid).await {
+            if let Err(error) = serve_connection(transport, peer, &outgoing, broker, guid).await {
                 tracing::debug!(%error, pid, "a connection to the private socket ended");
             }
-            drop(place);
+            outgoing.end(place);
         });
     }
 }
 
 async fn serve_connection(
-    stream: tokio::net::UnixStream,
+    transport: Transport,
     peer: Peer,
+    outgoing: &Arc<Outgoing>,
     broker: Handle,
     guid: zbus::Guid<'static>,
 ) -> zbus::Result<()> {
-    let transport = Transport::new(stream, peer.uid);
     let builder = Builder::socket(transport)
         .max_queued(QUEUED)
         .server(guid)
@@ -149,14 +112,25 @@ async fn serve_connection(
     let connection = zbus::Connection::from(&messages);
     let Some(mut notices) = broker.notices() else { return Ok(()) };
     let manager = Manager { broker, limit: MAX_SOCKETS_PEER_TO_PEER };
-    let identity = PeerIdentity::new(peer);
+    let identity = PeerIdentity::new(peer, Arc::clone(outgoing));
+    // Calls that wait for ports: the others of the connection are answered meanwhile, and when it ends they wait no more.
+    let mut waiting = FuturesUnordered::new();
     loop {
         tokio::select! {
             message = messages.next() => match message {
+                Some(Ok(message)) if manager.may_wait(&message) => {
+                    if waiting.len() >= WAITING {
+                        manager.refuse_to_wait(&connection, &message, WAITING).await?;
+                        continue;
+                    }
+                    let (manager, connection, identity) = (&manager, &connection, &identity);
+                    waiting.push(async move { manager.answer(connection, &message, identity).await });
+                }
                 Some(Ok(message)) => manager.answer(&connection, &message, &identity).await?,
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),
             },
+            Some(answered) = waiting.next() => answered?,
             notice = notices.recv() => match notice {
                 Ok(notice) => manager.announce(&connection, notice).await?,
                 // It reads too slowly to be told everything; what it asks for is still right.
@@ -164,34 +138,5 @@ async fn serve_connection(
                 Err(RecvError::Closed) => return Ok(()),
             },
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_user_cannot_take_the_connections_of_all() {
-        let admission = Admission::default();
-        let mut places: Vec<Place> = (0..CONNECTIONS_PER_USER).filter_map(|_| admission.admit(7)).collect();
-        assert!(admission.admit(7).is_none(), "its own limit");
-        assert!(admission.admit(8).is_some(), "another's is untouched");
-        places.pop();
-        assert!(admission.admit(7).is_some(), "a place is free again when its connection ends");
-    }
-
-    #[test]
-    fn many_uids_of_one_person_cannot_take_the_connections_of_root() {
-        let admission = Admission::default();
-        let users = u32::try_from(CONNECTIONS_OF_USERS / CONNECTIONS_PER_USER).unwrap();
-        let uids = (1..=users).flat_map(|uid| std::iter::repeat_n(uid, CONNECTIONS_PER_USER));
-        let places: Vec<Place> = uids.filter_map(|uid| admission.admit(uid)).collect();
-        assert_eq!(places.len(), CONNECTIONS_OF_USERS);
-        assert!(admission.admit(users + 1).is_none(), "all users together have a limit");
-        let of_root: Vec<Place> = (0..1000).filter_map(|_| admission.admit(0)).collect();
-        assert_eq!(of_root.len(), 1000, "root has as many as there are descriptors");
-        drop(places);
-        assert!(admission.admit(users + 1).is_some());
     }
 }

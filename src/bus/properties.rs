@@ -1,26 +1,83 @@
 //! Properties of the objects, as D-Bus values.
 
-use crate::broker::{Learned, ListenerView, PoolView, QueueView, View};
+use crate::broker::{Learned, ListenerView, PoolView, QueueView, Summary, TakeoverView, View};
+use crate::limits::Usage;
 use portbroker_client::wire::{
-    LISTENER_INTERFACE, LearnedRow, POOL_INTERFACE, PoolAddressRow, listener_path, pool_path,
+    LISTENER_INTERFACE, LearnedRow, LimitRow, POOL_INTERFACE, PoolAddressRow, listener_path, pool_path,
 };
+use serde::{Serialize, Serializer};
 use std::collections::HashMap;
+use zbus::message::Message;
+use zbus::wire::{Signature, Type};
 use zbus::{ObjectPath, OwnedObjectPath, Variant};
 
 /// Property values by name.
 pub(super) type Properties = HashMap<&'static str, Variant<'static>>;
 
-/// Objects with their interfaces with their properties: `a{oa{sa{sv}}}`.
-pub(super) type Objects = HashMap<OwnedObjectPath, HashMap<&'static str, Properties>>;
+/// So many objects make an answer that takes long.
+pub(super) const MANY: usize = 200;
+/// What one object takes of an answer, about, in bytes.
+pub(super) const LENGTH_OF_ONE: usize = 600;
 
-pub(super) fn of_manager(view: &View) -> Properties {
+/// All objects with their interfaces with their properties, what GetManagedObjects returns: each is made of the view
+/// when it is written. The manager itself is not below its own path, and so not among them.
+struct Objects<'a>(&'a View);
+
+/// The answer to GetManagedObjects.
+pub(super) fn objects(call: &Message, view: &View) -> zbus::Result<Message> {
+    Message::method_return(&call.header()).build(&Objects(view))
+}
+
+impl Type for Objects<'_> {
+    const SIGNATURE: &'static Signature =
+        <HashMap<OwnedObjectPath, HashMap<&'static str, Properties>> as Type>::SIGNATURE;
+}
+
+impl Serialize for Objects<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let listeners = self.0.listeners.iter().map(|listener| {
+            (path_of(&listener.name), HashMap::from([(LISTENER_INTERFACE, of_listener(listener))]))
+        });
+        let pools = self
+            .0
+            .pools
+            .iter()
+            .map(|pool| (path_of_pool(&pool.name), HashMap::from([(POOL_INTERFACE, of_pool(pool))])));
+        serializer.collect_map(listeners.chain(pools))
+    }
+}
+
+/// How much of each limit is in use.
+fn of_limits(limits: &[Usage]) -> Vec<LimitRow> {
+    let row = |usage: &Usage| {
+        let by = usage.by.iter().map(|(who, times)| (who.to_string(), *times)).collect();
+        let greatest = usage.greatest.as_ref().map(ToString::to_string).unwrap_or_default();
+        (usage.limit.key().to_owned(), usage.most, usage.used, usage.hits, greatest, by)
+    };
+    limits.iter().map(row).collect()
+}
+
+pub(super) fn of_manager(view: &Summary) -> Properties {
     let state = if view.faults.is_empty() { "running" } else { "degraded" };
     HashMap::from([
         ("Version", Variant::new(env!("CARGO_PKG_VERSION"))),
         ("State", Variant::new(state)),
         ("Faults", Variant::new(view.faults.clone())),
+        ("Notes", Variant::new(view.notes.clone())),
+        ("Limits", Variant::new(of_limits(&view.limits))),
         ("LearnedPorts", Variant::new(u32::try_from(view.learned).unwrap_or(u32::MAX))),
+        ("Takeover", Variant::new(of_takeover(view.takeover.as_ref()))),
+        (
+            "TakeoverDifferences",
+            Variant::new(view.takeover.as_ref().map(|t| t.differences.clone()).unwrap_or_default()),
+        ),
     ])
+}
+
+/// Counts by name; none of a cold start.
+fn of_takeover(takeover: Option<&TakeoverView>) -> HashMap<String, u32> {
+    let counts = takeover.into_iter().flat_map(|takeover| &takeover.counts);
+    counts.map(|(word, count)| ((*word).to_owned(), *count)).collect()
 }
 
 /// What ListLearned returns: port, protocol, unit, first and last seen.
@@ -42,6 +99,7 @@ pub(super) fn of_listener(view: &ListenerView) -> Properties {
         ("State", Variant::new(view.state)),
         ("Sockets", Variant::new(sockets)),
         ("Holders", Variant::new(view.holders.clone())),
+        ("Notes", Variant::new(view.notes.clone())),
         ("Idle", Variant::new(view.idle.clone())),
         ("Activate", Variant::new(view.activate.clone())),
         ("ActivationError", Variant::new(view.activation_error.clone())),
@@ -66,6 +124,8 @@ pub(super) fn of_pool(view: &PoolView) -> Properties {
         ("Capacity", Variant::new(view.capacity)),
         ("Spread", Variant::new(view.spread)),
         ("Quota", Variant::new(view.quota.clone())),
+        ("Minimum", Variant::new(view.minimum)),
+        ("Waiting", Variant::new(u32::try_from(view.waiting).unwrap_or(u32::MAX))),
         ("Allow", Variant::new(view.allow.clone())),
         ("Origin", Variant::new(view.origin.clone())),
         ("Faults", Variant::new(view.faults.clone())),
@@ -91,16 +151,4 @@ pub(super) fn path_of(name: &str) -> OwnedObjectPath {
 pub(super) fn path_of_pool(name: &str) -> OwnedObjectPath {
     // As for listeners.
     ObjectPath::from_string_unchecked(pool_path(name)).into()
-}
-
-/// What GetManagedObjects returns. The manager itself is not below its own path, and so not among them.
-pub(super) fn of_objects(view: &View) -> Objects {
-    let listeners = view.listeners.iter().map(|listener| {
-        (path_of(&listener.name), HashMap::from([(LISTENER_INTERFACE, of_listener(listener))]))
-    });
-    let pools = view
-        .pools
-        .iter()
-        .map(|pool| (path_of_pool(&pool.name), HashMap::from([(POOL_INTERFACE, of_pool(pool))])));
-    listeners.chain(pools).collect()
 }

@@ -2,8 +2,9 @@
 
 use super::caller::BusIdentity;
 use super::manager::Manager;
+use super::senders::{Place, Senders};
 use super::transport::MAX_MESSAGE;
-use crate::broker::Handle;
+use crate::broker::{Handle, Turn};
 use crate::kernel::inotify::path_appears;
 use futures_util::StreamExt as _;
 use portbroker_client::wire::{BUS_NAME, MAX_SOCKETS_ON_A_BUS};
@@ -15,8 +16,11 @@ use tokio::sync::broadcast::error::RecvError;
 use zbus::connection::Builder;
 use zbus::message::{Flags, Message, Type};
 
-/// Calls of the bus that are answered at once; more are refused, since one connection serves everybody.
-const CALLS_AT_ONCE: usize = 64;
+/// Calls are answered with this where too many of the sender's are in the works.
+const LIMITS: &str = "org.freedesktop.DBus.Error.LimitsExceeded";
+/// Calls that may wait for ports at once: of all callers, and of one user.
+const WAITING: usize = 256;
+const WAITING_OF_ONE: usize = 32;
 /// Between two tries where the bus is there and does not take us.
 const RETRY: Duration = Duration::from_secs(60);
 
@@ -75,7 +79,10 @@ async fn serve_once(broker: &Handle) -> zbus::Result<()> {
     let Some(mut notices) = broker.notices() else { return Ok(()) };
     let manager = Manager { broker: broker.clone(), limit: MAX_SOCKETS_ON_A_BUS };
     let identity = Arc::new(BusIdentity::new(&connection).await?);
-    let places = Arc::new(Semaphore::new(CALLS_AT_ONCE));
+    let senders = Senders::new(broker.gate().clone(), None);
+    // Those that wait for ports take nothing from the others.
+    let waiting = Senders::new(broker.gate().clone(), Some(WAITING_OF_ONE));
+    let places = Arc::new(Semaphore::new(WAITING));
     connection.request_name(BUS_NAME).await?;
     tracing::info!(name = BUS_NAME, "serving the system bus");
     loop {
@@ -89,18 +96,24 @@ async fn serve_once(broker: &Handle) -> zbus::Result<()> {
                     refuse_for_length(&connection, &message).await;
                     continue;
                 }
+                if message.message_type() != Type::MethodCall {
+                    continue;
+                }
+                let waits = manager.may_wait(&message);
+                let all = if waits { Some(Arc::clone(&places).try_acquire_owned()) } else { None };
                 // A task a call: to know the caller the bus is asked, and its answer comes by this loop's stream.
-                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                    let limits = "org.freedesktop.DBus.Error.LimitsExceeded";
-                    let _ = connection.reply_error(&message.header(), limits, &"too many calls at once").await;
+                let sender = message.header().sender().map(|name| name.as_str().to_owned()).unwrap_or_default();
+                let place = if waits { waiting.admit(&sender) } else { senders.admit(&sender) };
+                let (Some(place), None | Some(Ok(_))) = (place, &all) else {
+                    refuse_for_number(&connection, &message).await;
                     continue;
                 };
                 let (manager, connection, identity) = (manager.clone(), connection.clone(), Arc::clone(&identity));
                 tokio::spawn(async move {
-                    if let Err(error) = manager.answer(&connection, &message, &*identity).await {
+                    if let Err(error) = answer(manager, &connection, &message, &identity, place).await {
                         tracing::debug!(%error, "a call on the system bus could not be answered");
                     }
-                    drop(place);
+                    drop(all);
                 });
             },
             notice = notices.recv() => match notice {
@@ -112,12 +125,46 @@ async fn serve_once(broker: &Handle) -> zbus::Result<()> {
     }
 }
 
+/// Answers a call in the turn of its user.
+async fn answer(
+    manager: Manager,
+    connection: &zbus::Connection,
+    message: &Message,
+    identity: &BusIdentity,
+    mut place: Place,
+) -> zbus::Result<()> {
+    let uid = match place.uid() {
+        Some(uid) => uid,
+        None => {
+            // Who is gone wants no answer.
+            let Some(uid) = identity.uid(&message.header()).await else { return Ok(()) };
+            if !place.is_of(uid) {
+                refuse_for_number(connection, message).await;
+                return Ok(());
+            }
+            uid
+        }
+    };
+    // The numbers of a bus's names are no pids, and so are others than those of the private socket.
+    let number =
+        message.header().sender().and_then(|name| name.as_str().rsplit('.').next()?.parse::<i32>().ok());
+    let broker = manager.broker.in_turn_of(Turn::of(uid, number.unwrap_or_default().wrapping_neg()));
+    Manager { broker, ..manager }.answer(connection, message, identity).await
+}
+
+async fn refuse_for_number(connection: &zbus::Connection, message: &Message) {
+    refuse(connection, message, "too many calls at once: wait for the answers to those that you have made")
+        .await;
+}
+
 async fn refuse_for_length(connection: &zbus::Connection, message: &Message) {
+    refuse(connection, message, "the message is longer than what is taken here").await;
+}
+
+async fn refuse(connection: &zbus::Connection, message: &Message, why: &str) {
     let header = message.header();
     let expects = !header.primary().flags().contains(Flags::NO_REPLY_EXPECTED);
     if message.message_type() == Type::MethodCall && expects {
-        let limits = "org.freedesktop.DBus.Error.LimitsExceeded";
-        let _ =
-            connection.reply_error(&header, limits, &"the message is longer than what is taken here").await;
+        let _ = connection.reply_error(&header, LIMITS, &why).await;
     }
 }

@@ -6,14 +6,15 @@
 //! which the authentication ends. What the kernel has is read at once and given to zbus in these pieces: a call
 //! is one read.
 
+use super::outgoing::Outgoing;
 use crate::kernel::stream;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Interest};
-use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::unix::OwnedReadHalf;
 use zbus::connection::socket::{ReadHalf, Socket, Split, WriteHalf};
 use zbus::export::async_trait::async_trait;
 use zbus::fdo::ConnectionCredentials;
@@ -24,20 +25,25 @@ pub(super) const MAX_MESSAGE: usize = 128 * 1024;
 const MAX_LINE: usize = 1024;
 /// What the length of a message can be told from.
 const PREFIX: usize = 16;
+/// How long to wait where the kernel has no more room for descriptors in flight, and how often at most: nobody knows
+/// when there is some again.
+const NO_ROOM: Duration = Duration::from_millis(50);
+const NO_ROOM_TIMES: u32 = 200;
 /// How much is read at once: most calls, and little memory for a connection that is idle.
 const READ_AHEAD: usize = 1024;
 
 /// A connection to the private socket.
 #[derive(Debug)]
 pub(super) struct Transport {
-    stream: UnixStream,
+    reader: OwnedReadHalf,
+    outgoing: Arc<Outgoing>,
     uid: u32,
 }
 
 impl Transport {
-    /// Takes a connected stream, and what the kernel says of its peer.
-    pub(super) fn new(stream: UnixStream, uid: u32) -> Self {
-        Self { stream, uid }
+    /// Takes the halves of a connected stream, and what the kernel says of its peer.
+    pub(super) fn new(reader: OwnedReadHalf, outgoing: Arc<Outgoing>, uid: u32) -> Self {
+        Self { reader, outgoing, uid }
     }
 }
 
@@ -48,14 +54,13 @@ impl Socket for Transport {
     fn split(self) -> Split<Reader, Writer> {
         let credentials = Credentials(self.uid);
         let accepted = Arc::new(AtomicBool::new(false));
-        let (reader, writer) = self.stream.into_split();
         let reader = Reader {
-            stream: BufReader::with_capacity(READ_AHEAD, reader),
+            stream: BufReader::with_capacity(READ_AHEAD, self.reader),
             credentials,
             phase: Phase::Line(Vec::new()),
             accepted: Arc::clone(&accepted),
         };
-        Split::new(reader, Writer { stream: writer, credentials, accepted })
+        Split::new(reader, Writer { outgoing: self.outgoing, credentials, accepted })
     }
 }
 
@@ -192,7 +197,7 @@ impl ReadHalf for Reader {
 /// The half that is written.
 #[derive(Debug)]
 pub(super) struct Writer {
-    stream: OwnedWriteHalf,
+    outgoing: Arc<Outgoing>,
     credentials: Credentials,
     /// Whether the authentication was accepted, by the last that was said of it.
     accepted: Arc<AtomicBool>,
@@ -207,13 +212,28 @@ impl WriteHalf for Writer {
         } else if buffer.starts_with(b"REJECTED") {
             self.accepted.store(false, Ordering::Relaxed);
         }
-        let stream: &UnixStream = self.stream.as_ref();
-        stream.async_io(Interest::WRITABLE, || stream::send(stream, buffer, fds)).await
+        let stream = self.outgoing.stream();
+        let mut times = 0;
+        loop {
+            match stream.async_io(Interest::WRITABLE, || stream::send(stream, buffer, fds)).await {
+                Ok(bytes) => {
+                    self.outgoing.sent(bytes, !fds.is_empty());
+                    return Ok(bytes);
+                }
+                // Of this user somebody else has descriptors in flight too: systemd's store, another broker.
+                Err(error) if stream::is_too_many_in_flight(&error) && times < NO_ROOM_TIMES => {
+                    self.outgoing.no_room();
+                    times += 1;
+                    tokio::time::sleep(NO_ROOM).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     async fn close(&mut self) -> io::Result<()> {
-        let socket = std::os::fd::AsFd::as_fd(self.stream.as_ref()).try_clone_to_owned()?;
-        std::os::unix::net::UnixStream::from(socket).shutdown(std::net::Shutdown::Both)
+        self.outgoing.shut_down();
+        Ok(())
     }
 
     fn can_pass_unix_fd(&self) -> bool {
@@ -227,8 +247,11 @@ impl WriteHalf for Writer {
 
 #[cfg(test)]
 mod tests {
+    use super::super::outgoing::Unreads;
     use super::*;
+    use crate::broker::Gate;
     use proptest::prelude::*;
+    use tokio::net::UnixStream;
 
     /// Feeds a stream to a phase in pieces as zbus would ask for them.
     fn feed(stream: &[u8], sizes: &[usize]) -> io::Result<Vec<usize>> {
@@ -295,7 +318,9 @@ mod tests {
     async fn messages_begin_only_after_the_authentication_was_accepted() {
         for (said, begins) in [(&[][..], false), (&["OK 1"], true), (&["OK 1", "REJECTED EXTERNAL"], false)] {
             let (here, there) = UnixStream::pair().unwrap();
-            let (mut reader, mut writer) = Transport::new(here, 0).split().take();
+            let (read, write) = here.into_split();
+            let outgoing = Unreads::default().begin(write, 0, 1, Gate::default());
+            let (mut reader, mut writer) = Transport::new(read, outgoing, 0).split().take();
             for line in said {
                 writer.sendmsg(format!("{line}\r\n").as_bytes(), &[]).await.unwrap();
             }

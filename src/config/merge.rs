@@ -20,6 +20,7 @@ use super::{Accounts, Config, ListenerConfig, Origin};
 use crate::model::{Endpoint, InetEndpoint, ListenerName};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// The most sockets of all listeners together: more than one process can have descriptors by default.
 const MAX_TOTAL: usize = 65_536;
@@ -40,6 +41,8 @@ pub struct Sources {
     pub inherited: Option<Vec<(ListenerName, Vec<Endpoint>)>>,
     /// The users and groups of the host.
     pub accounts: Accounts,
+    /// When any of the files was changed last: what was changed just now may be half written.
+    pub changed: Option<SystemTime>,
     /// What went wrong while reading.
     pub faults: Vec<Fault>,
 }
@@ -55,6 +58,7 @@ pub struct Checked {
     pub(super) pools: Vec<PoolDefinition>,
     pub(super) sections: Vec<UnitSection>,
     pub(super) protect: toml::ProtectSection,
+    pub(super) limits: toml::LimitsSection,
 }
 
 impl Checked {
@@ -84,7 +88,7 @@ pub fn build(sources: &Sources) -> Checked {
     };
     let inherited = definitions.len();
     let sections = units(sources, &mut definitions, &mut faults);
-    let (protect, pools) = files(sources, &mut definitions, inherited, &mut faults);
+    let (protect, limits, pools) = files(sources, &mut definitions, inherited, &mut faults);
     cap(&mut definitions, &mut faults);
     check::names(&definitions, &mut faults);
     let book = AddressBook::of(&definitions, &mut faults);
@@ -99,10 +103,11 @@ pub fn build(sources: &Sources) -> Checked {
         pools: pool_definition::by_name(&pools),
         listeners: by_name(&definitions),
         protect: protect.settings(),
+        limits: limits.settings(),
         socket_units: sockets.iter().flat_map(SocketUnit::ports).collect(),
     };
     pool_definition::check(&pools, &config, &mut faults);
-    Checked { config, faults: in_order(faults), definitions, pools, sections, protect }
+    Checked { config, faults: in_order(faults), definitions, pools, sections, protect, limits }
 }
 
 fn by_name(definitions: &[Definition]) -> BTreeMap<ListenerName, Arc<ListenerConfig>> {
@@ -158,12 +163,14 @@ fn files(
     definitions: &mut Vec<Definition>,
     inherited: usize,
     faults: &mut Vec<Fault>,
-) -> (toml::ProtectSection, Vec<PoolDefinition>) {
+) -> (toml::ProtectSection, toml::LimitsSection, Vec<PoolDefinition>) {
     let mut protect = toml::ProtectSection::default();
+    let mut limits = toml::LimitsSection::default();
     let mut pools = Vec::new();
     for file in &sources.files {
         let parsed = toml::read(file, &sources.accounts, faults);
         protect.add(parsed.protect);
+        limits.add(parsed.limits);
         for (name, place, draft) in parsed.pools {
             pools.push(PoolDefinition::of(name, place, draft, &sources.accounts, faults));
         }
@@ -188,7 +195,7 @@ fn files(
             }
         }
     }
-    (protect, pools)
+    (protect, limits, pools)
 }
 
 fn has_name(definitions: &[Definition], name: &ListenerName) -> bool {

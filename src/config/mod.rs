@@ -9,10 +9,12 @@ mod fault;
 mod idle;
 pub mod import;
 mod key;
+mod limits;
 mod listen;
 mod merge;
 mod plain;
 mod pool;
+pub mod pool_callers;
 mod pool_definition;
 mod pool_values;
 mod render;
@@ -31,6 +33,7 @@ pub use activate::Services;
 pub use allow::Accounts;
 pub use definition::Definition;
 pub use fault::{Fault, Severity};
+pub use limits::{LOG_SPAN, Limit, Limits};
 pub use merge::{Checked, Sources, build};
 pub use pool::{
     AddressSpec, MOST_ADDRESSES, MOST_OF_A_PREFIX, PoolConfig, PoolGrant, PortsSpec, Quota, Spread,
@@ -55,6 +58,8 @@ pub struct Config {
     pub pools: BTreeMap<PoolName, PoolConfig>,
     /// `[protect]`
     pub protect: Protect,
+    /// `[limits]`
+    pub limits: Limits,
     /// Ports that enabled socket units name, which systemd holds and not we.
     pub socket_units: Vec<SocketUnitPort>,
 }

@@ -21,6 +21,13 @@ pub fn to_toml(config: &Config) -> String {
         // Writing into a String cannot fail.
         let _ = writeln!(text, "[protect]\n{protect}");
     }
+    if config.limits.set().next().is_some() {
+        text.push_str("[limits]\n");
+        for (limit, value) in config.limits.set() {
+            let _ = writeln!(text, "{} = {}", limit.key(), limit.written(value));
+        }
+        text.push('\n');
+    }
     for (name, listener) in &config.listeners {
         let _ = writeln!(text, "[[listener]]\nname = {}", quote(name.as_str()));
         for (key, value) in values(listener) {
@@ -52,6 +59,11 @@ fn pool_values(pool: &PoolConfig) -> Vec<(&'static str, String)> {
                 Quota::PortsPerCaller(ports) => Some(format!("{{ ports = {ports} }}")),
                 Quota::None | Quota::Quarter => None,
             },
+        ),
+        ("minimum", (pool.minimum > 0).then(|| format!("{{ ports = {} }}", pool.minimum))),
+        (
+            "close-orphans",
+            pool.close_orphans.map(|time| quote(&humantime::format_duration(time).to_string())),
         ),
     ];
     values.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))).collect()

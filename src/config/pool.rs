@@ -4,6 +4,7 @@ use super::{Grant, Origin};
 use crate::model::PortSet;
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// A pool has no more addresses than this.
 pub const MOST_ADDRESSES: usize = 4096;
@@ -23,6 +24,10 @@ pub struct PoolConfig {
     pub allow: Vec<PoolGrant>,
     /// `quota`
     pub quota: Quota,
+    /// `minimum`: so many ports are kept for each caller, for each destination; 0: none.
+    pub minimum: u32,
+    /// `close-orphans`: after so long, what an ended session left open is closed; `None`: never.
+    pub close_orphans: Option<Duration>,
     /// Where it is written.
     pub origin: Origin,
 }
@@ -38,6 +43,8 @@ impl PoolConfig {
             spread: Spread::default(),
             allow: vec![PoolGrant::Everybody],
             quota: Quota::Quarter,
+            minimum: 0,
+            close_orphans: None,
             origin: Origin::default(),
         }
     }

@@ -4,7 +4,9 @@ use super::allow::Accounts;
 use super::definition::warn_of_unknown;
 use super::fault::{Fault, Place, quoted};
 use super::pool::{MOST_ADDRESSES, MOST_OF_A_PREFIX};
-use super::{AddressSpec, Config, PoolConfig, PoolGrant, PortsSpec, Quota, Spread, key, pool_values};
+use super::{
+    AddressSpec, Config, PoolConfig, PoolGrant, PortsSpec, Quota, Spread, key, pool_callers, pool_values,
+};
 use crate::model::{PoolName, PortSet};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -20,6 +22,8 @@ pub(super) struct PoolDraft {
     pub(super) spread: Option<(String, Place)>,
     pub(super) allow: Vec<(String, Place)>,
     pub(super) quota: Option<(u32, Place)>,
+    pub(super) minimum: Option<(u32, Place)>,
+    pub(super) close_orphans: Option<(String, Place)>,
     /// Whether something could not be read, so that what seems to be missing may be there.
     pub(super) incomplete: bool,
 }
@@ -38,6 +42,8 @@ pub(super) struct PoolDefinition {
     /// For each of the configuration's grants.
     pub(super) grant_places: Vec<Place>,
     pub(super) quota: Option<Place>,
+    pub(super) minimum: Option<Place>,
+    pub(super) close_orphans: Option<Place>,
 }
 
 impl PoolDefinition {
@@ -55,6 +61,8 @@ impl PoolDefinition {
             spread: Spread::default(),
             allow: Vec::new(),
             quota: draft.quota.as_ref().map_or(Quota::None, |(ports, _)| Quota::PortsPerCaller(*ports)),
+            minimum: draft.minimum.as_ref().map_or(0, |(ports, _)| *ports),
+            close_orphans: None,
             origin: place.origin.clone(),
         };
         let mut pool = Self {
@@ -66,11 +74,15 @@ impl PoolDefinition {
             spread: None,
             grant_places: Vec::new(),
             quota: draft.quota.map(|(_, place)| place),
+            minimum: draft.minimum.map(|(_, place)| place),
+            close_orphans: None,
         };
         pool.read_addresses(draft.addresses, draft.incomplete, faults);
         pool.read_ports(draft.ports, faults);
         pool.read_spread(draft.spread, faults);
         pool.read_grants(draft.allow, accounts, faults);
+        pool.read_close_orphans(draft.close_orphans, faults);
+        pool.check_minimum(faults);
         pool
     }
 
@@ -141,6 +153,61 @@ impl PoolDefinition {
             }
         }
         self.spread = Some(place);
+    }
+
+    fn read_close_orphans(&mut self, written: Option<(String, Place)>, faults: &mut Vec<Fault>) {
+        let Some((text, place)) = written else { return };
+        match pool_values::orphan_time(&text) {
+            Ok(time) => self.config.close_orphans = Some(time),
+            Err(error) => {
+                let fault = place.error(error.to_string());
+                faults.push(fault.help("leave it out where nothing is to be closed"));
+            }
+        }
+        self.close_orphans = Some(place);
+    }
+
+    /// A minimum that nobody may have, or that there is not for all who are named.
+    fn check_minimum(&self, faults: &mut Vec<Fault>) {
+        let Some(place) = &self.minimum else { return };
+        let minimum = self.config.minimum;
+        if let Quota::PortsPerCaller(quota) = self.config.quota
+            && quota < minimum
+        {
+            let fault =
+                place.error(format!("a minimum of {minimum} ports is more than the quota of {quota}"));
+            faults.push(fault.help("write a minimum that is no more than the quota"));
+        }
+        let callers = pool_callers::named(&self.config.allow).len() as u64
+            + u64::from(pool_callers::may_have_others(&self.config.allow));
+        let Some(capacity) = self.least_capacity() else { return };
+        if capacity < callers.saturating_mul(u64::from(minimum)) {
+            let share = capacity.checked_div(callers).unwrap_or_default();
+            let fault = place.warning(format!(
+                "a minimum of {minimum} ports for each of {callers} callers is more than the {capacity} ports of the pool \
+                 {:?}: {share} are kept for each",
+                self.name
+            ));
+            faults.push(fault.help("write a smaller minimum, or give the pool more addresses or ports"));
+        }
+    }
+
+    /// Ports for one destination, of the family with fewer addresses; `None`: that is known only while it runs.
+    fn least_capacity(&self) -> Option<u64> {
+        let PortsSpec::Ports(ports) = &self.config.ports else { return None };
+        let (mut four, mut six) = (0u64, 0u64);
+        for spec in &self.config.addresses {
+            let addresses = count(spec) as u64;
+            match spec {
+                AddressSpec::Range(first, _) | AddressSpec::Prefix(first, _) if first.is_ipv4() => {
+                    four += addresses;
+                }
+                AddressSpec::Range(..) | AddressSpec::Prefix(..) => six += addresses,
+                AddressSpec::Device(_) | AddressSpec::Host => return None,
+            }
+        }
+        let addresses = [four, six].into_iter().filter(|addresses| *addresses > 0).min()?;
+        Some(addresses.saturating_mul(ports.len() as u64))
     }
 
     fn read_grants(&mut self, written: Vec<(String, Place)>, accounts: &Accounts, faults: &mut Vec<Fault>) {

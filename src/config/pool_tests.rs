@@ -57,7 +57,7 @@ fn all_faults_of_a_pool_are_said_at_once() {
             "/0:12:9: error: \"ports\" takes strings, and this is an integer; write it as in ports = \"10000-32767, 61000-65535\"",
             "/0:13:10: error: \"spread\" takes a string, and this is an integer; write it as in spread = \"round-robin\"",
             "/0:14:9: error: \"quota\" takes a table, and this is an integer; write it as in quota = { ports = 20000 }",
-            "/0:15:7: error: unknown key in [[pool]] \"more\"; take it out; there is name, addresses, ports, spread, allow, quota",
+            "/0:15:7: error: unknown key in [[pool]] \"more\"; take it out; there is name, addresses, ports, spread, allow, quota, minimum, close-orphans",
         ]
     );
     assert_eq!(
@@ -99,6 +99,36 @@ fn an_account_that_is_not_there_is_warned_of() {
     );
 }
 
+#[test]
+fn a_minimum_is_within_the_quota_and_within_the_pool() {
+    let pool =
+        "[[pool]]\nname = \"a\"\naddresses = [\"10.0.0.1-10.0.0.4\", \"::1\"]\nports = \"1000-1099\"\n";
+    let with = |rest: &str| faults(&[&format!("{pool}{rest}")]);
+    let two = "allow = [\"unit:a.service\", \"unit:b.service\"]\n";
+    assert_eq!(with(&format!("{two}minimum = {{ ports = 50 }}\nquota = {{ ports = 50 }}")), [""; 0]);
+    assert_eq!(
+        with(&format!("{two}minimum = {{ ports = 51 }}")),
+        [
+            "/0:6:21: warning: a minimum of 51 ports for each of 2 callers is more than the 100 ports of the pool \"a\": 50 are kept for each; write a smaller minimum, or give the pool more addresses or ports"
+        ]
+    );
+    // One share more for whoever comes besides.
+    let open = "allow = [\"unit:a.service\", \"unit:b.service\", \"group:33\"]\n";
+    assert!(with(&format!("{open}minimum = {{ ports = 34 }}"))[0].contains("34 ports for each of 3 callers"));
+    assert!(
+        with("minimum = { ports = 5 }\nquota = { ports = 4 }")[0].contains("is more than the quota of 4")
+    );
+    for (orphans, fault) in [
+        ("\"soon\"", "\"soon\" is no span of time"),
+        ("\"10ms\"", "at least 1 s and at most 24 h"),
+        ("\"2days\"", "at least 1 s and at most 24 h"),
+        ("30", "takes a string"),
+    ] {
+        let faults = with(&format!("close-orphans = {orphans}"));
+        assert!(faults.len() == 1 && faults[0].contains(fault), "{faults:?}");
+    }
+}
+
 proptest! {
     /// What the daemon keeps, and what `cat-config` prints, is the same pool again.
     #[test]
@@ -109,18 +139,24 @@ proptest! {
         ports in prop_oneof![Just("auto".to_owned()), "[1-9][0-9]{0,3}(-6[0-4][0-9]{3})?(, [1-5][0-9]{2,4})?"],
         spread in prop_oneof![Just("least-used"), Just("round-robin"), Just("sticky")],
         allow in proptest::collection::vec("(unit:[a-z]{1,5}\\.service|group:[0-9]{1,4})(\\+user:[0-9]{1,4})?(\\+sockets)?", 0..3),
-        quota in proptest::option::of(1u32..),
+        quota in proptest::option::of(1000u32..),
+        minimum in proptest::option::of(1u32..1000),
+        orphans in proptest::option::of(prop_oneof![Just("30s"), Just("5min"), Just("1h 1s 500ms")]),
         name in "[ -9;-~]{1,20}",
     ) {
         let quota = quota.map_or(String::new(), |ports| format!("quota = {{ ports = {ports} }}"));
+        let minimum = minimum.map_or(String::new(), |ports| format!("minimum = {{ ports = {ports} }}"));
+        let orphans = orphans.map_or(String::new(), |time| format!("close-orphans = {time:?}"));
         let name = toml::Value::from(name);
         let text = format!(
-            "[[pool]]\nname = {name}\naddresses = {addresses:?}\nports = {ports:?}\nspread = {spread:?}\nallow = {allow:?}\n{quota}"
+            "[[pool]]\nname = {name}\naddresses = {addresses:?}\nports = {ports:?}\nspread = {spread:?}\nallow = {allow:?}\n{quota}\n{minimum}\n{orphans}"
         );
         let without_origin = |checked: Checked| {
             let mut pools = checked.config.pools;
             pools.values_mut().for_each(|pool| pool.origin = super::super::Origin::default());
-            (checked.faults, pools)
+            // There may be too few ports for the minimum.
+            let errors = checked.faults.into_iter().filter(|fault| fault.severity == crate::config::Severity::Error);
+            (errors.collect::<Vec<_>>(), pools)
         };
         let first = read(&[&text]);
         let (kept, shown) = (show::to_toml(&first.config), show::config_toml(&first));

@@ -6,6 +6,25 @@ use super::pool::{MOST_ADDRESSES, MOST_OF_A_PREFIX};
 use super::{AddressSpec, PoolGrant};
 use crate::model::{DeviceName, EndpointError, PortSet, PortSetError};
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+/// The shortest and the longest time after which what an ended session left open is closed.
+const ORPHANS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 60 * 60));
+
+/// Why a text is no time after which something is closed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum OrphanTimeError {
+    #[error("{0} is no span of time: write it as in \"30s\" or \"5min\"")]
+    Form(String),
+    #[error("what an ended session left open is closed after at least 1 s and at most 24 h")]
+    Bounds,
+}
+
+/// Reads `30s`, `5min`.
+pub(super) fn orphan_time(text: &str) -> Result<Duration, OrphanTimeError> {
+    let time = humantime::parse_duration(text.trim()).map_err(|_| OrphanTimeError::Form(quoted(text)))?;
+    if time < ORPHANS.0 || time > ORPHANS.1 { Err(OrphanTimeError::Bounds) } else { Ok(time) }
+}
 
 /// Why a text names no source addresses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

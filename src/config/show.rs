@@ -9,7 +9,7 @@ use super::definition::{Definition, Source};
 use super::fault::Place;
 use super::key::Key;
 use super::plain::quote;
-use super::{Checked, Fault, Origin};
+use super::{Checked, Fault, Limit, Origin};
 use crate::model::SocketKind;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -145,6 +145,11 @@ pub fn config_toml(checked: &Checked) -> String {
         let ranges: Vec<_> = ranges.iter().map(|(range, place)| (range.to_string(), place)).collect();
         list(&mut text, key, &ranges);
     }
+    text.push_str("\n[limits]\n");
+    for limit in Limit::all() {
+        let value = limit.written(checked.config.limits.get(limit));
+        line(&mut text, &format!("{} = {value}", limit.key()), checked.limits.place(limit));
+    }
     for definition in &checked.definitions {
         if !text.is_empty() {
             text.push('\n');
@@ -200,16 +205,16 @@ fn scalar(value: &Value) -> Option<String> {
     }
 }
 
-/// `cat-config --json`: keys `listeners`, `pools` and `protect`.
+/// `cat-config --json`: keys `listeners`, `pools`, `protect` and `limits`.
 ///
 /// A listener has `name`, `source` (`unit`, `toml`, `inherited`), `origin`, `required`, `sockets` (the
 /// endpoints that come of it) and `values`, each with `key`, `value` and `origin`, null for a default.
 /// Keys with several values come once for each. A pool has `name`, `origin`, `ports` (`auto`, or ranges) and `values`;
-/// where there is none the list is empty, and the broker has the pool `default`. `protect` has `ports`, `learn`, `exclude` and `values`.
+/// where there is none the list is empty, and the broker has the pool `default`. `protect` has `ports`, `learn`, `exclude` and `values`, `limits` has `values`.
 #[must_use]
 pub fn config_json(checked: &Checked) -> Value {
     let listeners: Vec<_> = checked.definitions.iter().map(|d| listener_json(checked, d)).collect();
-    json!({ "listeners": listeners, "pools": pools::all_json(checked), "protect": protect_json(checked) })
+    json!({ "listeners": listeners, "pools": pools::all_json(checked), "protect": protect_json(checked), "limits": limits_json(checked) })
 }
 
 fn protect_json(checked: &Checked) -> Value {
@@ -228,6 +233,14 @@ fn protect_json(checked: &Checked) -> Value {
         "exclude": checked.config.protect.exclude.to_string(),
         "values": values,
     })
+}
+
+fn limits_json(checked: &Checked) -> Value {
+    let value = |limit: Limit| {
+        let origin = checked.limits.place(limit).map_or(Value::Null, |place| origin_json(&place.origin));
+        json!({"key": limit.key(), "value": checked.config.limits.get(limit), "origin": origin})
+    };
+    json!({ "values": Limit::all().map(value).collect::<Vec<_>>() })
 }
 
 fn listener_json(checked: &Checked, definition: &Definition) -> Value {

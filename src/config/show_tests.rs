@@ -47,6 +47,17 @@ ports = [
     "5432",                                  # /a.toml:2:10
 ]
 
+[limits]
+connections-per-user = 128                   # default
+connections = 4096                           # default
+calls-per-user = 8                           # default
+unread-descriptors-per-user = 2048           # default
+unread-descriptors = 65536                   # default
+unread-bytes-per-user = "16M"                # default
+unread-bytes = "64M"                         # default
+unread-time = "30s"                          # default
+log-lines-per-user = 100                     # default
+
 [[listener]]
 name = "db"                                  # /db.service:4:1
 stream = [
@@ -150,7 +161,8 @@ fn json_has_the_documented_keys() {
     let pool = &json["pools"][0];
     assert_eq!((&pool["name"], &pool["ports"]), (&json!("egress"), &json!("10000-32767,61000-65535")));
     let values: Vec<_> = pool["values"].as_array().unwrap().iter().map(|value| &value["key"]).collect();
-    assert_eq!(values, ["addresses", "addresses", "ports", "spread", "allow", "quota"]);
+    let keys = ["addresses", "addresses", "ports", "spread", "allow", "quota", "minimum", "close-orphans"];
+    assert_eq!(values, keys);
     assert_eq!(
         (&pool["values"][5]["value"], &pool["values"][5]["origin"]["line"]),
         (&json!({"ports": 20000}), &json!(16))
@@ -164,7 +176,7 @@ fn faults_are_json_too() {
     let origin = json!({"file": "/a.toml", "line": 1, "column": 2, "unit": null});
     let fault = json!({
         "severity": "error", "origin": origin, "message": "unknown section \"x\"",
-        "help": "take it out; there is protect, listener, pool", "related": [],
+        "help": "take it out; there is protect, limits, listener, pool", "related": [],
     });
     assert_eq!(faults_json(&checked), json!({"valid": false, "errors": 1, "warnings": 0, "faults": [fault]}));
     assert_eq!(summary(&checked), "the configuration has 1 error");

@@ -1,13 +1,15 @@
-//! The TOML files: `[protect]`, `[[listener]]` and `[[pool]]`, keys in kebab-case.
+//! The TOML files: `[protect]`, `[limits]`, `[[listener]]` and `[[pool]]`, keys in kebab-case.
 //!
 //! The tables are walked by hand rather than by serde, which stops at the first fault: all faults of all
 //! files are reported at once. What a file with a syntax error has besides is looked at too, except for
 //! what could be missing only because of that error.
 
+mod limits;
 mod parts;
 mod pool;
 mod protect;
 
+pub(super) use limits::LimitsSection;
 pub(super) use protect::ProtectSection;
 
 use super::definition::{Assignment, Definition, Draft, Source};
@@ -46,6 +48,7 @@ pub(super) struct Parsed {
     pub(super) definitions: Vec<Read>,
     pub(super) pools: Vec<(PoolName, Place, PoolDraft)>,
     pub(super) protect: ProtectSection,
+    pub(super) limits: LimitsSection,
 }
 
 /// Sections of the contract that a later version may have.
@@ -172,13 +175,15 @@ impl<'a> Reader<'a> {
             match (name.get_ref().as_ref(), item.get_ref()) {
                 ("protect", DeValue::Table(protect)) => self.protect(protect),
                 ("protect", _) => self.wrong_type("protect", item, "a table", "[protect]"),
+                ("limits", DeValue::Table(limits)) => self.limits(limits),
+                ("limits", _) => self.wrong_type("limits", item, "a table", "[limits]"),
                 ("listener", _) => self.tables("listener", item, Self::listener),
                 ("pool", _) => self.tables("pool", item, Self::pool),
                 (section, _) if SECTIONS_NOT_YET.contains(&section) => {
                     let place = self.place(name);
                     self.not_yet(&place, &format!("[[{section}]]"));
                 }
-                _ => self.unknown(name, "section", &["protect", "listener", "pool"]),
+                _ => self.unknown(name, "section", &["protect", "limits", "listener", "pool"]),
             }
         }
     }

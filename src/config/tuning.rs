@@ -254,7 +254,8 @@ fn integer(text: &str) -> Option<u32> {
     digits.bytes().all(|b| b.is_ascii_alphanumeric()).then(|| u32::from_str_radix(digits, base).ok())?
 }
 
-fn size(text: &str) -> Option<u32> {
+/// A size in bytes, of at most 1G.
+pub(super) fn size(text: &str) -> Option<u32> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, suffix) = text.split_at_checked(end)?;
     let factor: u64 = match suffix.trim_start() {

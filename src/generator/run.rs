@@ -2,6 +2,7 @@
 
 use super::daemon;
 use super::delivery::Delivery;
+use super::systemd::{self, SystemdVersion};
 use super::tool::Tool;
 use crate::config::section::UnitSection;
 use crate::config::units::Unit;
@@ -18,8 +19,19 @@ pub const STAMP: &str = "portbroker.stamp";
 
 /// The daemon's own unit.
 const DAEMON: &str = "portbroker.service";
+/// The drop-in with what a newer systemd has. An administrator's own drop-ins come later, by their names.
+const NEWER: &str = "50-systemd.conf";
 /// The most faults that are logged; `portbroker check` shows all.
 const MAX_LOGGED: usize = 20;
+
+/// What the generator has to know of the host beside its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// The command-line tool.
+    pub tool: Tool,
+    /// The manager that runs; `None` where that does not show.
+    pub systemd: Option<SystemdVersion>,
+}
 
 /// What went wrong with one file; the others are written all the same.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +49,14 @@ pub enum GenerateError {
     /// The broker lacks capabilities then.
     #[error("cannot write {path}: {source}; the broker cannot make unix sockets in others' directories")]
     Daemon {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A stop gives all sockets up then.
+    #[error("cannot write {path}: {source}; the broker's sockets do not outlive \"systemctl stop\"")]
+    Newer {
         /// The file.
         path: PathBuf,
         /// Why.
@@ -63,21 +83,27 @@ pub enum GenerateError {
 /// Writes the drop-ins for all units with a section below `root`, and then [`STAMP`], into `output`
 /// (systemd.generator(7), its first argument). What went wrong comes back, to be logged.
 #[must_use]
-pub fn generate(root: &Path, output: &Path, tool: &Tool) -> Vec<String> {
+pub fn generate(root: &Path, output: &Path, host: &Host) -> Vec<String> {
     let sources = sources::gather_services(root);
     let checked = config::build(&sources);
     let mut messages = logged(&checked.faults);
     for delivery in deliveries(&sources.units, &checked) {
-        let path = dropin_path(output, delivery.unit.name.as_str());
-        if let Err(source) = write(&path, &delivery.drop_in(tool)) {
+        let path = dropin_path(output, delivery.unit.name.as_str(), DELIVERY_FILE);
+        if let Err(source) = write(&path, &delivery.drop_in(&host.tool)) {
             let unit = delivery.unit.name.clone();
             messages.push(GenerateError::Delivery { path, unit, source }.to_string());
         }
     }
     if let Some(text) = daemon::drop_in(&checked.config) {
-        let path = dropin_path(output, DAEMON);
+        let path = dropin_path(output, DAEMON, DELIVERY_FILE);
         if let Err(source) = write(&path, &text) {
             messages.push(GenerateError::Daemon { path, source }.to_string());
+        }
+    }
+    if let Some(text) = systemd::drop_in(host.systemd) {
+        let path = dropin_path(output, DAEMON, NEWER);
+        if let Err(source) = write(&path, &text) {
+            messages.push(GenerateError::Newer { path, source }.to_string());
         }
     }
     let activated = activated::named_in(&checked.config);
@@ -123,8 +149,8 @@ fn logged(faults: &[Fault]) -> Vec<String> {
     messages
 }
 
-fn dropin_path(output: &Path, unit: &str) -> PathBuf {
-    output.join(format!("{unit}.d")).join(DELIVERY_FILE)
+fn dropin_path(output: &Path, unit: &str, file: &str) -> PathBuf {
+    output.join(format!("{unit}.d")).join(file)
 }
 
 fn write(path: &Path, text: &str) -> io::Result<()> {

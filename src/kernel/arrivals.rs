@@ -3,8 +3,9 @@
 //! An epoll set of its own. A socket that is watched is told of once, whatever waits or comes later, until it is
 //! watched again: a flood wakes nobody more than once.
 
+use super::process::poll_now;
 use super::socket_set::SocketSet;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::epoll::EpollFlags;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -12,7 +13,7 @@ use std::os::fd::BorrowedFd;
 /// Whether a connection or a datagram waits in a socket's queue.
 pub fn is_queued(socket: BorrowedFd<'_>) -> io::Result<bool> {
     let mut sockets = [PollFd::new(socket, PollFlags::POLLIN)];
-    poll(&mut sockets, PollTimeout::ZERO)?;
+    poll_now(&mut sockets)?;
     let [socket] = sockets;
     Ok(socket.revents().is_some_and(|events| events.contains(PollFlags::POLLIN)))
 }

@@ -10,7 +10,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{FsType, fstatfs};
 use nix::unistd::dup2_raw;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -42,19 +42,17 @@ pub enum ExecError {
     },
 }
 
-/// Becomes `program`, with the sockets as its descriptors 3, 4 …, in this order.
+/// Becomes the command's program, with its arguments and environment, and with the sockets as its descriptors 3, 4 …, in
+/// this order.
 ///
 /// `failed` is called where that did not work, to say so; the process then ends with what it returns. It must
 /// not use any descriptor but the standard ones.
 pub fn exec(
-    program: &OsStr,
-    arguments: &[OsString],
+    mut command: Command,
     sockets: Vec<(String, OwnedFd)>,
     failed: impl FnOnce(&ExecError) -> i32,
 ) -> ! {
     let (names, sockets): (Vec<String>, Vec<OwnedFd>) = sockets.into_iter().unzip();
-    let mut command = Command::new(program);
-    command.args(arguments);
     command.env("LISTEN_PID", std::process::id().to_string());
     command.env("LISTEN_FDS", names.len().to_string());
     command.env("LISTEN_FDNAMES", names.join(":"));
@@ -64,7 +62,10 @@ pub fn exec(
         None => command.env_remove("LISTEN_PIDFDID"),
     };
     let error = match place(sockets) {
-        Ok(()) => ExecError::Run { program: program.to_owned(), source: command.exec() },
+        Ok(()) => {
+            let source = command.exec();
+            ExecError::Run { program: command.get_program().to_owned(), source }
+        }
         Err(source) => ExecError::Place { count: names.len(), source: source.into() },
     };
     std::process::exit(failed(&error))

@@ -6,7 +6,7 @@
 //! caller's matter; nothing is remembered here between two questions but the socket and its buffer.
 
 use crate::model::Protocol;
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR};
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
 use netlink_sys::{Socket, SocketAddr as NetlinkAddress, protocols::NETLINK_SOCK_DIAG};
 use nix::libc;
@@ -22,6 +22,8 @@ const REQUEST: usize = 56;
 const MESSAGE: usize = 72;
 /// `SOCK_DIAG_BY_FAMILY`.
 const BY_FAMILY: u16 = 20;
+/// `SOCK_DESTROY`.
+const DESTROY: u16 = 21;
 /// `INET_DIAG_REQ_BYTECODE`.
 const REQUEST_FILTER: u16 = 1;
 /// `INET_DIAG_SKV6ONLY`, and `INET_DIAG_CGROUP_ID`, which comes unasked from Linux 5.8 on.
@@ -136,11 +138,47 @@ impl Diag {
         }
     }
 
+    /// Closes the one socket that is exactly this one and has this number (`SO_COOKIE`), as a reset would; false where
+    /// there is none. It takes CAP_NET_ADMIN, and a kernel with CONFIG_INET_DIAG_DESTROY.
+    pub(super) fn destroy(&mut self, question: &Question<'_>, cookie: u64) -> io::Result<bool> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let bytes = question.bytes(DESTROY, NLM_F_REQUEST | NLM_F_ACK, self.sequence, halves(cookie));
+        self.socket.send(&bytes, 0)?;
+        loop {
+            let length = self.socket.recv(&mut &mut *self.buffer, 0)?;
+            let first = split(self.buffer.get(..length).unwrap_or_default())?;
+            let First { kind, sequence, body, .. } =
+                first.ok_or_else(|| invalid("an answer without a header"))?;
+            match kind {
+                _ if sequence != self.sequence => {}
+                NLMSG_ERROR if number(body, 0) == Some([0; 4]) => return Ok(true),
+                NLMSG_ERROR => {
+                    return match refusal(body) {
+                        error if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+                        error => Err(error),
+                    };
+                }
+                _ => return Err(invalid("an answer that is none")),
+            }
+        }
+    }
+
     fn send(&mut self, question: &Question<'_>, flags: u16) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
-        let bytes = question.bytes(flags, self.sequence);
+        let bytes = question.bytes(BY_FAMILY, flags, self.sequence, ANY_COOKIE);
         self.socket.send(&bytes, 0).map(drop)
     }
+}
+
+/// A socket's number as it is in messages: two halves, the lower one first whatever the order of bytes.
+fn halves(cookie: u64) -> [u8; 8] {
+    let [a, b, c, d, e, f, g, h] = cookie.to_le_bytes();
+    let half = |bytes| u32::from_le_bytes(bytes).to_ne_bytes();
+    let mut halves = [0; 8];
+    for (to, from) in halves.iter_mut().zip(half([a, b, c, d]).into_iter().chain(half([e, f, g, h]))) {
+        *to = from;
+    }
+    halves
 }
 
 fn open() -> io::Result<Socket> {
@@ -155,12 +193,12 @@ impl Question<'_> {
         Self { family, protocol, states, local: None, remote: None, device: 0, filter: &[] }
     }
 
-    fn bytes(&self, flags: u16, sequence: u32) -> Vec<u8> {
+    fn bytes(&self, kind: u16, flags: u16, sequence: u32, cookie: [u8; 8]) -> Vec<u8> {
         let attribute = if self.filter.is_empty() { 0 } else { 4 + self.filter.len() };
         let length = HEADER + REQUEST + attribute;
         let mut bytes = Vec::with_capacity(length);
         bytes.extend(u32::try_from(length).unwrap_or_default().to_ne_bytes());
-        bytes.extend(BY_FAMILY.to_ne_bytes());
+        bytes.extend(kind.to_ne_bytes());
         bytes.extend(flags.to_ne_bytes());
         bytes.extend(sequence.to_ne_bytes());
         // The port id; then the request: family, protocol, extensions, padding, states, socket id.
@@ -175,7 +213,7 @@ impl Question<'_> {
             bytes.extend(octets(end.map(|end| end.ip())));
         }
         bytes.extend(self.device.to_ne_bytes());
-        bytes.extend(ANY_COOKIE);
+        bytes.extend(cookie);
         if attribute > 0 {
             bytes.extend(u16::try_from(attribute).unwrap_or_default().to_ne_bytes());
             bytes.extend(REQUEST_FILTER.to_ne_bytes());

@@ -1,7 +1,9 @@
 //! Processes: pidfds, start times, names.
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, FromRawFd as _, OwnedFd};
@@ -19,10 +21,21 @@ pub(super) fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
+/// poll(2) that does not wait. Where nothing is ready it is interrupted by a signal that is pending all the same (seen
+/// on Linux 6.18, with a storm of SIGHUP), and asks again then.
+pub(super) fn poll_now(descriptors: &mut [PollFd<'_>]) -> nix::Result<i32> {
+    loop {
+        match poll(descriptors, PollTimeout::ZERO) {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
+    }
+}
+
 /// Whether the process has not exited. A pidfd is readable from the exit on, zombies included.
 pub(super) fn is_alive(pidfd: &impl AsFd) -> bool {
     let mut descriptors = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-    matches!(poll(&mut descriptors, PollTimeout::ZERO), Ok(0))
+    matches!(poll_now(&mut descriptors), Ok(0))
 }
 
 /// A small file below /proc/PID. It has no length that could be asked for, and each read makes the kernel write
@@ -34,6 +47,13 @@ pub(super) fn read(pid: i32, file: &str) -> Option<String> {
         String::from_utf8(bytes)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
     )
+}
+
+/// How many descriptors this process may have open, and its user in flight (`RLIMIT_NOFILE`).
+#[must_use]
+pub fn descriptor_limit() -> u64 {
+    // It is always there.
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
 }
 
 /// Whether one of a process's user ids (real, effective, saved, of the file system) is this one.

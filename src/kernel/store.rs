@@ -46,9 +46,23 @@ pub fn notify_ready() {
     notify(&[NotifyState::Ready]);
 }
 
+/// Tells systemd that a reload begins, which ends with [`notify_ready`]. Where systemd itself asked for it
+/// (`Type=notify-reload`), it waits for both, and knows by the time that they are no answers to an earlier signal.
+pub fn notify_reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!(%error, "cannot tell systemd that a reload begins"),
+    }
+}
+
 /// Tells systemd that the daemon ends.
 pub fn notify_stopping() {
     notify(&[NotifyState::Stopping]);
+}
+
+/// Tells whoever supervises this process what its own child has said, line by line.
+pub fn notify_lines(lines: &[&str]) {
+    notify(&lines.iter().map(|line| NotifyState::Custom(line)).collect::<Vec<_>>());
 }
 
 pub(super) fn notify(state: &[NotifyState<'_>]) {

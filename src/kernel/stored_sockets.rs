@@ -45,6 +45,8 @@ pub struct StoredSockets {
     complained: bool,
     /// Why not all that is to be stored is stored.
     failure: Option<String>,
+    /// Why not all that an earlier daemon had stored could be seen.
+    unseen: Option<String>,
 }
 
 impl StoredSockets {
@@ -59,6 +61,7 @@ impl StoredSockets {
             old: Vec::new(),
             complained: false,
             failure: None,
+            unseen: None,
         }
     }
 
@@ -66,6 +69,12 @@ impl StoredSockets {
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
+    }
+
+    /// Why not all that was stored could be seen, if so. What could not stays stored, for the next daemon.
+    #[must_use]
+    pub fn unseen(&self) -> Option<&str> {
+        self.unseen.as_deref()
     }
 
     /// The store of the service that this process is, with what an earlier daemon has put in, by its names; and
@@ -106,7 +115,12 @@ impl StoredSockets {
         for found in &mut boxes {
             let (copies, error) = found.look();
             if let Some(error) = error {
-                tracing::error!(%error, "not all stored sockets can be seen; they stay stored: {error}");
+                let text = format!(
+                    "not all sockets that were stored can be seen ({error}): they stay stored, and \"systemctl restart \
+                     portbroker\" looks at them again"
+                );
+                tracing::error!(event = "store", "{text}");
+                self.unseen = Some(text);
             }
             sockets.extend(copies);
         }

@@ -6,9 +6,11 @@ use super::schedule::Schedule;
 use super::table::Table;
 use super::view::{Pool, leave};
 use super::waits::Tick;
-use super::{Event, MOST_SESSIONS, MOST_SESSIONS_PER_OWNER, NoSuchLease, Refused, UsedAfterEnd};
+use super::{
+    Eased, Event, MOST_SESSIONS, MOST_SESSIONS_PER_OWNER, NoSuchLease, Orphan, Refused, UsedAfterEnd,
+};
 use crate::model::{LeaseId, Owner, PoolName, SessionId};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -38,6 +40,10 @@ pub struct Ledger {
     pub(super) next_lease: u64,
     pub(super) events: Vec<Event>,
     pub(super) used_after_end: Vec<UsedAfterEnd>,
+    /// What became free, where somebody waits for it.
+    pub(super) eased: Option<HashSet<Eased>>,
+    pub(super) orphan_times: HashMap<PoolName, Duration>,
+    pub(super) orphans: Vec<Orphan>,
     /// Events that contradicted each other, see [`Ledger::restore`].
     pub(super) contradictions: usize,
 }
@@ -60,6 +66,9 @@ impl Ledger {
             next_lease: 1,
             events: Vec::new(),
             used_after_end: Vec::new(),
+            eased: None,
+            orphan_times: HashMap::new(),
+            orphans: Vec::new(),
             contradictions: 0,
         }
     }
@@ -148,10 +157,11 @@ impl Ledger {
         if let Some(pool) = self.pools.get_mut(record.pool) {
             pool.held = pool.held.saturating_sub(u64::from(ports));
         }
-        let owner = record.owner;
+        let (owner, pool) = (record.owner, record.pool);
         if let Some(holdings) = self.owners.get_mut(owner) {
-            holdings.take(record.pool, ports);
+            holdings.take(pool, ports);
         }
+        self.eases_pool(pool);
         self.cools_more(owner, ports);
         self.schedule.begin(claim, id);
         self.forget_if_done(id);
@@ -200,6 +210,7 @@ impl Ledger {
 
     fn forget_owner(&mut self, owner: u32) {
         if self.owners.get(owner).is_some_and(Holdings::is_unused) {
+            self.count_out(owner);
             self.owners.remove(owner);
         }
     }

@@ -1,5 +1,6 @@
 //! What the kernel answered.
 
+use super::access::Share;
 use super::books::{Claim, Step};
 use super::ledger::Ledger;
 use super::schedule::{Asked, Look, MOST_WATCHED, Open, Spot, Timed, Watched, Why};
@@ -122,9 +123,11 @@ impl Ledger {
         self.books.step(Step::Free, spot.claim, spot.address, word, None);
         if let Some(record) = self.leases.get_mut(&lease) {
             record.cooling = record.cooling.saturating_sub(1);
-            let owner = record.owner;
+            let (owner, pool) = (record.owner, record.pool);
             self.cools_less(owner, 1);
+            self.share(pool, spot.claim, owner, spot.address, Share::Less(1));
         }
+        self.eases(spot.claim);
     }
 
     /// A port has a socket: it is looked at again, at growing intervals.
@@ -144,6 +147,7 @@ impl Ledger {
         let interval =
             before.filter(|_| !another).map_or(least, |before| (before.interval * 2).clamp(least, most));
         let at = self.tick(now).saturating_add(interval);
+        let at = self.adopt(asked.lease, tuple, cookie, now).map_or(at, |close| close.min(at));
         self.schedule.opened(spot, Open { lease: asked.lease, cookie, interval, at: Some(at) });
         let Spot { address, port, .. } = spot;
         self.schedule.put(at, Timed { lease: asked.lease, address, port, open: true });
@@ -186,8 +190,9 @@ impl Ledger {
             self.books.step(Step::Seize, claim, asked.address, (port / 64, 1 << (port % 64)), None);
             if let Some(record) = self.leases.get_mut(&asked.lease) {
                 record.cooling += 1;
-                let owner = record.owner;
+                let (owner, pool) = (record.owner, record.pool);
                 self.cools_more(owner, 1);
+                self.share(pool, claim, owner, asked.address, Share::More(1));
             }
             match *seen {
                 Seen::Open { cookie, uid, cgroup } => {

@@ -8,11 +8,13 @@
 //!   [`Ledger::looked`]); only then is it given out again. Every cooling port is waiting for exactly one thing: to be
 //!   looked at for the first time, an answer, the end of its TIME_WAIT, or the next look at an open socket.
 //! - For a pool and a destination, capacity = used + cooling + free.
+//! - What is kept for a caller's minimum ([`Guarantee`]) nobody else gets.
 //! - What one lease, one release or one refusal costs does not depend on how many leases there are.
 //! - [`Ledger::events`] tells all that [`Ledger::restore`] needs to know.
 //!
 //! It must not know the kernel, the pools' configuration or who may lease: those are the broker's.
 
+mod access;
 mod books;
 mod cooling;
 mod counts;
@@ -20,6 +22,7 @@ mod destination;
 mod event;
 mod ledger;
 mod looks;
+mod orphans;
 mod pick;
 mod record;
 mod refused;
@@ -27,6 +30,7 @@ mod replace;
 mod restore;
 mod rows;
 mod schedule;
+mod shares;
 mod slots;
 mod spread;
 mod sums;
@@ -36,18 +40,24 @@ mod take;
 #[cfg_attr(fuzzing, expect(dead_code, reason = "some of it is for tests alone"))]
 pub mod tests;
 mod view;
+mod waiting;
 mod waits;
 
+pub use access::{Eased, Reach, Terms};
 pub use destination::DestinationError;
 pub use event::{Event, EventError, VERSION};
 pub use ledger::Ledger;
+pub use orphans::Orphan;
 pub use refused::{NoSuchLease, Refused};
 pub use rows::{AddressUsage, Figures, Row};
 pub use schedule::Look;
+pub use shares::Guarantee;
+pub use waiting::{Attempt, Full, Line, MOST_WAITING, MOST_WAITING_PER_OWNER, Ticket, Waiting};
 
 use crate::config::{Quota, Spread};
 use crate::model::{LeaseId, Owner, PoolName, PortSet, Protocol, SessionId, SourceRange, Tuple};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 /// More ports are not given in one lease.
 pub const MOST_PORTS: u32 = 65_536;
@@ -80,6 +90,8 @@ pub struct Offer<'a> {
     pub spread: Spread,
     /// How much of it may be leased.
     pub quota: Quota,
+    /// What each caller is guaranteed.
+    pub guarantee: Option<&'a Arc<Guarantee>>,
 }
 
 /// In which form ports are leased.

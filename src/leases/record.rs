@@ -2,6 +2,7 @@
 
 use super::Kind;
 use super::books::Claim;
+use super::waits::Tick;
 use crate::model::{LeaseId, Protocol, SessionId};
 use std::collections::BTreeSet;
 
@@ -31,6 +32,8 @@ pub(super) struct Record {
     pub(super) cooling: u32,
     /// Second looks that are to come.
     pub(super) watched: u32,
+    /// When it was first seen that it has an open socket and its session has ended.
+    pub(super) orphaned: Option<Tick>,
 }
 
 #[derive(Debug, Clone)]

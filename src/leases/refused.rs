@@ -122,7 +122,7 @@ pub enum Refused {
     /// Nothing, or not enough, is left for the destination.
     #[error(
         "pool {pool} has {free} of {capacity} ports left for this destination, and {minimum} were asked for: \
-         {used} are leased, {cooling} cool{}", next_words(*.next)
+         {used} are leased, {cooling} cool{}{}", kept_words(*.kept), next_words(*.next)
     )]
     Exhausted {
         /// The pool.
@@ -135,11 +135,21 @@ pub enum Refused {
         cooling: u64,
         /// Of these, left.
         free: u64,
+        /// Of these, for others: kept for their minimum, or waited for.
+        kept: u64,
         /// How many would have done.
         minimum: u32,
         /// When the next cooling one is expected to be free; `None`: nobody knows.
         next: Option<Duration>,
     },
+}
+
+fn kept_words(kept: u64) -> String {
+    if kept > 0 {
+        format!(", and {kept} are for others, by their minimum or because they wait")
+    } else {
+        String::new()
+    }
 }
 
 fn next_words(next: Option<Duration>) -> String {

@@ -1,5 +1,6 @@
 //! Another port for one that the kernel refused.
 
+use super::access::Share;
 use super::books::Step;
 use super::ledger::Ledger;
 use super::looks::ASK_AGAIN;
@@ -61,15 +62,20 @@ impl Ledger {
             self.books.keep_address(range.address);
         }
         let before = std::mem::replace(&mut record.ranges, ranges.into_boxed_slice());
+        let (claim, owner, pool) = (record.claim(), record.owner, record.pool);
         for range in before {
             self.books.release_address(range.address);
         }
+        self.share(pool, claim, owner, busy.address, Share::Less(1));
+        if let Some(instead) = instead {
+            self.share(pool, claim, owner, instead.address, Share::More(1));
+        }
         if instead.is_none() {
-            if let Some(pool) = self.pools.get_mut(record.pool) {
-                pool.held = pool.held.saturating_sub(1);
+            if let Some(entry) = self.pools.get_mut(pool) {
+                entry.held = entry.held.saturating_sub(1);
             }
-            if let Some(holdings) = self.owners.get_mut(record.owner) {
-                holdings.take(record.pool, 1);
+            if let Some(holdings) = self.owners.get_mut(owner) {
+                holdings.take(pool, 1);
             }
         }
     }

@@ -272,6 +272,7 @@ impl Ledger {
             ranges: ranges.into_boxed_slice(),
             cooling: 0,
             watched: 0,
+            orphaned: None,
         };
         self.insert_lease(id, record);
         if !told.held {

@@ -13,6 +13,8 @@ pub(super) struct Candidate {
     pub(super) place: usize,
     /// Its number.
     pub(super) address: u32,
+    /// Of which family it is.
+    pub(super) v4: bool,
     /// Ports that are claimed for the destination.
     pub(super) used: u32,
     /// All claims on it.

@@ -1,7 +1,8 @@
 //! What is claimed, summed up for those who look at all of it.
 
 use super::ledger::Ledger;
-use crate::model::{PortSet, Protocol, SessionId};
+use crate::model::{PoolName, PortSet, Protocol, SessionId};
+use std::net::SocketAddr;
 
 /// The words of 65,536 ports.
 const WORDS: u16 = 1024;
@@ -24,6 +25,19 @@ impl Ledger {
             }
         }
         ports
+    }
+
+    /// For what a session holds leases: pool, protocol and destination of each.
+    pub fn held_by(
+        &self,
+        session: SessionId,
+    ) -> impl Iterator<Item = (&PoolName, Protocol, Option<SocketAddr>)> + '_ {
+        let leases = self.sessions.get(&session).into_iter().flat_map(|session| &session.leases);
+        leases.filter_map(|id| {
+            let record = self.leases.get(id)?;
+            let destination = record.destination.and_then(|id| self.books.destinations.key(id)).copied();
+            Some((self.pools.key(record.pool)?, record.protocol, destination))
+        })
     }
 
     /// How many leases of a session are held.

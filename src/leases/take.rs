@@ -1,5 +1,6 @@
 //! Takes a lease: what is asked for is weighed first, and only what fits is taken.
 
+use super::access::Share;
 use super::books::{Claim, Step};
 use super::destination::checked;
 use super::ledger::{Ledger, share};
@@ -9,7 +10,7 @@ use super::spread::{Candidate, Turns, hash, hash_of_destination, preference};
 use super::view::refresh;
 use super::{
     Event, Kind, Lease, MOST_COOLING, MOST_COOLING_PER_OWNER, MOST_LEASES, MOST_LEASES_PER_OWNER, MOST_PORTS,
-    Offer, Refused, Request,
+    Offer, Reach, Refused, Request, Terms,
 };
 use crate::config::{Quota, Spread};
 use crate::model::{LeaseId, Owner, PortRange, SourceRange};
@@ -33,13 +34,24 @@ struct Order {
 impl Ledger {
     /// Leases at least `minimum` ports and at most `ports`.
     pub fn lease(&mut self, request: &Request, offer: &Offer<'_>, now: Instant) -> Result<Lease, Refused> {
+        self.lease_on(Terms::default(), request, offer, now)
+    }
+
+    /// The same on certain terms.
+    pub fn lease_on(
+        &mut self,
+        terms: Terms,
+        request: &Request,
+        offer: &Offer<'_>,
+        now: Instant,
+    ) -> Result<Lease, Refused> {
         let session = self.sessions.get(&request.session);
         let owner = session.ok_or(Refused::NoSuchSession(request.session))?.owner;
         let (destination, minimum) = self.fits(request, owner)?;
         let order = self.order(request, owner, destination, minimum, offer);
-        let candidates = self.candidates(&order, offer);
-        let free = self.weigh(&order, offer, &candidates, now)?;
-        let ports = self.within_quota(&order, offer, request.ports.min(free))?;
+        let mut candidates = self.candidates(&order, offer);
+        let free = self.weigh(&order, offer, &mut candidates, terms.reach, now)?;
+        let ports = self.within_quota(&order, offer, terms.grant(request.ports, minimum, free))?;
         Ok(self.take(request, &order, offer, candidates, ports))
     }
 
@@ -52,8 +64,8 @@ impl Ledger {
         now: Instant,
     ) -> Option<Range> {
         let order = self.order(request, owner, request.destination, 1, offer);
-        let candidates = self.candidates(&order, offer);
-        self.weigh(&order, offer, &candidates, now).ok()?;
+        let mut candidates = self.candidates(&order, offer);
+        self.weigh(&order, offer, &mut candidates, Reach::Free, now).ok()?;
         let pieces = self.take_singles(&order, offer.spread, candidates, 1);
         pieces.into_iter().find_map(|(address, (word, mask))| Range::of_word(address, word, mask).next())
     }
@@ -67,6 +79,7 @@ impl Ledger {
         offer: &Offer<'_>,
     ) -> Order {
         let pool = refresh(&mut self.pools, &mut self.books, &mut self.zones, offer);
+        self.count_in(pool, owner, offer);
         let known = destination.and_then(|destination| self.books.destinations.find(&destination));
         // A number that no destination has: nothing is claimed for a new one.
         let claim = Claim::of(request.protocol, destination.map(|_| known.unwrap_or(u32::MAX)));
@@ -122,6 +135,7 @@ impl Ledger {
             candidates.push(Candidate {
                 place,
                 address,
+                v4: ip.is_ipv4(),
                 used: self.books.slots(order.claim, address).claimed(),
                 total,
                 room,
@@ -131,12 +145,13 @@ impl Ledger {
         candidates
     }
 
-    /// How many ports there are, where they are enough.
+    /// How many ports there are within reach, where they are enough.
     fn weigh(
         &self,
         order: &Order,
         offer: &Offer<'_>,
-        candidates: &[Candidate],
+        candidates: &mut Vec<Candidate>,
+        reach: Reach,
         now: Instant,
     ) -> Result<u32, Refused> {
         let pool = || offer.pool.clone();
@@ -154,12 +169,14 @@ impl Ledger {
         let sum = |of: fn(&Candidate) -> u32| candidates.iter().map(|c| u64::from(of(c))).sum::<u64>();
         let (used, cooling) = (sum(|c| c.room.held), sum(|c| c.room.cooling));
         let free = sum(|c| c.room.free);
-        if free < u64::from(order.minimum) {
-            let capacity = used + cooling + free;
+        let whose = (order.pool, order.owner, order.claim);
+        let reached = self.within_reach(whose, order.minimum, reach, candidates);
+        if reached < u64::from(order.minimum) {
+            let (pool, capacity, kept) = (pool(), used + cooling + free, free - reached);
             let (minimum, next) = (order.minimum, self.next_free(order.claim, now));
-            return Err(Refused::Exhausted { pool: pool(), capacity, used, cooling, free, minimum, next });
+            return Err(Refused::Exhausted { pool, capacity, used, cooling, free, kept, minimum, next });
         }
-        Ok(u32::try_from(free).unwrap_or(u32::MAX))
+        Ok(u32::try_from(reached).unwrap_or(u32::MAX))
     }
 
     /// As many of the ports as the quota has room for, where they are enough.
@@ -217,6 +234,7 @@ impl Ledger {
             ranges: ranges.collect(),
             cooling: 0,
             watched: 0,
+            orphaned: None,
         };
         let ranges = self.source_ranges(&record.ranges);
         self.insert_lease(id, record);
@@ -237,6 +255,8 @@ impl Ledger {
         self.next_lease = self.next_lease.max(id.0 + 1);
         for range in &record.ranges {
             self.books.keep_address(range.address);
+            let more = Share::More(range.ports());
+            self.share(record.pool, record.claim(), record.owner, range.address, more);
         }
         let ports = if record.held { record.ports() } else { 0 };
         if let Some(pool) = self.pools.get_mut(record.pool) {

@@ -3,6 +3,7 @@
 use super::Offer;
 use super::books::Books;
 use super::counts::Words;
+use super::shares::Shares;
 use super::table::Table;
 use crate::model::{PoolName, PortSet};
 use std::collections::HashSet;
@@ -33,6 +34,8 @@ pub(super) struct Pool {
     pub(super) held: u64,
     /// Leases of it that are known.
     pub(super) leases: u32,
+    /// Who has what of it, where it guarantees something.
+    pub(super) shares: Option<Box<Shares>>,
 }
 
 impl View {

@@ -71,13 +71,18 @@ impl Draining {
         self.0.insert(id, Drain { endpoint, holders, phase: Phase::Open });
     }
 
-    /// Forgets those whose endpoint is not to be kept, and returns them.
-    pub(super) fn retain(&mut self, keep: impl Fn(&Endpoint) -> bool) -> Vec<SocketId> {
-        let (kept, gone) =
-            std::mem::take(&mut self.0).into_iter().partition(|(_, drain)| keep(&drain.endpoint));
+    /// Takes those out of whose endpoint this holds.
+    pub(super) fn take(&mut self, which: impl Fn(&Endpoint) -> bool) -> Vec<(SocketId, Drain)> {
+        let all = std::mem::take(&mut self.0).into_iter();
+        let (taken, kept): (BTreeMap<_, _>, _) = all.partition(|(_, drain)| which(&drain.endpoint));
         self.0 = kept;
-        let gone: BTreeMap<_, _> = gone;
-        gone.into_keys().collect()
+        taken.into_iter().collect()
+    }
+
+    /// Who has any of one endpoint.
+    pub(super) fn holders_at<'a>(&'a self, endpoint: &'a Endpoint) -> impl Iterator<Item = HolderId> + 'a {
+        let there = self.0.values().filter(move |drain| drain.endpoint == *endpoint);
+        there.flat_map(|drain| drain.holders.iter().copied())
     }
 
     pub(super) fn release(&mut self, holder: HolderId) {
@@ -107,6 +112,10 @@ impl Draining {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    pub(super) fn endpoint_of(&self, id: SocketId) -> Option<&Endpoint> {
+        self.0.get(&id).map(|drain| &drain.endpoint)
     }
 
     /// Those of one endpoint.

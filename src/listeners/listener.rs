@@ -93,10 +93,27 @@ pub struct Slot {
     /// None of those who hold the listener has it: clients are not sent to it before it is handed over. Only of a
     /// slot whose endpoint another one serves.
     pub(super) waits: bool,
+    /// Who was handed it and is still there.
+    pub(super) holders: BTreeSet<HolderId>,
     pub(super) trouble: Option<Trouble>,
 }
 
 impl Slot {
+    pub(super) fn new(id: SocketId, endpoint: Endpoint, shard: u16) -> Self {
+        Self { id, endpoint, shard, state: None, waits: false, holders: BTreeSet::new(), trouble: None }
+    }
+
+    /// One that somebody has, and that listens.
+    pub(super) fn bound(id: SocketId, endpoint: Endpoint) -> Self {
+        Self { state: Some(Target::Listening), ..Self::new(id, endpoint, 0) }
+    }
+
+    /// Who was handed it and is still there.
+    #[must_use]
+    pub fn holders(&self) -> &BTreeSet<HolderId> {
+        &self.holders
+    }
+
     /// Why it is not in the state that it should be in.
     #[must_use]
     pub fn error(&self) -> Option<&str> {
@@ -138,7 +155,7 @@ pub struct Listener {
     pub config: Arc<ListenerConfig>,
     /// Its sockets, in the order of the configuration.
     pub slots: Vec<Slot>,
-    /// Who was handed it and is still there.
+    /// Who was handed any of its sockets, old ones among them, and is still there.
     pub holders: BTreeSet<HolderId>,
     pub(super) unheld_since: Instant,
     pub(super) due: Option<Instant>,

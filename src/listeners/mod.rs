@@ -2,20 +2,23 @@
 //!
 //! Pure: events and `now` in, [`Action`]s out. The broker performs an action on the real socket and reports
 //! the result with [`Table::succeeded`] or [`Table::failed`]; a failed one comes again after a back-off.
-//! A port that is configured is never given up: only the removal of its listener closes its last socket. Sockets
-//! that are too many, or have a successor, are drained first: see [`Draining`].
+//! A port that is configured is never given up: only the removal of its listener closes its last socket, and that not
+//! before its holders are gone: see [`Lingering`]. Sockets that are too many, or have a successor, are drained first:
+//! see [`Draining`].
 
 mod activation;
 mod draining;
+mod lingering;
 mod listener;
 mod protection;
 mod table;
 
 pub use activation::{Activation, Attempt, Failure, Outcome, Step};
 pub use draining::{Drain, DrainStep, Draining, Facts};
+pub use lingering::{Linger, Lingering};
 pub use listener::{Action, BySocket, HolderId, IdHasher, Listener, Slot, SocketId};
 pub use protection::{Plan, plan};
-pub use table::{Change, Table, UnknownListener};
+pub use table::{Change, Released, Table, UnknownListener};
 
 use crate::config::Idle;
 use std::time::{Duration, Instant};

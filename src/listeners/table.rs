@@ -1,45 +1,19 @@
 //! Listeners by name, their sockets, their holders, and when to look at them again.
 
+mod configure;
+mod holders;
+
 use super::draining::{DrainStep, Draining, Facts};
+use super::lingering::Lingering;
 use super::listener::{Action, BySocket, HolderId, Listener, Slot, SocketId, Trouble};
 use super::{Target, back_off};
-use crate::config::ListenerConfig;
+use crate::config::Idle;
 use crate::model::{Endpoint, ListenerName};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Instant;
 
-/// What a new configuration does to the sockets that are there.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Change {
-    /// No longer configured: close them.
-    pub close: Vec<SocketId>,
-    /// Kept, but their options may have changed.
-    pub kept: Vec<SocketId>,
-}
-
-/// The sockets and holders that are there while a new configuration is taken.
-#[derive(Default)]
-struct There {
-    /// By endpoint, in the order of the shards, with their listeners.
-    slots: HashMap<Endpoint, VecDeque<(Slot, ListenerName)>>,
-    holders: BTreeMap<ListenerName, (BTreeSet<HolderId>, Instant)>,
-}
-
-impl There {
-    fn add(&mut self, name: ListenerName, listener: Listener) {
-        for slot in listener.slots {
-            self.slots.entry(slot.endpoint.clone()).or_default().push_back((slot, name.clone()));
-        }
-        self.holders.insert(name, (listener.holders, listener.unheld_since));
-    }
-
-    /// The next socket of an endpoint, as this shard.
-    fn take(&mut self, endpoint: &Endpoint, shard: u16) -> Option<(Slot, ListenerName)> {
-        let (slot, of) = self.slots.get_mut(endpoint)?.pop_front()?;
-        Some((Slot { shard, ..slot }, of))
-    }
-}
+pub use configure::Change;
+pub use holders::Released;
 
 /// All listeners.
 #[derive(Debug, Default)]
@@ -48,6 +22,7 @@ pub struct Table {
     owners: BySocket<ListenerName>,
     held: HashMap<HolderId, BTreeSet<ListenerName>>,
     draining: Draining,
+    lingering: Lingering,
     due: BTreeSet<(Instant, ListenerName)>,
     last_id: u64,
 }
@@ -58,94 +33,13 @@ pub struct Table {
 pub struct UnknownListener(pub String);
 
 impl Table {
-    /// Takes a new configuration. A socket whose endpoint is in it stays as it is, under whatever name; a new
-    /// endpoint gets a slot that is not bound yet. The holders of a name that stays keep it, and those of a socket
-    /// that goes to another name hold that one too: they have the socket, whatever it is called now. Shards that are
-    /// no longer asked for are drained.
-    pub fn configure(
-        &mut self,
-        wanted: &BTreeMap<ListenerName, Arc<ListenerConfig>>,
-        now: Instant,
-    ) -> Change {
-        let old = std::mem::take(&mut self.listeners);
-        self.owners.clear();
-        self.owners.reserve(wanted.len());
-        self.due.clear();
-        let mut change = Change::default();
-        let mut there = There::default();
-        for (name, listener) in old {
-            there.add(name, listener);
-        }
-        for (name, config) in wanted {
-            let (mut held_by, unheld_since) =
-                there.holders.get(name).cloned().unwrap_or((BTreeSet::new(), now));
-            let mut slots = Vec::with_capacity(config.sockets());
-            for endpoint in &config.endpoints {
-                for shard in 0..config.options.shards {
-                    let slot = match there.take(endpoint, shard) {
-                        Some((slot, of)) => {
-                            change.kept.push(slot.id);
-                            if of != *name
-                                && let Some((others, _)) = there.holders.get(&of)
-                            {
-                                held_by.extend(others);
-                            }
-                            slot
-                        }
-                        None => self.new_slot(endpoint, shard),
-                    };
-                    self.owners.insert(slot.id, name.clone());
-                    slots.push(slot);
-                }
-            }
-            for holder in &held_by {
-                self.held.entry(*holder).or_default().insert(name.clone());
-            }
-            // What is new beside a shard that somebody holds, that one does not have.
-            for slot in slots.iter_mut().filter(|slot| slot.state.is_none() && slot.shard > 0) {
-                slot.waits = !held_by.is_empty();
-            }
-            let config = Arc::clone(config);
-            let mut listener = Listener { config, slots, holders: held_by, unheld_since, due: None };
-            listener.due = listener.next_due(now);
-            self.due.extend(listener.due.map(|at| (at, name.clone())));
-            self.listeners.insert(name.clone(), listener);
-        }
-        if !(there.slots.is_empty() && self.draining.is_empty()) {
-            self.let_go(there, wanted, &mut change);
-        }
-        for names in self.held.values_mut() {
-            names.retain(|name| self.listeners.contains_key(name));
-        }
-        change
-    }
-
-    /// What is left of the sockets that were there: surplus shards are drained, the rest is closed.
-    fn let_go(
-        &mut self,
-        there: There,
-        wanted: &BTreeMap<ListenerName, Arc<ListenerConfig>>,
-        change: &mut Change,
-    ) {
-        let configured: HashSet<&Endpoint> = wanted.values().flat_map(|config| &config.endpoints).collect();
-        for (endpoint, slots) in there.slots {
-            for (slot, of) in slots {
-                if slot.state.is_some() && configured.contains(&endpoint) {
-                    let holders = there.holders.get(&of).map(|(holders, _)| holders.clone());
-                    self.draining.add(slot.id, endpoint.clone(), holders.unwrap_or_default());
-                } else {
-                    change.close.push(slot.id);
-                }
-            }
-        }
-        change.close.extend(self.draining.retain(|endpoint| configured.contains(endpoint)));
-        change.close.sort_unstable();
+    fn next_id(&mut self) -> SocketId {
+        self.last_id += 1;
+        SocketId(self.last_id)
     }
 
     fn new_slot(&mut self, endpoint: &Endpoint, shard: u16) -> Slot {
-        self.last_id += 1;
-        let id = SocketId(self.last_id);
-        Slot { id, endpoint: endpoint.clone(), shard, state: None, waits: false, trouble: None }
+        Slot::new(self.next_id(), endpoint.clone(), shard)
     }
 
     /// All listeners, by name.
@@ -234,31 +128,25 @@ impl Table {
     /// who hold the listener are well served by the old one.
     pub fn succeed(&mut self, id: SocketId, waits: bool, now: Instant) -> Option<SocketId> {
         let name = self.owners.get(&id)?.clone();
-        self.last_id += 1;
-        let new = SocketId(self.last_id);
+        let new = self.next_id();
         let listener = self.listeners.get_mut(&name)?;
         let slot = listener.slots.iter_mut().find(|slot| slot.id == id)?;
-        *slot = Slot {
-            id: new,
+        let successor = Slot {
             state: Some(Target::Refusing),
             waits: waits && !listener.holders.is_empty(),
-            trouble: None,
-            ..slot.clone()
+            ..Slot::new(new, slot.endpoint.clone(), slot.shard)
         };
-        self.draining.add(id, slot.endpoint.clone(), listener.holders.clone());
+        let old = std::mem::replace(slot, successor);
+        self.draining.add(id, old.endpoint, old.holders);
         self.owners.remove(&id);
         self.owners.insert(new, name.clone());
         self.reschedule(&name, now);
         Some(new)
     }
 
-    /// A socket of an earlier daemon is one too many for its endpoint. These have it; `None`: nobody knows, and whoever
-    /// holds the listener may.
-    pub fn adopt_draining(&mut self, endpoint: &Endpoint, holders: Option<BTreeSet<HolderId>>) -> SocketId {
-        self.last_id += 1;
-        let id = SocketId(self.last_id);
-        let of_listener = || self.listener_at(endpoint).map(|(_, listener)| listener.holders.clone());
-        let holders = holders.or_else(of_listener).unwrap_or_default();
+    /// A socket of an earlier daemon is one too many for its endpoint; `holders`: who has it, as far as that is known.
+    pub fn adopt_draining(&mut self, endpoint: &Endpoint, holders: BTreeSet<HolderId>) -> SocketId {
+        let id = self.next_id();
         self.draining.add(id, endpoint.clone(), holders);
         id
     }
@@ -278,6 +166,20 @@ impl Table {
                 .collect();
             let others = listener.slots.iter_mut().filter(|slot| !listens(&&**slot));
             others.for_each(|slot| slot.waits = served.contains(&slot.endpoint));
+        }
+    }
+
+    /// After a start: what nobody holds and is closed has been waited for long enough, `idle = "queue 30s"`. How long
+    /// before is not known; but clients that were refused a moment ago are not to wait in vain because of a restart.
+    pub fn stay_closed(&mut self, now: Instant) {
+        for (name, listener) in &mut self.listeners {
+            let Idle::QueueFor(patience) = listener.config.idle else { continue };
+            let mut bound = listener.slots.iter().filter_map(|slot| slot.state).peekable();
+            let was_closed = bound.peek().is_some() && bound.all(|state| state == Target::Refusing);
+            if was_closed && listener.holders.is_empty() {
+                listener.unheld_since = now.checked_sub(patience).unwrap_or(listener.unheld_since);
+                reschedule(&mut self.due, name, listener, now);
+            }
         }
     }
 
@@ -301,61 +203,6 @@ impl Table {
     /// A socket that is drained is closed, whatever waits in it.
     pub fn end_drain(&mut self, id: SocketId) {
         self.draining.remove(id);
-    }
-
-    /// Somebody was handed a socket that is drained.
-    pub fn hand_on(&mut self, id: SocketId, holder: HolderId) {
-        self.draining.hold(id, holder);
-    }
-
-    /// Somebody holds a listener from now on.
-    pub fn hold(&mut self, name: &ListenerName, holder: HolderId, now: Instant) {
-        if let Some(listener) = self.listeners.get_mut(name) {
-            listener.holders.insert(holder);
-            self.held.entry(holder).or_default().insert(name.clone());
-            self.reschedule(name, now);
-        }
-    }
-
-    /// The listeners that somebody holds.
-    pub fn held_by(&self, holder: HolderId) -> impl Iterator<Item = &ListenerName> {
-        self.held.get(&holder).into_iter().flatten()
-    }
-
-    /// A holder is gone. Returns the listeners that nobody holds now.
-    pub fn release(&mut self, holder: HolderId, now: Instant) -> Vec<ListenerName> {
-        let names = self.held.remove(&holder).unwrap_or_default();
-        self.draining.release(holder);
-        let mut free = Vec::new();
-        for name in names {
-            if let Some(listener) = self.listeners.get_mut(&name) {
-                if listener.holders.remove(&holder) && listener.holders.is_empty() {
-                    listener.is_free(now);
-                    free.push(name.clone());
-                }
-                self.reschedule(&name, now);
-            }
-        }
-        free
-    }
-
-    /// A holder has no claim to one listener any more, and keeps its others.
-    pub fn release_one(&mut self, name: &ListenerName, holder: HolderId, now: Instant) {
-        let Some(listener) = self.listeners.get_mut(name) else { return };
-        if listener.holders.remove(&holder) && listener.holders.is_empty() {
-            listener.is_free(now);
-        }
-        if let Some(names) = self.held.get_mut(&holder) {
-            names.remove(name);
-        }
-        self.reschedule(name, now);
-    }
-
-    /// A holder has none of the old sockets of a listener any more.
-    pub fn leave_drains(&mut self, name: &ListenerName, holder: HolderId) {
-        if let Some(listener) = self.listeners.get(name) {
-            self.draining.leave(&listener.config.endpoints, holder);
-        }
     }
 
     /// What there is to do for one listener; `impatient` does not wait for a back-off to end.
@@ -415,6 +262,8 @@ fn reschedule(
     }
 }
 
+#[cfg(test)]
+mod reload_tests;
 #[cfg(test)]
 mod shard_tests;
 #[cfg(test)]

@@ -39,13 +39,19 @@ impl Owner {
     /// a unit of the system.
     #[must_use]
     pub fn is_ordinary_user(&self) -> bool {
-        match self {
-            Self::User(uid) => *uid != 0,
-            Self::Unit(unit) => {
-                let uid = unit.as_str().strip_prefix("user-").and_then(|rest| rest.strip_suffix(".slice"));
-                uid.is_some_and(|uid| uid != "0")
+        matches!(self.plain(), Self::User(uid) if uid != 0)
+    }
+
+    /// The same, where a user's slice is that user: a user is one caller, however it came.
+    #[must_use]
+    pub fn plain(&self) -> Self {
+        if let Self::Unit(unit) = self {
+            let uid = unit.as_str().strip_prefix("user-").and_then(|rest| rest.strip_suffix(".slice"));
+            if let Some(uid) = uid.and_then(|uid| uid.parse().ok()) {
+                return Self::User(uid);
             }
         }
+        self.clone()
     }
 }
 

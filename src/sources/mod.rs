@@ -6,14 +6,16 @@
 
 pub mod activated;
 mod drop_ins;
+mod settled;
 mod trusted;
 pub mod units;
 
 use crate::config::units::{Unit, parse};
 use crate::config::{Accounts, Fault, Origin, Sources, TomlFile};
 use crate::model::{Endpoint, ListenerName, UnitName};
+pub use settled::settled;
 use std::path::{Path, PathBuf};
-use trusted::Location;
+use trusted::{Location, Text};
 
 /// The main file.
 const MAIN: &str = "/etc/portbroker/portbroker.toml";
@@ -50,7 +52,7 @@ pub fn survey(locations: &Locations) -> Sources {
         Some(path) => {
             let location = Location::given(path);
             match location.read() {
-                Ok(Some(text)) => sources.files.push(TomlFile { path: path.clone(), text }),
+                Ok(Some(text)) => sources.add_file(path.clone(), text),
                 Ok(None) => {
                     sources.faults.push(location.fault("there is no such file").help("mind the path"))
                 }
@@ -59,8 +61,9 @@ pub fn survey(locations: &Locations) -> Sources {
         }
         None => {
             toml_files(&locations.root, &mut sources);
-            let (units, services, faults) = units::read(&locations.root);
+            let units::Read { units, services, faults, changed } = units::read(&locations.root);
             sources.services = Some(services);
+            sources.changed = sources.changed.max(changed);
             sources.add_units(&locations.root, units, faults);
         }
     }
@@ -87,7 +90,7 @@ pub fn gather_unit(root: &Path, path: &Path, name: UnitName) -> Sources {
     let location = Location::given(path);
     match location.read() {
         Ok(Some(text)) => {
-            let (settings, faults) = parse(path, Some(&name), text.as_bytes());
+            let (settings, faults) = parse(path, Some(&name), text.text.as_bytes());
             sources.faults.extend(faults);
             sources.units.push(Unit { name, enabled: false, settings });
         }
@@ -153,7 +156,7 @@ fn toml_files(root: &Path, sources: &mut Sources) {
             continue;
         }
         match location.read() {
-            Ok(Some(text)) => sources.files.push(TomlFile { path: location.shown, text }),
+            Ok(Some(text)) => sources.add_file(location.shown, text),
             Ok(None) => {}
             Err(fault) => sources.faults.push(fault),
         }
@@ -161,6 +164,11 @@ fn toml_files(root: &Path, sources: &mut Sources) {
 }
 
 impl Sources {
+    fn add_file(&mut self, path: PathBuf, Text { text, changed }: Text) {
+        self.changed = self.changed.max(Some(changed));
+        self.files.push(TomlFile { path, text });
+    }
+
     /// Adds units; their places are shown without the root, like all others.
     fn add_units(&mut self, root: &Path, mut units: Vec<Unit>, mut faults: Vec<Fault>) {
         let settings =

@@ -10,6 +10,7 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The largest file that is read.
 pub(super) const MAX_SIZE: u64 = 1024 * 1024;
@@ -22,6 +23,21 @@ const MAX_LINKS: usize = 8;
 pub(super) struct Location {
     pub(super) shown: PathBuf,
     host: PathBuf,
+}
+
+/// What is in a file.
+#[derive(Debug)]
+pub(super) struct Text {
+    pub(super) text: String,
+    /// When it was written last, or put in its place.
+    pub(super) changed: SystemTime,
+}
+
+/// When a file was changed last, itself or what is said of it: nobody can set that.
+pub(super) fn changed_at(metadata: &Metadata) -> SystemTime {
+    let seconds = Duration::from_secs(metadata.ctime().max(0).unsigned_abs());
+    let rest = Duration::from_nanos(metadata.ctime_nsec().max(0).unsigned_abs());
+    UNIX_EPOCH.checked_add(seconds + rest).unwrap_or(UNIX_EPOCH)
 }
 
 impl Location {
@@ -62,7 +78,7 @@ impl Location {
     }
 
     /// The text of the file; `None` where there is no such file.
-    pub(super) fn read(&self) -> Result<Option<String>, Fault> {
+    pub(super) fn read(&self) -> Result<Option<Text>, Fault> {
         // O_NONBLOCK, so that a FIFO in its place does not stop us.
         let opened = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(&self.host);
         let file = match opened {
@@ -75,10 +91,13 @@ impl Location {
             return Err(self.fault("this is no regular file").help("put a file there, or take it away"));
         }
         self.trust("file", &metadata)?;
-        self.text(file).map(Some)
+        let text = self.text(&file)?;
+        // Asked for after it was read, so that whatever happened to it meanwhile shows.
+        let changed = file.metadata().map_err(|error| self.cannot_read("file", &error))?;
+        Ok(Some(Text { text, changed: changed_at(&changed) }))
     }
 
-    fn text(&self, file: File) -> Result<String, Fault> {
+    fn text(&self, file: &File) -> Result<String, Fault> {
         let mut bytes = Vec::new();
         file.take(MAX_SIZE.saturating_add(1))
             .read_to_end(&mut bytes)
@@ -155,7 +174,7 @@ impl Location {
 
     /// The text as far as it goes, for showing a line of it: a file that was refused is not shown.
     pub(super) fn text_to_show(&self) -> Option<String> {
-        self.read().ok().flatten()
+        self.read().ok().flatten().map(|read| read.text)
     }
 
     /// The text of a file that says nothing about ports, such as /etc/passwd, whoever may write it.

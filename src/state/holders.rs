@@ -7,6 +7,7 @@
 use super::{Table, Unreadable};
 use crate::model::ListenerName;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// How a holder is found again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -32,25 +33,35 @@ pub enum HolderRecord {
     Unknown,
 }
 
+impl fmt::Display for HolderRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process { pid, .. } => write!(f, "process {pid}"),
+            Self::Unit { unit, .. } => f.write_str(unit),
+            Self::Unknown => f.write_str("somebody"),
+        }
+    }
+}
+
 /// A holder and what it holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
     /// Who.
     pub holder: HolderRecord,
     /// Listeners, by the names that they had.
-    pub listeners: Vec<HeldListener>,
-    /// Old sockets that are drained and that it has, by their inodes.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub drained: Vec<u64>,
+    pub listeners: Vec<String>,
+    /// What it was handed, old sockets too, whatever that is called by now; `None`: version 1 wrote this down.
+    #[serde(default)]
+    pub sockets: Option<Vec<HeldSocket>>,
 }
 
-/// A listener that somebody holds.
+/// A socket that somebody has.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct HeldListener {
-    /// Its name.
-    pub name: String,
-    /// The inodes of its sockets; version 1 has none.
-    pub inodes: Vec<u64>,
+pub struct HeldSocket {
+    /// Which.
+    pub inode: u64,
+    /// The name of its listener when this was written down.
+    pub listener: String,
 }
 
 /// All holders.
@@ -58,33 +69,16 @@ pub struct HeldListener {
 pub struct Holders {
     /// A holder each.
     pub holders: Vec<Held>,
-    /// Whether it tells which sockets they have: version 1 does not.
-    #[serde(skip, default = "of_version_2")]
-    pub has_inodes: bool,
-}
-
-fn of_version_2() -> bool {
-    true
 }
 
 impl Holders {
-    /// These, with their sockets.
+    /// These, always in one order.
     #[must_use]
     pub fn new(mut holders: Vec<Held>) -> Self {
+        holders.iter_mut().flat_map(|held| &mut held.sockets).for_each(|sockets| sockets.sort_unstable());
         holders.sort_by(|a, b| (&a.listeners, &a.holder).cmp(&(&b.listeners, &b.holder)));
-        Self { holders, has_inodes: true }
+        Self { holders }
     }
-}
-
-#[derive(Deserialize)]
-struct Version1 {
-    holders: Vec<Held1>,
-}
-
-#[derive(Deserialize)]
-struct Held1 {
-    holder: HolderRecord,
-    listeners: Vec<String>,
 }
 
 impl Table for Holders {
@@ -93,20 +87,17 @@ impl Table for Holders {
         "who holds what is not known until it is asked for again; what is served stays so";
 
     fn from_version_1(text: &str) -> Result<Self, Unreadable> {
-        let listener = |name| HeldListener { name, inodes: Vec::new() };
-        let held = |Held1 { holder, listeners }| Held {
-            holder,
-            listeners: listeners.into_iter().map(listener).collect(),
-            drained: Vec::new(),
-        };
-        let Version1 { holders } = serde_json::from_str(text)?;
-        Ok(Self { holders: holders.into_iter().map(held).collect(), has_inodes: false })
+        // It has no sockets, and no boot.
+        Ok(serde_json::from_str(text)?)
     }
 
     fn check(&self) -> Result<(), Unreadable> {
-        for listener in self.holders.iter().flat_map(|held| &held.listeners) {
-            ListenerName::try_from(listener.name.as_str())
-                .map_err(|error| Unreadable::Value(error.to_string()))?;
+        let of = |held: &'_ Held| -> Vec<String> {
+            let sockets = held.sockets.iter().flatten().map(|socket| socket.listener.clone());
+            held.listeners.iter().cloned().chain(sockets).collect()
+        };
+        for name in self.holders.iter().flat_map(of) {
+            ListenerName::try_from(name.as_str()).map_err(|error| Unreadable::Value(error.to_string()))?;
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ mod kernel;
 mod tests;
 
 pub use deposits::Deposits;
-pub use holders::{Held, HeldListener, HolderRecord, Holders};
+pub use holders::{Held, HeldSocket, HolderRecord, Holders};
 pub use kernel::{Drained, MigrateRequests, ReservedPorts};
 
 use serde::de::DeserializeOwned;

@@ -3,9 +3,11 @@
 
 use crate::measure::{Samples, Table, Target, in_microseconds, row};
 use portbroker::config::{Quota, Spread};
-use portbroker::leases::{Kind, Ledger, Offer, Refused, Request};
+use portbroker::leases::{Guarantee, Kind, Ledger, Offer, Refused, Request};
 use portbroker::model::{Owner, PoolName, PortSet, Protocol, SessionId};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
 const FEW: u32 = 10;
@@ -18,6 +20,7 @@ struct World {
     pool: PoolName,
     addresses: Vec<IpAddr>,
     zone: PortSet,
+    guarantee: Option<Arc<Guarantee>>,
     now: Instant,
 }
 
@@ -33,7 +36,14 @@ impl World {
         let session = ledger.open_session(Owner::User(1000), now).unwrap();
         let addresses = (1..=16).map(|n| Ipv4Addr::new(192, 0, 2, n).into()).collect();
         let (pool, zone) = (PoolName::try_from("egress").unwrap(), "3000-65499".parse().unwrap());
-        Self { ledger, session, pool, addresses, zone, now }
+        Self { ledger, session, pool, addresses, zone, guarantee: None, now }
+    }
+
+    /// The same, with a minimum for each of ten callers that are named.
+    fn with_minimum() -> Self {
+        let named: BTreeSet<Owner> = (1000..1010).map(Owner::User).collect();
+        let guarantee = Guarantee { ports: 1, named, others: false };
+        Self { guarantee: Some(Arc::new(guarantee)), ..Self::new() }
     }
 
     fn lease(&mut self, destination: SocketAddr, ports: u32) -> Result<portbroker::model::LeaseId, Refused> {
@@ -43,6 +53,7 @@ impl World {
             zone: &self.zone,
             spread: Spread::LeastUsed,
             quota: Quota::None,
+            guarantee: self.guarantee.as_ref(),
         };
         let request = Request {
             session: self.session,
@@ -66,16 +77,17 @@ impl World {
 
     /// A million ports of one destination.
     fn fill(&mut self, to: SocketAddr) {
-        for _ in 0..16 {
-            self.lease(to, 62_500).unwrap();
+        // Of a pool with a minimum all but what is kept for nine others.
+        let kept = if self.guarantee.is_some() { 9 } else { 0 };
+        for n in 0..16 {
+            self.lease(to, 62_500 - if n == 0 { kept } else { 0 }).unwrap();
         }
         assert!(matches!(self.lease(to, 1), Err(Refused::Exhausted { capacity: 1_000_000, .. })));
     }
 }
 
 /// A lease and its release, and a refusal, in microseconds.
-fn costs(leases: u32) -> [Samples; 3] {
-    let mut world = World::new();
+fn costs(mut world: World, leases: u32) -> [Samples; 3] {
     world.blocks(leases);
     let full = destination(u32::from(u16::MAX) << 8);
     world.fill(full);
@@ -103,18 +115,22 @@ fn costs(leases: u32) -> [Samples; 3] {
 }
 
 pub(crate) fn measure() -> Vec<Table> {
-    let few = costs(FEW);
-    let many = costs(MANY);
+    let few = costs(World::new(), FEW);
+    let many = costs(World::new(), MANY);
+    let kept = costs(World::with_minimum(), MANY);
     let titles = ["a block of 64 ports leased", "a block released", "a refusal, a million ports in use"];
     let mut tables: Vec<Table> = titles
         .into_iter()
-        .zip(few.into_iter().zip(many))
-        .map(|(what, (few, many))| Table {
+        .zip(few.into_iter().zip(many).zip(kept))
+        .map(|(what, ((few, many), kept))| Table {
             title: format!("{what}, in the ledger alone"),
             unit: "µs",
             ours: row(format!("with {MANY} leases"), many),
             target: Target { limit: 10.0, says: "at most 10 µs".into() },
-            others: vec![row(format!("with {FEW} leases"), few)],
+            others: vec![
+                row(format!("with {FEW} leases"), few),
+                row(format!("with {MANY} leases, of a pool with a minimum"), kept),
+            ],
         })
         .collect();
     tables.push(memory("a million ports of one destination, 16 addresses", 10.0, |world| {

@@ -20,6 +20,8 @@ mod mptcp;
 #[cfg(test)]
 mod options;
 #[cfg(test)]
+mod outbound_close;
+#[cfg(test)]
 mod outbound_end;
 #[cfg(test)]
 mod outbound_events;

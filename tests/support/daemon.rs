@@ -88,6 +88,11 @@ impl Daemon {
         })
     }
 
+    /// The status with which it ends by itself.
+    pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
+    }
+
     /// Ends the daemon as an administrator would.
     pub(crate) fn terminate(&mut self) {
         let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());

@@ -1,7 +1,9 @@
 //! A client of the outbound half, as a program would be that knows the interface and no library.
 
 use crate::daemon::Daemon;
-use portbroker_client::wire::{ErrorName, LeaseRow, ManagerProxy, PoolProxy, pool_path};
+use portbroker_client::wire::{
+    ErrorName, LISTENER_INTERFACE, LeaseRow, ManagedObjects, ManagerProxy, PoolProxy, SocketRow, pool_path,
+};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -90,6 +92,17 @@ impl Client {
         })
     }
 
+    /// All objects with the properties of their interfaces.
+    pub(crate) fn objects(&self) -> ManagedObjects {
+        self.runtime.block_on(async {
+            let path = portbroker_client::wire::MANAGER_PATH;
+            let manager = "org.freedesktop.DBus.ObjectManager";
+            let reply =
+                self.connection.call_method(None::<&str>, path, Some(manager), "GetManagedObjects", &());
+            reply.await.unwrap().body().deserialize().unwrap()
+        })
+    }
+
     pub(crate) fn open(&self) -> Session {
         self.try_open().unwrap()
     }
@@ -172,6 +185,12 @@ impl Client {
         let row = rows.into_iter().find(|(of, ..)| of == address).unwrap_or_else(|| panic!("no {address}"));
         (row.1, row.2, row.3)
     }
+}
+
+/// The sockets of all listeners among these objects.
+pub(crate) fn sockets_of(objects: &ManagedObjects) -> Vec<SocketRow> {
+    let listeners = objects.values().filter_map(|interfaces| interfaces.get(LISTENER_INTERFACE));
+    listeners.flat_map(|listener| Vec::<SocketRow>::try_from(listener["Sockets"].clone()).unwrap()).collect()
 }
 
 fn source(address: &str, port: u16) -> SocketAddr {

@@ -1,6 +1,7 @@
 //! Finds a source for a connection: from the local blocks, past what the kernel has something on, and from the broker
 //! where there is nothing left.
 
+use super::blocks::Taken;
 use super::destination::{Destination, Key, Offer, Slot, Word};
 use super::destinations::Destinations;
 use super::error::ConnectError;
@@ -63,7 +64,13 @@ impl Allocator {
     }
 
     /// Begins to look for a source.
-    pub(crate) fn search(&self, protocol: Protocol, destination: SocketAddr) -> Search<'_> {
+    /// `patience`: how long it waits where all ports are others'.
+    pub(crate) fn search(
+        &self,
+        protocol: Protocol,
+        destination: SocketAddr,
+        patience: Option<Duration>,
+    ) -> Search<'_> {
         let key = Key::new(protocol, destination);
         Search {
             allocator: self,
@@ -73,6 +80,7 @@ impl Allocator {
             refusal: None,
             early: false,
             until: None,
+            patient: patience.and_then(|patience| Instant::now().checked_add(patience)),
             tried: 0,
         }
     }
@@ -114,8 +122,13 @@ impl Allocator {
     }
 
     /// Waits until there may be more for a destination.
-    async fn more(&self, destination: &Arc<Destination>, v4: bool) -> Result<Word, ConnectError> {
-        let (word, ask) = destination.wait(v4);
+    async fn more(
+        &self,
+        destination: &Arc<Destination>,
+        v4: bool,
+        until: Option<Instant>,
+    ) -> Result<Word, ConnectError> {
+        let (word, ask) = destination.wait(v4, until);
         if ask && let Err(error) = self.ask(destination) {
             // Nobody will answer those who rely on this question.
             destination.failed(&Word::Again, Instant::now());
@@ -141,6 +154,13 @@ pub(crate) struct Candidate {
     time_wait: Option<Duration>,
 }
 
+/// A port out of the blocks, as [`Taken`] tells of it.
+struct Leased {
+    slot: Slot,
+    used: bool,
+    time_wait: Option<Instant>,
+}
+
 /// One connection's search for a source.
 #[derive(Debug)]
 pub(crate) struct Search<'a> {
@@ -151,6 +171,8 @@ pub(crate) struct Search<'a> {
     refusal: Option<Word>,
     early: bool,
     until: Option<Instant>,
+    /// Until when it waits for ports that others have.
+    patient: Option<Instant>,
     tried: u32,
 }
 
@@ -171,17 +193,21 @@ impl Search<'_> {
                     }
                     self.nothing(&destination, now).await?;
                 }
-                Offer::Port { taken, low } => {
-                    let slot = Slot::new(Arc::clone(&destination), taken);
+                Offer::Port { taken, low, beside } => {
+                    // Before anything can go wrong: a slot comes back by itself.
+                    let slot = |taken: Taken| Slot::new(Arc::clone(&destination), taken.port, taken.source);
+                    let Taken { used, time_wait, .. } = taken;
+                    let beside: Vec<Slot> = beside.into_iter().map(slot).collect();
+                    let port = Leased { slot: slot(taken), used, time_wait };
+                    let before = self.looks / LOOKS;
                     if low && let Err(error) = self.allocator.ask(&destination) {
                         destination.failed(&Word::Again, now);
                         return Err(error);
                     }
-                    if let Some(candidate) = self.look(slot, now) {
+                    if let Some(candidate) = self.look(port, beside, now) {
                         return Ok(candidate);
                     }
-                    self.looks += 1;
-                    if self.looks.is_multiple_of(LOOKS) {
+                    if self.looks / LOOKS > before {
                         self.pause(&destination).await?;
                     }
                 }
@@ -189,29 +215,45 @@ impl Search<'_> {
         }
     }
 
-    /// What the kernel says of it.
-    fn look(&self, slot: Slot, now: Instant) -> Option<Candidate> {
+    /// What the kernel says of a port, and of used ones to be looked at with it.
+    fn look(&mut self, port: Leased, beside: Vec<Slot>, now: Instant) -> Option<Candidate> {
+        let Leased { slot, used, time_wait } = port;
         // The kernel keeps a UDP port for one socket alone: bind(2) is the look.
-        if !slot.used || self.key.protocol == Protocol::Udp {
-            return Some(Candidate { slot, time_wait: None });
+        if !used || self.key.protocol == Protocol::Udp {
+            let time_wait = time_wait.filter(|until| *until > now).map(|until| until - now);
+            return Some(Candidate { slot, time_wait });
         }
         let lookups = &self.allocator.lookups;
-        match lookups.look(slot.source, self.destination) {
-            Ok(Seen::Free) => return Some(Candidate { slot, time_wait: None }),
-            Ok(Seen::TimeWait(left)) if lookups.timestamps(now) => {
-                return Some(Candidate { slot, time_wait: Some(left) });
+        let slots: Vec<Slot> = std::iter::once(slot).chain(beside).collect();
+        let seen = lookups.look(slots.iter().map(|slot| slot.source), self.destination);
+        let mut found = None;
+        for (slot, seen) in slots.into_iter().zip(seen) {
+            let left = match seen {
+                Ok(Seen::Free) => None,
+                Ok(Seen::TimeWait(left)) if lookups.timestamps(now) => Some(left),
+                seen => {
+                    self.looks += 1;
+                    match seen {
+                        Ok(Seen::TimeWait(left)) => slot.time_wait(now, left),
+                        Ok(_) => slot.open(now),
+                        Err(_) => slot.unknown(now),
+                    }
+                    continue;
+                }
+            };
+            if found.is_none() {
+                found = Some(Candidate { slot, time_wait: left });
+            } else {
+                slot.looked(left.map(|left| now + left));
             }
-            Ok(Seen::TimeWait(left)) => slot.time_wait(now, left),
-            Ok(Seen::Open) => slot.open(now),
-            Err(_) => slot.unknown(now),
         }
-        None
+        found
     }
 
     /// Many used ports in a row are not free yet: fresh ones, or at least a turn for others.
     async fn pause(&mut self, destination: &Arc<Destination>) -> Result<(), ConnectError> {
         if self.refusal.is_none() {
-            self.refusal = refusal(self.allocator.more(destination, self.destination.is_ipv4()).await?);
+            self.refusal = refusal(self.allocator.more(destination, self.destination.is_ipv4(), None).await?);
         } else {
             tokio::task::yield_now().await;
         }
@@ -236,10 +278,31 @@ impl Search<'_> {
                 }
                 return Ok(());
             }
+            if let (Word::Exhausted(_), Some(patient)) = (word, self.patient)
+                && now < patient
+            {
+                return self.wait_for_others(destination, patient, next).await;
+            }
             let error = word.clone().into_error(&self.allocator.pool, self.destination, held, next);
             return error.map_or(Ok(()), Err);
         }
-        self.refusal = refusal(self.allocator.more(destination, self.destination.is_ipv4()).await?);
+        self.refusal = refusal(self.allocator.more(destination, self.destination.is_ipv4(), None).await?);
+        Ok(())
+    }
+
+    /// Others have all ports: until the broker has some, or one comes back here.
+    async fn wait_for_others(
+        &mut self,
+        destination: &Arc<Destination>,
+        patient: Instant,
+        next: Option<Duration>,
+    ) -> Result<(), ConnectError> {
+        if let Some(next) = next {
+            self.allocator.helper()?.wake(destination, next.max(TURN));
+        }
+        let v4 = self.destination.is_ipv4();
+        self.refusal = refusal(self.allocator.more(destination, v4, Some(patient)).await?);
+        self.early = false;
         Ok(())
     }
 
@@ -289,7 +352,7 @@ mod tests {
         let helper = Helper::start("egress", &broker, &allocator.destinations).unwrap();
         allocator.helper.set(Started { helper, process: std::process::id() + 1 }).unwrap();
         let destination = "192.0.2.1:80".parse().unwrap();
-        let error = super::super::wait::wait(allocator.search(Protocol::Tcp, destination).next(false));
+        let error = super::super::wait::wait(allocator.search(Protocol::Tcp, destination, None).next(false));
         assert!(matches!(error, Err(ConnectError::Forked)), "{error:?}");
     }
 }

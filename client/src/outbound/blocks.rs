@@ -13,7 +13,7 @@
 use super::demand::Demand;
 use super::held::Held;
 pub(crate) use super::queue::Port;
-use super::queue::{Idle, Queue, Rest};
+use super::queue::{Idle, Known, Queue, Rest};
 use crate::lease::Block;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -41,6 +41,8 @@ pub(crate) struct Taken {
     pub(crate) source: SocketAddr,
     /// Something may still be on it: ask the kernel.
     pub(crate) used: bool,
+    /// The kernel has it in TIME_WAIT, and nothing else, until then.
+    pub(crate) time_wait: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -162,14 +164,37 @@ impl Blocks {
             self.unhold();
         }
         self.used_last = now;
-        let (port, used) = self.queue(v4).next()?;
+        let (port, known) = self.queue(v4).next()?;
+        let taken = self.out(port, known)?;
+        self.note();
+        Some(taken)
+    }
+
+    /// Used ports besides the one that was just taken, for one look at all of them: what is free of them comes back by
+    /// [`looked`](Self::looked).
+    pub(crate) fn take_beside(&mut self, v4: bool, most: usize) -> Vec<Taken> {
+        let ports: Vec<Port> = self.queue(v4).next_closed(most).collect();
+        ports.into_iter().filter_map(|port| self.out(port, Known::Nothing)).collect()
+    }
+
+    fn out(&mut self, port: Port, known: Known) -> Option<Taken> {
         let range = self.ranges.get_mut(position(port.range)).and_then(Option::as_mut)?;
         range.out += 1;
-        let source = SocketAddr::new(range.address, port.number);
         self.out += 1;
-        self.note();
-        let used = (used || self.distrusted) && !port.blind;
-        Some(Taken { port, source, used })
+        let source = SocketAddr::new(range.address, port.number);
+        let (used, time_wait) = match known {
+            Known::Fresh => (self.distrusted, None),
+            Known::Looked(time_wait) => (false, time_wait),
+            Known::Nothing => (true, None),
+        };
+        Some(Taken { source, used: used && !port.blind, time_wait, port })
+    }
+
+    /// The kernel was asked about it, and has nothing on it but, perhaps, TIME_WAIT until then.
+    pub(crate) fn looked(&mut self, port: Port, time_wait: Option<Instant>) {
+        if let Some(v4) = self.back(&port) {
+            self.queue(v4).add_looked(Port { strikes: 0, blind: false, ..port }, time_wait);
+        }
     }
 
     /// Its connection was closed, or never came about.
@@ -316,6 +341,15 @@ impl Blocks {
                 chosen.push(id);
             }
         }
+        self.forget(&chosen);
+        chosen
+    }
+
+    /// Leases of which no port is out. They are forgotten here, to be released.
+    pub(crate) fn spare(&mut self) -> Vec<u64> {
+        let is_spare = |lease: &Lease| lease.ranges.iter().all(|&range| self.is_quiet(range));
+        let chosen: Vec<u64> =
+            self.leases.iter().filter(|(_, lease)| is_spare(lease)).map(|(&id, _)| id).collect();
         self.forget(&chosen);
         chosen
     }

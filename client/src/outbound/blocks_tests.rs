@@ -201,7 +201,9 @@ fn more_is_asked_for_before_none_is_left_and_the_more_are_in_use_the_more() {
 enum Step {
     Add(u16),
     Take(bool),
+    TakeBeside(bool, usize),
     Closed(usize),
+    Looked(usize, Option<u64>),
     Open(usize),
     TimeWait(usize, u64),
     Refused(usize),
@@ -218,7 +220,9 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => (1_u16..80).prop_map(Step::Add),
         20 => any::<bool>().prop_map(Step::Take),
+        4 => (any::<bool>(), 0_usize..9).prop_map(|(v4, most)| Step::TakeBeside(v4, most)),
         8 => any::<usize>().prop_map(Step::Closed),
+        6 => (any::<usize>(), prop::option::of(0_u64..60)).prop_map(|(n, left)| Step::Looked(n, left)),
         3 => any::<usize>().prop_map(Step::Open),
         2 => (any::<usize>(), 0_u64..60).prop_map(|(n, left)| Step::TimeWait(n, left)),
         2 => any::<usize>().prop_map(Step::Refused),
@@ -238,6 +242,8 @@ struct Naive {
     sources: HashMap<SocketAddr, u64>,
     held: HashMap<SocketAddr, Instant>,
     out: Vec<(Taken, u64)>,
+    /// Closed, and the kernel was not asked since.
+    closed: HashSet<SocketAddr>,
 }
 
 impl Naive {
@@ -296,11 +302,32 @@ proptest! {
                         prop_assert!(!naive.held.contains_key(&taken.source), "{} is held", taken.source);
                         let lease = naive.sources.get(&taken.source).copied();
                         prop_assert!(lease.is_some(), "{} is not ours", taken.source);
+                        let asks = taken.used || !naive.closed.contains(&taken.source);
+                        prop_assert!(asks, "{} may still be in use", taken.source);
                         naive.out.push((taken, lease.unwrap()));
                     }
                 }
-                Step::Closed(n) => if let Some((taken, _)) = naive.pick(n) { blocks.closed(taken.port); },
+                Step::TakeBeside(v4, most) => {
+                    let free = blocks.v4.free() + blocks.v6.free();
+                    let beside = blocks.take_beside(v4, most);
+                    prop_assert!(beside.len() <= most && beside.len() <= free as usize / 2);
+                    for taken in beside {
+                        prop_assert!(!naive.is_out(taken.source), "{} is out twice", taken.source);
+                        let lease = naive.sources.get(&taken.source).copied();
+                        prop_assert!(lease.is_some(), "{} is not ours", taken.source);
+                        naive.out.push((taken, lease.unwrap()));
+                    }
+                }
+                Step::Closed(n) => if let Some((taken, _)) = naive.pick(n) {
+                    naive.closed.insert(taken.source);
+                    blocks.closed(taken.port);
+                },
+                Step::Looked(n, left) => if let Some((taken, _)) = naive.pick(n) {
+                    naive.closed.remove(&taken.source);
+                    blocks.looked(taken.port, left.map(|left| now + Duration::from_secs(left)));
+                },
                 Step::Open(n) => if let Some((taken, alive)) = naive.pick(n) {
+                    naive.closed.insert(taken.source);
                     let until = now + grown(OPEN_FIRST, taken.port.strikes, OPEN_MOST);
                     blocks.open(taken.port, now);
                     if alive { naive.held.insert(taken.source, until); naive.due(&blocks, taken.source, start()); }
@@ -315,6 +342,8 @@ proptest! {
                     if alive { naive.held.insert(taken.source, until); }
                 },
                 Step::Unknown(n) => if let Some((taken, alive)) = naive.pick(n) {
+                    // Nothing can be on it when it comes back.
+                    naive.closed.remove(&taken.source);
                     blocks.unknown(taken.port, now);
                     if alive { naive.held.insert(taken.source, now + BLIND); }
                 },

@@ -49,6 +49,7 @@ pub struct Connector {
     allocator: Arc<Allocator>,
     or_kernel: bool,
     timeout: Option<Duration>,
+    patience: Option<Duration>,
     hook: Option<Hook>,
 }
 
@@ -57,7 +58,7 @@ impl Connector {
     #[must_use]
     pub fn new(pool: impl Into<String>) -> Self {
         let allocator = Arc::new(Allocator::new(pool.into(), Broker::new()));
-        Self { allocator, or_kernel: false, timeout: None, hook: None }
+        Self { allocator, or_kernel: false, timeout: None, patience: None, hook: None }
     }
 
     /// Where no broker is reachable the kernel chooses the source, as it does without all this. (A broker that refuses
@@ -87,6 +88,14 @@ impl Connector {
     #[must_use]
     pub fn connect_timeout(self, timeout: Duration) -> Self {
         Self { timeout: Some(timeout), ..self }
+    }
+
+    /// How long a connection may wait for a source where all are in use, here and by others: callers take turns at what
+    /// comes free. Unless set, [`ConnectError::Exhausted`] comes at once. (The broker lets nobody wait for more than ten
+    /// minutes at a time.)
+    #[must_use]
+    pub fn waiting(self, patience: Duration) -> Self {
+        Self { patience: Some(patience), ..self }
     }
 
     /// Does this with each new socket before it is bound and connected: socket options, a mark.
@@ -167,7 +176,7 @@ impl Connector {
         destination: SocketAddr,
     ) -> Result<Connection<OwnedFd>, ConnectError> {
         let plan = self.plan(protocol, destination, Blocking::Yes);
-        let mut search = self.allocator.search(plan.protocol, plan.destination);
+        let mut search = self.allocator.search(plan.protocol, plan.destination, self.patience);
         let (candidate, socket) = wait(self.next(&plan, &mut search))?;
         Ok(Connection::new(socket.into(), candidate.map(|candidate| candidate.slot)))
     }
@@ -179,7 +188,7 @@ impl Connector {
         destination: SocketAddr,
     ) -> Result<Connection<OwnedFd>, ConnectError> {
         let plan = self.plan(protocol, destination, Blocking::No);
-        let mut search = self.allocator.search(plan.protocol, plan.destination);
+        let mut search = self.allocator.search(plan.protocol, plan.destination, self.patience);
         let (candidate, socket) = self.next(&plan, &mut search).await?;
         Ok(Connection::new(socket.into(), candidate.map(|candidate| candidate.slot)))
     }
@@ -224,7 +233,7 @@ impl Connector {
         address: SocketAddr,
     ) -> Result<Connection<tokio::net::TcpStream>, ConnectError> {
         let plan = self.plan(Protocol::Tcp, address, Blocking::No);
-        let mut search = self.allocator.search(plan.protocol, plan.destination);
+        let mut search = self.allocator.search(plan.protocol, plan.destination, self.patience);
         loop {
             // The socket is closed before its port goes back, also where this future is dropped.
             let (candidate, socket) = self.next(&plan, &mut search).await?;
@@ -254,7 +263,7 @@ impl Connector {
         address: SocketAddr,
     ) -> Result<Connection<tokio::net::UdpSocket>, ConnectError> {
         let plan = self.plan(Protocol::Udp, address, Blocking::No);
-        let mut search = self.allocator.search(plan.protocol, plan.destination);
+        let mut search = self.allocator.search(plan.protocol, plan.destination, self.patience);
         loop {
             let (candidate, socket) = self.next(&plan, &mut search).await?;
             let connected = connect_udp(&socket, plan.destination);
@@ -286,7 +295,7 @@ impl Connector {
         plan: &Plan<'_>,
         connect: impl Fn(&Socket) -> io::Result<()>,
     ) -> Result<Connection<Socket>, ConnectError> {
-        let mut search = self.allocator.search(plan.protocol, plan.destination);
+        let mut search = self.allocator.search(plan.protocol, plan.destination, self.patience);
         loop {
             let (candidate, socket) = wait(self.next(plan, &mut search))?;
             match connect(&socket) {

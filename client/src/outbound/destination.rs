@@ -13,6 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
+/// Used ports that are looked at beside one that is to be used, for what a look at eight costs is half of eight looks.
+const LOOKED_BESIDE: usize = 7;
+
 /// What ports are leased for. A TCP port is leased for one destination; a UDP port is nobody else's in any case, so
 /// that all destinations share them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,8 +51,8 @@ pub(crate) enum Word {
 /// What is there for somebody who wants a port.
 #[derive(Debug)]
 pub(crate) enum Offer {
-    /// This one. `low`: it is time to ask for more.
-    Port { taken: Taken, low: bool },
+    /// This one. `low`: it is time to ask for more. `beside`: used ones to be looked at with it.
+    Port { taken: Taken, low: bool, beside: Vec<Taken> },
     /// None.
     Nothing,
     /// This state has been given up: find the destination again.
@@ -61,6 +64,8 @@ pub(crate) enum Offer {
 pub(crate) struct Want {
     pub(crate) ports: u32,
     pub(crate) v4: bool,
+    /// Until when it may wait for them.
+    pub(crate) until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -114,18 +119,23 @@ impl Destination {
             && state.asking.is_none()
             && state.ask_after.is_none_or(|after| after <= now);
         if low {
-            state.asking = Some(Want { ports: state.blocks.wanted(), v4 });
+            state.asking = Some(Want { ports: state.blocks.wanted(), v4, until: None });
         }
-        Offer::Port { taken, low }
+        let beside = if taken.used && self.key.protocol == Protocol::Tcp {
+            state.blocks.take_beside(v4, LOOKED_BESIDE)
+        } else {
+            Vec::new()
+        };
+        Offer::Port { taken, low, beside }
     }
 
-    /// Waits for a word; true where the caller has to see to it that the broker is asked.
-    pub(crate) fn wait(&self, v4: bool) -> (oneshot::Receiver<Word>, bool) {
+    /// Waits for a word; true where the caller has to see to it that the broker is asked. The broker may wait until then.
+    pub(crate) fn wait(&self, v4: bool, until: Option<Instant>) -> (oneshot::Receiver<Word>, bool) {
         let mut state = self.lock();
         let receiver = state.enter();
         let ask = state.asking.is_none();
         if ask {
-            state.asking = Some(Want { ports: state.blocks.wanted(), v4 });
+            state.asking = Some(Want { ports: state.blocks.wanted(), v4, until });
         }
         (receiver, ask)
     }
@@ -158,9 +168,9 @@ impl Destination {
         change(&mut self.lock().blocks);
     }
 
-    fn closed(&self, port: Port) {
+    fn back(&self, change: impl FnOnce(&mut Blocks)) {
         let mut state = self.lock();
-        state.blocks.closed(port);
+        change(&mut state.blocks);
         // One port, one who waits; those who have gone are passed over.
         while let Some(waiting) = state.waiting.pop_front() {
             if waiting.send(Word::Again).is_ok() {
@@ -206,6 +216,17 @@ impl Destination {
         self.lock().blocks.idle(now)
     }
 
+    /// Leases of which nothing is in use, to be released: others lack them.
+    pub(crate) fn spare(&self) -> Vec<u64> {
+        let mut state = self.lock();
+        // Whoever waits here needs them.
+        if state.waiting.iter().any(|waiting| !waiting.is_closed()) {
+            Vec::new()
+        } else {
+            state.blocks.spare()
+        }
+    }
+
     /// Gives the state up, where it was not used for so long: its leases, to be released. From then on it is
     /// [`Offer::Closed`].
     pub(crate) fn abandon(&self, now: Instant, patience: Duration) -> Option<Vec<u64>> {
@@ -231,18 +252,23 @@ pub(crate) struct Slot {
     destination: Arc<Destination>,
     port: Option<Port>,
     pub(crate) source: SocketAddr,
-    pub(crate) used: bool,
 }
 
 impl Slot {
-    pub(crate) fn new(destination: Arc<Destination>, taken: Taken) -> Self {
-        let Taken { port, source, used } = taken;
-        Self { destination, port: Some(port), source, used }
+    pub(crate) fn new(destination: Arc<Destination>, port: Port, source: SocketAddr) -> Self {
+        Self { destination, port: Some(port), source }
     }
 
     fn give(mut self, change: impl FnOnce(&mut Blocks, Port)) {
         if let Some(port) = self.port.take() {
             self.destination.hold(|blocks| change(blocks, port));
+        }
+    }
+
+    /// The kernel has nothing on it but, perhaps, TIME_WAIT until then.
+    pub(crate) fn looked(mut self, time_wait: Option<Instant>) {
+        if let Some(port) = self.port.take() {
+            self.destination.back(|blocks| blocks.looked(port, time_wait));
         }
     }
 
@@ -275,7 +301,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         if let Some(port) = self.port.take() {
-            self.destination.closed(port);
+            self.destination.back(|blocks| blocks.closed(port));
         }
     }
 }

@@ -4,12 +4,17 @@
 //! runtime, so that connectors serve std and tokio alike, outlive any runtime, and ask for the next block also while
 //! the caller's threads are busy: asking is a call in a few hundred connections. It owns the session, so the lifeline
 //! closes when the connector goes, and not when the last connection does: the broker sees by itself what is open.
+//!
+//! It has one connection to the broker for all its questions, which is closed when nothing is asked for a while. On it the
+//! broker says when others lack ports of the pool; it is asked for what besides now and then. What is not in use of that is
+//! given back then.
 
 use super::destination::{Destination, Key, Want, Word};
 use super::destinations::Destinations;
 use crate::connect::Broker;
 use crate::error::Error;
-use crate::lease::{Block, Exhausted, Lease, Target};
+use crate::kept::Kept;
+use crate::lease::{Block, Exhausted, Lease, Protocol, Target};
 use crate::session::Session;
 use crate::wire::ErrorName;
 use std::collections::HashSet;
@@ -32,8 +37,9 @@ const RESTART: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(50);
 /// Not asked in the background for so long after a refusal.
 const REFUSED: Duration = Duration::from_secs(1);
-/// Questions at a time, a connection each.
+/// Questions at a time; and those besides that wait for ports, for a destination each.
 const QUESTIONS: usize = 16;
+const LONG_QUESTIONS: usize = 32;
 
 /// The thread, as the connector has it; it ends when this is dropped.
 #[derive(Debug)]
@@ -54,15 +60,18 @@ impl Helper {
     /// Starts it.
     pub(crate) fn start(pool: &str, broker: &Broker, destinations: &Arc<Destinations>) -> io::Result<Self> {
         let (questions, receiver) = mpsc::unbounded_channel();
+        let (broker, kept) = broker.keeping();
         let worker = Arc::new(Worker {
             pool: pool.to_owned(),
-            broker: broker.clone(),
+            compared: AtomicU64::new(broker.lost()),
+            broker,
+            kept,
             destinations: Arc::clone(destinations),
             session: tokio::sync::Mutex::new(None),
             turns: Semaphore::new(QUESTIONS),
+            long_turns: Semaphore::new(LONG_QUESTIONS),
             unreleased: Mutex::new(Vec::new()),
             books: RwLock::new(()),
-            compared: AtomicU64::new(broker.lost()),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let run = move || runtime.block_on(run(worker, receiver));
@@ -85,6 +94,9 @@ async fn run(worker: Arc<Worker>, mut questions: mpsc::UnboundedReceiver<Questio
     let mut tasks = JoinSet::new();
     let mut tick = tokio::time::interval(SWEEP);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let kept = Arc::clone(&worker.kept);
+    tasks.spawn(async move { kept.close_when_idle().await });
+    let kept = Arc::clone(&worker.kept);
     loop {
         let worker = Arc::clone(&worker);
         tokio::select! {
@@ -103,6 +115,7 @@ async fn run(worker: Arc<Worker>, mut questions: mpsc::UnboundedReceiver<Questio
                 }
                 None => return,
             },
+            () = kept.wanted() => { tasks.spawn(async move { worker.give_back().await }); }
             _ = tick.tick() => { tasks.spawn(async move { worker.sweep().await }); }
             Some(_) = tasks.join_next() => {}
         }
@@ -112,9 +125,11 @@ async fn run(worker: Arc<Worker>, mut questions: mpsc::UnboundedReceiver<Questio
 struct Worker {
     pool: String,
     broker: Broker,
+    kept: Arc<Kept>,
     destinations: Arc<Destinations>,
     session: tokio::sync::Mutex<Option<Arc<Session>>>,
     turns: Semaphore,
+    long_turns: Semaphore,
     /// Leases that are not needed and could not be released yet.
     unreleased: Mutex<Vec<u64>>,
     /// Read by each question, until its answer is in the books; written by whoever compares these with the broker's.
@@ -127,7 +142,8 @@ impl Worker {
     async fn serve(&self, destination: &Destination) {
         let Some(want) = destination.want() else { return };
         let mut answer = Answer { destination, given: false };
-        let _turn = self.turns.acquire().await;
+        let turns = if want.until.is_some() { &self.long_turns } else { &self.turns };
+        let _turn = turns.acquire().await;
         let _books = self.books.read().await;
         let error = match self.ask(&destination.key, want).await {
             Ok(lease) => match destination.answered(lease.id, &lease.items) {
@@ -159,7 +175,9 @@ impl Worker {
         loop {
             let known = self.session.lock().await.is_some();
             let session = self.session().await?;
-            let error = match session.blocks(&target, want.ports, 1).await {
+            let wait =
+                want.until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
+            let error = match session.waiting(wait).ahead().blocks(&target, want.ports, 1).await {
                 Ok(lease) if lease.items.iter().any(|block| block.address.is_ipv4() == want.v4) => {
                     return Ok(lease);
                 }
@@ -226,6 +244,26 @@ impl Worker {
         some
     }
 
+    /// Releases what is not in use of that which others lack. (A broker of an earlier version does not say.)
+    async fn give_back(&self) {
+        let Some(session) = self.session.lock().await.clone() else { return };
+        let destinations = self.destinations.all();
+        if destinations.iter().all(|destination| destination.leases().is_empty()) {
+            return;
+        }
+        let Ok(wanted) = session.wanted().await else { return };
+        let mut leases = Vec::new();
+        for (pool, protocol, destination) in wanted {
+            let key = Key {
+                protocol: if protocol == Protocol::Udp.as_str() { Protocol::Udp } else { Protocol::Tcp },
+                destination: destination.parse().ok(),
+            };
+            let ours = destinations.iter().filter(|destination| pool == self.pool && destination.key == key);
+            leases.extend(ours.flat_map(|destination| destination.spare()));
+        }
+        self.release(leases).await;
+    }
+
     /// Releases what was not needed of late.
     async fn sweep(&self) {
         let destinations = self.destinations.all();
@@ -237,6 +275,7 @@ impl Worker {
             leases.extend(self.destinations.abandon(&destination, now, patience));
         }
         self.release(leases).await;
+        self.give_back().await;
         self.compare().await;
     }
 

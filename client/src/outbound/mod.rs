@@ -9,7 +9,11 @@
 //! new; FIN_WAIT2 or an open connection (of a child, a clone of the socket), then not. A port that bind(2) or
 //! connect(2) refuses, because somebody uses it without the broker, is left alone for a while, and the next is tried.
 //!
-//! **No port left.** [`ConnectError::Exhausted`] says how full the pool is, and when the next port is expected. What
+//! **No port left.** [`ConnectError::Exhausted`] says how full the pool is, and when the next port is expected;
+//! [`Connector::waiting`] has a connection wait for it, by turns with others. Where little is left of a pool, little of
+//! that is leased ahead; and what others lack and is not in use here is returned, at once by a process that asked the
+//! broker for something in the last two seconds, and within fifteen by one that did not. (Of a block of which a port is
+//! in use nothing is returned.) What
 //! the peer or the network says ([`ConnectError::Connect`]) is never hidden.
 //!
 //! **Restarts of the broker** are not noticed: leases stay valid while it is away, and local allocation does not need

@@ -1,6 +1,7 @@
 //! The ports of one address family that could be used now, and in what order. Pure.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 /// A port that is out with somebody. There is one of it, so it cannot be given back twice.
 #[derive(Debug)]
@@ -48,11 +49,24 @@ impl Idle {
     }
 }
 
+/// What is known of a port that is next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    /// It was never used.
+    Fresh,
+    /// It was used, and the kernel has shown since that nothing is on it, or only a TIME_WAIT until then. That stays
+    /// true, for nobody else may use it.
+    Looked(Option<Instant>),
+    /// It was used.
+    Nothing,
+}
+
 /// The ports of one address family.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     fresh: VecDeque<Rest>,
     fresh_ports: u32,
+    looked: VecDeque<(Port, Option<Instant>)>,
     closed: VecDeque<Port>,
     /// All of them, also those that are held and out.
     pub(super) ports: u32,
@@ -61,7 +75,8 @@ pub(super) struct Queue {
 impl Queue {
     /// How many there are to be taken.
     pub(super) fn free(&self) -> u32 {
-        self.fresh_ports.saturating_add(u32::try_from(self.closed.len()).unwrap_or(u32::MAX))
+        let used = self.looked.len() + self.closed.len();
+        self.fresh_ports.saturating_add(u32::try_from(used).unwrap_or(u32::MAX))
     }
 
     /// Puts some at the end.
@@ -75,10 +90,25 @@ impl Queue {
         }
     }
 
-    /// The next one, and whether it was used before: those that were not come first, in turns over all ranges.
-    pub(super) fn next(&mut self) -> Option<(Port, bool)> {
+    /// Puts one back that was looked at.
+    pub(super) fn add_looked(&mut self, port: Port, time_wait: Option<Instant>) {
+        self.looked.push_back((port, time_wait));
+    }
+
+    /// Used ones that can be looked at together with the one that was next: no more than so many, and as many are left
+    /// to others.
+    pub(super) fn next_closed(&mut self, most: usize) -> impl Iterator<Item = Port> {
+        let count = most.min(self.closed.len() / 2);
+        self.closed.drain(..count)
+    }
+
+    /// The next one: those that were not used come first, in turns over all ranges.
+    pub(super) fn next(&mut self) -> Option<(Port, Known)> {
         let Some(mut rest) = self.fresh.pop_front() else {
-            return self.closed.pop_front().map(|port| (port, true));
+            if let Some((port, time_wait)) = self.looked.pop_front() {
+                return Some((port, Known::Looked(time_wait)));
+            }
+            return self.closed.pop_front().map(|port| (port, Known::Nothing));
         };
         let port = Port { range: rest.range, number: rest.next, strikes: 0, blind: false };
         self.fresh_ports -= 1;
@@ -86,7 +116,7 @@ impl Queue {
             rest.next += 1;
             self.fresh.push_back(rest);
         }
-        Some((port, false))
+        Some((port, Known::Fresh))
     }
 
     /// Takes those of some ranges out.
@@ -98,6 +128,10 @@ impl Queue {
         let (closed, others): (VecDeque<Port>, _) =
             std::mem::take(&mut self.closed).into_iter().partition(|port| which(port.range));
         self.closed = others;
-        fresh.into_iter().map(Idle::Fresh).chain(closed.into_iter().map(Idle::Used)).collect()
+        let (looked, others): (VecDeque<_>, _) =
+            std::mem::take(&mut self.looked).into_iter().partition(|(port, _)| which(port.range));
+        self.looked = others;
+        let used = looked.into_iter().map(|(port, _)| port).chain(closed);
+        fresh.into_iter().map(Idle::Fresh).chain(used.map(Idle::Used)).collect()
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Lease {
     pub(crate) destination: String,
     pub(crate) count: u32,
     pub(crate) minimum: Option<u32>,
+    pub(crate) wait: Option<u32>,
+    pub(crate) ahead: bool,
 }
 
 /// What to answer.
@@ -51,6 +53,10 @@ pub(crate) enum Reply {
     Leases(Vec<(u64, u64, &'static str)>),
     /// Exhausted, with its facts.
     Exhausted(HashMap<String, OwnedVariant>),
+    /// What others lack.
+    Wanted(Vec<(String, String, String)>),
+    /// The signal that somebody lacks ports, and blocks.
+    SignalAndBlocks(u64, Vec<(String, u16, u16)>),
     Done,
     /// A method return of another type than it should have.
     Nonsense,
@@ -180,8 +186,10 @@ fn read(connection: usize, message: &Message) -> Call {
         let (session, pool, protocol, destination, count, options): LeaseBody<'_> =
             body.deserialize().unwrap();
         let minimum = options.get("minimum").map(|minimum| u32::try_from(minimum).unwrap());
+        let wait = options.get("wait").map(|wait| u32::try_from(wait).unwrap());
+        let ahead = options.get("ahead").is_some_and(|ahead| bool::try_from(ahead).unwrap());
         let session = session.to_string();
-        call.lease = Some(Lease { session, pool, protocol, destination, count, minimum });
+        call.lease = Some(Lease { session, pool, protocol, destination, count, minimum, wait, ahead });
     }
     if call.member == "Release" {
         call.released = message.body().deserialize().unwrap();
@@ -212,6 +220,14 @@ async fn send(connection: &zbus::Connection, message: &Message, reply: Reply) {
         }
         Reply::Pairs(id, rows) => connection.reply(&header, &(id, rows)).await,
         Reply::Blocks(id, rows) => connection.reply(&header, &(id, rows)).await,
+        Reply::Wanted(rows) => connection.reply(&header, rows).await,
+        Reply::SignalAndBlocks(id, rows) => {
+            let (path, interface) =
+                (portbroker_client::wire::pool_path("egress"), "org.portbroker.PortBroker1.Pool");
+            let signal = connection.emit_signal(None::<&str>, path, interface, "Wanted", &()).await;
+            assert!(signal.is_ok(), "{signal:?}");
+            connection.reply(&header, &(id, rows)).await
+        }
         Reply::LeasedSockets(id, rows) => {
             let rows: Vec<(&str, u16, Fd<'_>)> =
                 rows.iter().map(|(address, port, fd)| (address.as_str(), *port, Fd::from(fd))).collect();

@@ -13,6 +13,7 @@ use portbroker_client::{Broker, Error};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Ask the port broker: which ports it holds, and for their sockets.
 #[derive(Debug, Parser)]
@@ -195,9 +196,22 @@ pub(crate) struct Lease {
     /// So many ports, in ranges
     #[arg(long, value_name = "PORTS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) block: Option<u32>,
+    /// Where others have them, wait so long: 10s, 5min; at most 10min [default: fail at once]
+    #[arg(long, value_name = "TIME", value_parser = waiting_time)]
+    pub(crate) wait: Option<Duration>,
     /// The command and its arguments
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
+}
+
+fn waiting_time(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|_| "write it as in 10s or 5min".to_owned())?;
+    let most = Duration::from_millis(u64::from(portbroker_client::wire::MAX_WAIT));
+    if time > most {
+        Err("the broker lets nobody wait for more than 10 minutes".to_owned())
+    } else {
+        Ok(time)
+    }
 }
 
 /// Whom a lease is for; `None`: anybody.
@@ -290,13 +304,15 @@ mod tests {
         assert!(
             parse("portbroker lease egress --to [2001:db8::7]:443 --block 9 --protocol udp -- true").is_ok()
         );
-        assert!(parse("portbroker lease egress --to any").is_ok());
+        assert!(parse("portbroker lease egress --to any --wait 10min").is_ok());
         for line in [
             "egress",
             "egress --to x:1",
             "egress --to any --count 0",
             "egress --to any --count 1 --block 1",
             "a:b --to any",
+            "egress --to any --wait 11min",
+            "egress --to any --wait soon",
         ] {
             assert!(parse(&format!("portbroker lease {line}")).is_err(), "{line}");
         }

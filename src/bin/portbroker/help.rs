@@ -8,10 +8,18 @@ pub(crate) const STATUS_HELP: &str = "\
 Exit status 0 where all is well, 1 where something is not as it was configured, 3 where the broker
 does not run.
 JSON: {\"state\": \"running\" | \"degraded\" | \"stopped\", \"version\", \"faults\": [text],
-       \"listeners\": {\"listening\", \"reserved\", \"failed\"}, \"learned\": number of ports that are
+       \"notes\": [text], what sockets are served without,
+       \"listeners\": {\"listening\", \"reserved\", \"failed\", \"lingering\"}, \"learned\": number of ports that are
        protected because services listen on them, \"pools\": {\"ready\", \"degraded\", \"failed\",
-       \"leased\": ports, of all pools, \"cooling\": ports}}; version, listeners, learned and pools
-       are null where it is stopped.
+       \"leased\": ports, of all pools, \"cooling\": ports}, \"takeover\": what the start found of an
+       earlier broker's sockets: \"stored\" in all, \"kept\", \"draining\", \"lingering\", \"let-go\" (no longer configured),
+       \"unusable\"; configured and not stored, \"missing\" (an earlier broker had it) and \"new\"; in another
+       state or with other options than it should, \"changed\" (put right at once), \"mended\" and \"replaced\"
+       (spoilt by a holder that is gone); \"holders\", \"holders-gone\"; \"differences\": [text]}, \"limits\":
+       [{\"name\": key in [limits], \"limit\": value in effect, \"used\", \"greatest\": who has most or null,
+       \"hits\": since the start, \"hit_by\": [{\"who\", \"times\"}]}]}; version, listeners, learned, pools
+       and limits are null where it is stopped, and takeover where nothing was stored. Of a limit per user,
+       used is what the one has that has most; sizes are bytes, times milliseconds.
 
 Examples:
   portbroker status
@@ -46,14 +54,15 @@ Examples:
   portbroker forget 8080";
 
 pub(crate) const SHOW_HELP: &str = "\
-JSON: {\"name\", \"state\": \"reserved\" | \"listening\" | \"failed\",
+JSON: {\"name\", \"state\": \"reserved\" | \"listening\" | \"failed\" | \"lingering\",
        \"sockets\": [{\"endpoint\", \"state\", \"inode\", \"error\", \"queue\", \"backlog\",
                     \"overflows\"}],
-       \"holders\": [text], \"holder\": the first or null, \"idle\", \"activate\",
+       \"holders\": [text], \"holder\": the first or null, \"notes\": [text], \"idle\", \"activate\",
        \"activation-error\", \"allow\": [text], \"origin\"}
-inode is null where the socket could not be bound, and error where it could; activate and
-activation-error where there is none. A socket's state may
-also be \"draining\": see `renew`. `show` alone knows what waits in a socket: queue and backlog are
+inode is null where the socket could not be bound, and error where there is none; activate and
+activation-error likewise. notes are what its sockets are served without, and what to do. A socket's
+state may also be \"draining\": see `renew`; or \"lingering\", as that of a listener: it is no longer
+configured, nobody else is handed it, and it is closed when its holders are gone. `show` alone knows what waits in a socket: queue and backlog are
 connections that wait to be accepted and for how many there is room, or the same in bytes of
 datagrams; overflows, how many found no room since the socket was made. The kernel does not tell all
 of them of every socket: null.
@@ -90,7 +99,10 @@ Examples:
 pub(crate) const RELOAD_HELP: &str = "\
 All or nothing: where the new configuration has any fault, all of them are printed, the old one goes
 on, and the exit status is 78. `systemctl daemon-reload` does the same for sections of unit files.
-JSON: {\"reloaded\": true}
+Where it was taken, and something of it cannot be had at the moment (a port that somebody else has, an
+option that takes a privilege), that is printed, tried again, and shown by `status`; so are options
+that a living socket cannot change, with what to do.
+JSON: {\"reloaded\": true, \"faults\": [text], \"notes\": [text]}
 
 Examples:
   portbroker check && portbroker reload";
@@ -158,8 +170,8 @@ JSON: {\"name\", \"state\": \"ready\" | \"degraded\" | \"failed\",
        \"addresses\": [{\"address\", \"state\": \"in-use\" | \"absent\" | \"draining\" | \"drained\",
                       \"leased\", \"cooling\"}],
        \"zone\": ports that are leased, as text, \"left-out\": [{\"ports\", \"reason\"}],
-       \"capacity\": connections to one destination (IPv4 or IPv6, which has more), \"spread\", \"quota\", \"allow\": [text],
-       \"origin\", \"faults\": [text]}
+       \"capacity\": connections to one destination (IPv4 or IPv6, which has more), \"spread\", \"quota\", \"minimum\": ports
+       that are kept for each caller, \"waiting\": requests that wait, \"allow\": [text], \"origin\", \"faults\": [text]}
 leased and cooling count the ports of all destinations; a port that ten destinations share counts ten
 times.
 
@@ -174,10 +186,13 @@ same line in its environment as PORTBROKER_LEASE; without COMMAND, until it is i
 status is COMMAND's, or 128 and the number of the signal that ended it.
 Bind these sources with SO_REUSEADDR on for TCP: other destinations share them. UDP ports are leased
 to nobody else: leave it off.
+Without --wait it fails where there are not enough ports. With it, it waits for them, by turns with
+others who wait: units, or users, are served one after the other.
 
 Examples:
   portbroker lease egress --to 198.51.100.7:443 --count 40
   portbroker lease egress --to any --block 1000 -- ./load-test
+  portbroker lease egress --to 198.51.100.7:443 --wait 10s -- ./fetch
   portbroker lease default --to 127.0.0.1:80 -- sh -c 'echo $PORTBROKER_LEASE'";
 
 pub(crate) const RELEASE_HELP: &str = "\

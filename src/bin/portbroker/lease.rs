@@ -71,6 +71,7 @@ async fn hold(broker: &Broker, arguments: &args::Lease) -> Result<ExitCode, Fail
 async fn lease(session: &Session, arguments: &args::Lease) -> Result<Document, Failure> {
     let protocol = if arguments.protocol == "udp" { Protocol::Udp } else { Protocol::Tcp };
     let target = Target { pool: arguments.pool.clone(), protocol, destination: arguments.to };
+    let session = session.waiting(arguments.wait.unwrap_or_default());
     if let Some(ports) = arguments.block {
         let lease = session.blocks(&target, ports, ports).await?;
         let block = |block: &portbroker_client::Block| Block {

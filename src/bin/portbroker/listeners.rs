@@ -9,6 +9,8 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::process::ExitCode;
 
+/// The state of a listener that is no longer configured.
+const LINGERING: &str = "lingering";
 /// How many of a listener's sockets a line of the list has room for.
 const ON_A_LINE: usize = 3;
 
@@ -21,6 +23,7 @@ struct Document<'a> {
     sockets: Vec<Socket<'a>>,
     holders: &'a [String],
     holder: Option<&'a str>,
+    notes: &'a [String],
     idle: &'a str,
     activate: Option<&'a str>,
     activation_error: Option<&'a str>,
@@ -66,6 +69,7 @@ impl<'a> Document<'a> {
             sockets: listener.sockets.iter().map(socket).collect(),
             holders: &listener.holders,
             holder: listener.holders.first().map(String::as_str),
+            notes: &listener.notes,
             idle: &listener.idle,
             activate: listener.activate.as_deref(),
             activation_error: listener.activation_error.as_deref(),
@@ -138,7 +142,10 @@ fn details(listener: &ListenerStatus, queues: &Queues) -> Vec<Vec<Cell>> {
     let mut lines = vec![line("name", &listener.name), vec![Cell::plain("state"), state]];
     lines.extend(listener.sockets.iter().map(|socket| {
         let rest = match (&socket.error, socket.inode) {
-            (Some(error), _) => format!(": {error}"),
+            (Some(error), None) => format!(": {error}"),
+            (Some(error), Some(inode)) => {
+                format!(", inode {inode}{}: {error}", queue_text(queue_of(socket, queues)))
+            }
             (None, Some(inode)) => format!(", inode {inode}{}", queue_text(queue_of(socket, queues))),
             (None, None) => String::new(),
         };
@@ -152,6 +159,13 @@ fn details(listener: &ListenerStatus, queues: &Queues) -> Vec<Vec<Cell>> {
         vec![Cell::plain("socket"), Cell::new(text, paint)]
     }));
     lines.push(line("holder", &or_dash(&listener.holders)));
+    lines
+        .extend(listener.notes.iter().map(|note| vec![Cell::plain("note"), Cell::new(note, Paint::Waiting)]));
+    if listener.state == LINGERING {
+        // Nobody new may take it, and what it would do without its holder is to close.
+        lines.push(line("origin", &listener.origin));
+        return lines;
+    }
     lines.push(line("idle", &listener.idle));
     if let Some(unit) = &listener.activate {
         lines.push(activation(unit, listener.activation_error.as_deref()));
@@ -186,6 +200,7 @@ mod tests {
             state: "listening".into(),
             sockets: (1..=sockets).map(socket).collect(),
             holders: vec![],
+            notes: vec![],
             idle: "queue".into(),
             activate: Some("web.service".into()),
             activation_error: None,
@@ -200,7 +215,7 @@ mod tests {
         let json = serde_json::to_string(&Document::of(&listener(1), &queues)).unwrap();
         assert_eq!(
             json,
-            r#"{"name":"web","state":"listening","sockets":[{"endpoint":"tcp 127.0.0.1:1","state":"listening","inode":7,"error":null,"queue":3,"backlog":8,"overflows":1}],"holders":[],"holder":null,"idle":"queue","activate":"web.service","activation-error":null,"allow":["unit:web.service"],"origin":"/etc/x.toml:3"}"#
+            r#"{"name":"web","state":"listening","sockets":[{"endpoint":"tcp 127.0.0.1:1","state":"listening","inode":7,"error":null,"queue":3,"backlog":8,"overflows":1}],"holders":[],"holder":null,"notes":[],"idle":"queue","activate":"web.service","activation-error":null,"allow":["unit:web.service"],"origin":"/etc/x.toml:3"}"#
         );
     }
 

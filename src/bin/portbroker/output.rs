@@ -47,7 +47,7 @@ impl Paint {
     pub(crate) fn of_state(state: &str) -> Self {
         match state {
             "running" | "listening" | "ready" | "in-use" | "held" => Self::Good,
-            "reserved" | "draining" | "drained" | "cooling" => Self::Waiting,
+            "reserved" | "draining" | "lingering" | "drained" | "cooling" => Self::Waiting,
             _ => Self::Bad,
         }
     }

@@ -20,6 +20,8 @@ struct Document<'a> {
     capacity: u64,
     spread: &'a str,
     quota: &'a str,
+    minimum: u32,
+    waiting: u32,
     allow: &'a [String],
     origin: &'a str,
     faults: &'a [String],
@@ -63,6 +65,8 @@ impl<'a> From<&'a PoolStatus> for Document<'a> {
             capacity: pool.capacity,
             spread: &pool.spread,
             quota: &pool.quota,
+            minimum: pool.minimum,
+            waiting: pool.waiting,
             allow: &pool.allow,
             origin: &pool.origin,
             faults: &pool.faults,
@@ -121,6 +125,12 @@ fn details(pool: &PoolStatus) -> Vec<Vec<Cell>> {
     lines.push(line("capacity", &format!("{} connections to one destination", pool.capacity)));
     lines.push(line("spread", &pool.spread));
     lines.push(line("quota", if pool.quota.is_empty() { "none" } else { &pool.quota }));
+    if pool.minimum > 0 {
+        lines.push(line("minimum", &format!("{} ports for each caller and destination", pool.minimum)));
+    }
+    if pool.waiting > 0 {
+        lines.push(line("waiting", &format!("{} requests", pool.waiting)));
+    }
     let allow = if pool.allow.is_empty() { "root only".to_owned() } else { pool.allow.join(", ") };
     lines.push(line("allow", &allow));
     lines.push(line("origin", &pool.origin));
@@ -155,6 +165,8 @@ mod tests {
             capacity: 99,
             spread: "least-used".into(),
             quota: String::new(),
+            minimum: 5,
+            waiting: 1,
             allow: vec![],
             origin: "/etc/x.toml:3".into(),
             faults: vec!["192.0.2.2 is not on this host".into()],
@@ -166,7 +178,7 @@ mod tests {
         let json = serde_json::to_string(&Document::from(&pool())).unwrap();
         assert_eq!(
             json,
-            r#"{"name":"egress","state":"degraded","addresses":[{"address":"192.0.2.1","state":"in-use","leased":3,"cooling":1},{"address":"192.0.2.2","state":"absent","leased":3,"cooling":1}],"zone":"10000-10099","left-out":[{"ports":"10050","reason":"held by listener web"}],"capacity":99,"spread":"least-used","quota":"","allow":[],"origin":"/etc/x.toml:3","faults":["192.0.2.2 is not on this host"]}"#
+            r#"{"name":"egress","state":"degraded","addresses":[{"address":"192.0.2.1","state":"in-use","leased":3,"cooling":1},{"address":"192.0.2.2","state":"absent","leased":3,"cooling":1}],"zone":"10000-10099","left-out":[{"ports":"10050","reason":"held by listener web"}],"capacity":99,"spread":"least-used","quota":"","minimum":5,"waiting":1,"allow":[],"origin":"/etc/x.toml:3","faults":["192.0.2.2 is not on this host"]}"#
         );
     }
 

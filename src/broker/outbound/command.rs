@@ -29,6 +29,10 @@ pub struct LeaseRequest {
     pub ports: u32,
     /// With how many the caller is content.
     pub minimum: u32,
+    /// How long it waits for them.
+    pub wait: Duration,
+    /// They are for later: where little is left, it wants little of that.
+    pub ahead: bool,
 }
 
 /// A lease whose ports come as sockets.
@@ -49,8 +53,10 @@ pub struct Shortage {
     pub used: u32,
     /// Given back, and not known to be free.
     pub cooling: u32,
-    /// Free, and fewer than were asked for.
+    /// Free, and fewer than were asked for, or others'.
     pub free: u32,
+    /// Of the free ones: others', by their minimum or because they wait.
+    pub kept: u32,
     /// When the next one is expected; `None`: nobody knows.
     pub next: Option<Duration>,
 }
@@ -65,6 +71,9 @@ pub(in super::super) enum Ask {
     Release(Caller, LeaseId, Answer<()>),
     Leases(Caller, LeaseId, usize, oneshot::Sender<Vec<LeaseView>>),
     Drain(Caller, IpAddr, Drain, Answer<()>),
+    Wanted(Caller, SessionId, Answer<Vec<(String, String, String)>>),
+    /// Somebody who waited is gone.
+    Gone,
     Show(String, oneshot::Sender<Option<PoolView>>),
 }
 
@@ -90,9 +99,12 @@ impl Handle {
         self.ask_outbound(|reply| Ask::Session(caller, reply)).await
     }
 
-    /// Ports that the caller binds itself.
+    /// Ports that the caller binds itself. Dropped before it is done, the request waits no more.
     pub async fn lease(&self, request: LeaseRequest) -> Result<Result<Lease, Refusal>, Stopping> {
-        self.ask_outbound(|reply| Ask::Lease(request, reply)).await
+        let waits = Waits::begin(self, &request);
+        let answer = self.ask_outbound(|reply| Ask::Lease(request, reply)).await;
+        waits.end();
+        answer
     }
 
     /// Ports as sockets; the broker keeps no copies.
@@ -100,7 +112,10 @@ impl Handle {
         &self,
         request: LeaseRequest,
     ) -> Result<Result<LeasedSockets, Refusal>, Stopping> {
-        self.ask_outbound(|reply| Ask::Sockets(request, reply)).await
+        let waits = Waits::begin(self, &request);
+        let answer = self.ask_outbound(|reply| Ask::Sockets(request, reply)).await;
+        waits.end();
+        answer
     }
 
     /// Ends a lease.
@@ -118,6 +133,15 @@ impl Handle {
         self.ask_outbound(|reply| Ask::Leases(caller, after, most, reply)).await
     }
 
+    /// For what of a session's leases others lack ports: pool, protocol, destination.
+    pub async fn wanted(
+        &self,
+        caller: Caller,
+        session: SessionId,
+    ) -> Result<Result<Vec<(String, String, String)>, Refusal>, Stopping> {
+        self.ask_outbound(|reply| Ask::Wanted(caller, session, reply)).await
+    }
+
     /// Begins to drain a source address, or takes it back into use.
     pub async fn drain(
         &self,
@@ -131,5 +155,27 @@ impl Handle {
     /// One pool.
     pub async fn show_pool(&self, name: String) -> Result<Option<PoolView>, Stopping> {
         self.ask_outbound(|reply| Ask::Show(name, reply)).await
+    }
+}
+
+/// A request that may wait for long. Dropped in between, the broker is told, so that nobody waits for one who is gone.
+struct Waits(Option<Handle>);
+
+impl Waits {
+    fn begin(broker: &Handle, request: &LeaseRequest) -> Self {
+        Self((!request.wait.is_zero()).then(|| broker.clone()))
+    }
+
+    fn end(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        if let Some(broker) = &self.0 {
+            // Where there is no room, the broker sees it when it answers what is there.
+            broker.queue.push_now(broker.turn, Command::Outbound(Ask::Gone));
+        }
     }
 }

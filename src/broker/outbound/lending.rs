@@ -7,7 +7,7 @@ use super::told::Tale;
 use super::{Outbound, view};
 use crate::broker::command::Refusal;
 use crate::kernel::outbound_socket::{self, Refused as NoSocket};
-use crate::leases::{Lease, NoSuchLease, Offer, Refused, Request};
+use crate::leases::{Kind, Lease, NoSuchLease, Offer, Refused, Request, Terms};
 use crate::model::{LeaseId, PoolName, SessionId, SourceRange, Tuple};
 use crate::policy::{Caller, Decision, Lend, Network, may_lease};
 use std::net::SocketAddr;
@@ -26,22 +26,13 @@ impl Pool {
             zone: &self.zone.ports,
             spread: self.config.spread,
             quota: self.config.quota,
+            guarantee: self.guarantee.as_ref(),
         }
     }
 }
 
 impl Outbound {
-    /// Ports that the caller binds itself.
-    pub(super) fn find_ports(&mut self, request: &LeaseRequest, now: Instant) -> Result<Lease, Refusal> {
-        self.try_lease(request, Lend::Ports, now)
-    }
-
-    /// Ports for sockets.
-    pub(super) fn find_sockets(&mut self, request: &LeaseRequest, now: Instant) -> Result<Lease, Refusal> {
-        self.try_lease(request, Lend::Sockets, now)
-    }
-
-    /// What came of [`find_ports`](Self::find_ports) is the answer.
+    /// What came of [`find`](Self::find) is the answer.
     pub(super) fn lease(
         &mut self,
         request: &LeaseRequest,
@@ -53,7 +44,7 @@ impl Outbound {
         outcome
     }
 
-    /// Makes sockets of what came of [`find_sockets`](Self::find_sockets). All or nothing.
+    /// Makes sockets of what came of [`find`](Self::find). All or nothing.
     pub(super) fn lease_sockets(
         &mut self,
         request: &LeaseRequest,
@@ -73,7 +64,14 @@ impl Outbound {
         outcome
     }
 
-    fn try_lease(&mut self, request: &LeaseRequest, lend: Lend, now: Instant) -> Result<Lease, Refusal> {
+    /// Ports, for whoever binds them himself or for sockets.
+    pub(super) fn find(
+        &mut self,
+        request: &LeaseRequest,
+        terms: Terms,
+        now: Instant,
+    ) -> Result<Lease, Refusal> {
+        let lend = if request.kind == Kind::Sockets { Lend::Sockets } else { Lend::Ports };
         let no_such_pool = || Refusal::NoSuchPool(request.pool.chars().take(100).collect());
         let (name, pool) = self.pools.get(&request.pool).ok_or_else(no_such_pool)?;
         if let Decision::Denied(reason) = may_lease(&request.caller, &pool.config.allow, lend) {
@@ -94,14 +92,15 @@ impl Outbound {
             ports: request.ports,
             minimum: request.minimum,
         };
-        let mut outcome = self.ledger.lease(&wanted, &pool.offer(name), now);
+        let terms = Terms { ahead: request.ahead, ..terms };
+        let mut outcome = self.ledger.lease_on(terms, &wanted, &pool.offer(name), now);
         // Some of what ended may be free, and nobody has looked yet.
         for _ in 0..ROUNDS {
             let lacks = matches!(outcome, Err(Refused::Exhausted { .. }));
             if !lacks || !self.looks.look_for(&mut self.ledger, &wanted, now) {
                 break;
             }
-            outcome = self.ledger.lease(&wanted, &pool.offer(name), now);
+            outcome = self.ledger.lease_on(terms, &wanted, &pool.offer(name), now);
         }
         let lease = match outcome {
             // They may come back: the destination is not at fault.

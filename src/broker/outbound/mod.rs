@@ -8,6 +8,7 @@ mod dumps;
 mod lending;
 mod looks;
 mod misuse;
+mod orphans;
 mod parked;
 mod pools;
 mod refusals;
@@ -15,6 +16,8 @@ mod sessions;
 mod store;
 mod told;
 mod view;
+mod waiting;
+mod wanted;
 
 pub use command::{Drain, LeaseRequest, LeasedSockets, Shortage};
 pub use view::{AddressView, LeaseView, PoolView};
@@ -27,15 +30,16 @@ use super::lookout::Listened;
 use super::{Broker, until};
 use crate::config::Config;
 use crate::kernel::addresses::{AddressWatch, present};
-use crate::leases::Ledger;
-use crate::model::{PortRange, PortSet, Present, SessionId};
+use crate::leases::{Eased, Ledger, Ticket, Waiting};
+use crate::model::{ListenerName, PoolName, PortRange, PortSet, Present, SessionId};
 use crate::policy::Caller;
 use crate::pools::Host;
 use looks::{Heard, Looks};
+use orphans::Closer;
 use parked::{Parked, Wanted};
 use pools::{News, Pools, Surroundings};
 use sessions::Lifelines;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
@@ -61,6 +65,15 @@ pub(super) struct Outbound {
     lifelines: Lifelines,
     looks: Looks,
     parked: Vec<Parked>,
+    waiting: Waiting,
+    /// What they wait for.
+    wanted: HashMap<Ticket, Wanted>,
+    /// What became easier for many at once, and when they were tried last.
+    broadly: HashSet<Eased>,
+    broadly_at: Option<Instant>,
+    closer: Closer,
+    /// What somebody lacked of late.
+    lacking: wanted::Wanted,
     told: Told,
     /// Whether it is known who listens on what: of ten thousand sockets that takes time, and is not asked before the
     /// daemon is ready.
@@ -107,6 +120,12 @@ impl Outbound {
             lifelines,
             looks: Looks::new(),
             parked: Vec::new(),
+            waiting: Waiting::default(),
+            wanted: HashMap::new(),
+            broadly: HashSet::new(),
+            broadly_at: None,
+            closer: Closer::default(),
+            lacking: wanted::Wanted::default(),
             told: Told::default(),
             knows_listened: false,
             fault: None,
@@ -118,7 +137,8 @@ impl Outbound {
     /// What happens next. What was not awaited to its end is not lost.
     pub(super) async fn next(&mut self) -> Happened {
         let due = self.looks.next_due(&self.ledger);
-        let due = due.into_iter().chain(self.told.next_due()).chain(self.store.next_due()).min();
+        let due = due.into_iter().chain(self.told.next_due()).chain(self.store.next_due());
+        let due = due.chain(self.waiting_due()).min();
         let Self { lifelines, looks, addresses, .. } = self;
         let addresses = async {
             match addresses {
@@ -146,6 +166,7 @@ impl Outbound {
                 misuse::report(told);
             }
         }
+        self.closer.close(self.ledger.orphans());
         self.tell_drained();
     }
 
@@ -179,7 +200,16 @@ impl Outbound {
     /// Everything that is not as it should be.
     pub(super) fn faults(&self) -> Vec<String> {
         let own = [self.fault.as_deref(), self.store.fault(), self.looks.fault()];
-        own.into_iter().flatten().map(str::to_owned).chain(self.pools.faults().cloned()).collect()
+        let callers = |(name, pool): (&PoolName, &pools::Pool)| {
+            self.ledger.callers(name).and_then(|callers| pool.fault_of_minimum(name, callers))
+        };
+        let own = own.into_iter().flatten().map(str::to_owned).chain(self.pools.faults().cloned());
+        own.chain(self.pools.iter().filter_map(callers)).collect()
+    }
+
+    /// Whether there is such a pool.
+    pub(super) fn has_pool(&self, name: &str) -> bool {
+        self.pools.get(name).is_some()
     }
 
     /// All pools.
@@ -194,7 +224,7 @@ impl Outbound {
             let usage = self.ledger.usage(address);
             (usage.leased, usage.cooling)
         };
-        Some(pool.view(name, &self.draining, usage))
+        Some(pool.view(name, &self.draining, usage, self.waiting.of_pool(name)))
     }
 
     /// Looks at the addresses of the host anew.
@@ -241,12 +271,7 @@ impl Outbound {
 impl Broker {
     /// Takes the pools of a configuration. The ports that they ask for are reserved by who calls.
     pub(super) fn configure_pools(&mut self, config: &Config) {
-        let ports = |endpoint: &crate::model::Endpoint| endpoint.port();
-        let brokered = self.table.iter().flat_map(|(name, listener)| {
-            listener.config.endpoints.iter().filter_map(ports).map(move |port| (port, name.to_string()))
-        });
-        let one = |(port, name)| Some((PortRange::new(port, port).ok()?, name));
-        self.outbound.host.brokered = brokered.filter_map(one).collect();
+        self.outbound.host.brokered = self.brokered_ranges();
         self.outbound.host.protected.clone_from(&config.protect.ports);
         if self.outbound.knows_listened {
             self.learning.see_ports();
@@ -257,6 +282,25 @@ impl Broker {
         for gone in pools.configure(&config.pools, &Surroundings { host, present, draining }) {
             ledger.retire(&gone);
         }
+        let times = pools.iter().filter_map(|(name, pool)| Some((name.clone(), pool.config.close_orphans?)));
+        ledger.close_orphans(times.collect());
+        self.outbound.serve_all(Instant::now());
+        self.protection.set_leased_from(self.outbound.pools.reserve.clone());
+    }
+
+    fn brokered_ranges(&self) -> Vec<(PortRange, String)> {
+        let one =
+            |(port, name): (u16, &ListenerName)| Some((PortRange::new(port, port).ok()?, name.to_string()));
+        self.brokered_ports().filter_map(one).collect()
+    }
+
+    /// Brings the pools in step with the ports of listeners, where these changed without a new configuration. What the
+    /// pools ask to have reserved is reserved by who calls.
+    pub(super) fn see_brokered_ports(&mut self) {
+        self.outbound.host.brokered = self.brokered_ranges();
+        self.see_taken_ports();
+        let Outbound { pools, host, present, draining, .. } = &mut self.outbound;
+        pools.refresh(&Surroundings { host, present, draining });
         self.protection.set_leased_from(self.outbound.pools.reserve.clone());
     }
 
@@ -291,6 +335,7 @@ impl Broker {
         }
         let Outbound { pools, host, present, draining, .. } = &mut self.outbound;
         pools.refresh(&Surroundings { host, present, draining });
+        self.outbound.serve_all(Instant::now());
         self.touched = true;
         if self.protection.set_leased_from(self.outbound.pools.reserve.clone()) {
             self.assert_reserved_ports();
@@ -314,10 +359,12 @@ impl Broker {
             Happened::Addresses => {
                 outbound.see_addresses();
                 outbound.pools.refresh_addresses(&outbound.present, &outbound.draining);
+                outbound.serve_all(now);
                 self.touched = true;
             }
             Happened::Due => outbound.do_what_is_due(now),
         }
+        self.outbound.serve_waiting(now);
     }
 
     pub(super) fn answer_outbound(&mut self, ask: Ask) {
@@ -328,6 +375,10 @@ impl Broker {
             Ask::Session(caller, reply) => drop(reply.send(outbound.open_session(&caller, now))),
             Ask::Lease(request, reply) => outbound.answer_lease(Wanted::Ports(request, reply), now),
             Ask::Sockets(request, reply) => outbound.answer_lease(Wanted::Sockets(request, reply), now),
+            Ask::Wanted(caller, session, reply) => {
+                drop(reply.send(outbound.wanted_of(&caller, session, now)));
+            }
+            Ask::Gone => outbound.see_who_is_gone(now),
             Ask::Release(caller, lease, reply) => drop(reply.send(outbound.release(&caller, lease, now))),
             Ask::Leases(caller, after, most, reply) => {
                 drop(reply.send(outbound.leases(&caller, after, most)))
@@ -337,6 +388,7 @@ impl Broker {
             }
             Ask::Show(name, reply) => drop(reply.send(outbound.show(&name))),
         }
+        self.outbound.serve_waiting(now);
     }
 
     fn drain_address(
@@ -348,11 +400,16 @@ impl Broker {
     ) -> Result<(), Refusal> {
         administrator(caller, "drain addresses", &format!("drain {address}"))?;
         self.touched = true;
-        self.outbound.drain(address, drain, now)
+        self.outbound.drain(address, drain, now)?;
+        self.outbound.serve_all(now);
+        Ok(())
     }
 
-    /// Tells those who watch what became of pools.
+    /// Tells those who watch what became of pools, and of which somebody lacks ports.
     pub(super) fn announce_pools(&mut self) {
+        for pool in std::mem::take(&mut self.outbound.lacking.news) {
+            let _ = self.notices.send(Notice::PoolWanted(pool.to_string()));
+        }
         for (name, news) in std::mem::take(&mut self.outbound.pools.news) {
             self.touched = true;
             let view = self.outbound.show(name.as_str()).map(Box::new);

@@ -1,9 +1,11 @@
-//! Requests that would be refused and wait for the kernel: what ended lately may be free, and that is being asked.
+//! Requests for ports, and those among them that would be refused and wait for the kernel: what ended lately may be free,
+//! and that is being asked.
 
 use super::Outbound;
 use super::command::{Answer, LeaseRequest, LeasedSockets};
+use super::waiting::line_of;
 use crate::broker::command::Refusal;
-use crate::leases::Lease;
+use crate::leases::{Lease, Terms};
 use std::time::Instant;
 
 /// More requests do not wait, and are refused at once.
@@ -17,20 +19,20 @@ pub(super) enum Wanted {
     Sockets(LeaseRequest, Answer<LeasedSockets>),
 }
 
-/// A request that waits.
+/// A request that waits for the kernel.
 pub(super) struct Parked {
     wanted: Wanted,
     rounds: u8,
 }
 
 impl Wanted {
-    fn request(&self) -> &LeaseRequest {
+    pub(super) fn request(&self) -> &LeaseRequest {
         match self {
             Self::Ports(request, _) | Self::Sockets(request, _) => request,
         }
     }
 
-    fn is_given_up(&self) -> bool {
+    pub(super) fn is_given_up(&self) -> bool {
         match self {
             Self::Ports(_, reply) => reply.is_closed(),
             Self::Sockets(_, reply) => reply.is_closed(),
@@ -39,7 +41,7 @@ impl Wanted {
 }
 
 impl Outbound {
-    /// Answers a request, now or when the kernel has said more.
+    /// Answers a request, now or later.
     pub(super) fn answer_lease(&mut self, wanted: Wanted, now: Instant) {
         let rounds = if self.parked.len() < MOST { ROUNDS } else { 0 };
         self.answer_or_park(Parked { wanted, rounds }, now);
@@ -55,29 +57,34 @@ impl Outbound {
     }
 
     fn answer_or_park(&mut self, Parked { wanted, rounds }: Parked, now: Instant) {
-        let protocol = wanted.request().protocol;
-        // Whoever asked may be gone by now, and then nobody wants the answer.
+        let request = wanted.request();
+        let terms = Terms { reach: self.reach_of(request), ..Terms::default() };
+        let outcome = self.find(request, terms, now);
+        let request = wanted.request();
+        if is_short(&outcome)
+            && let Some(line) = line_of(request)
+        {
+            self.lacking.note(line, request.session, now);
+        }
+        if is_short(&outcome) && !request.wait.is_zero() {
+            return self.let_wait(wanted, now);
+        }
+        if rounds > 0 && is_short(&outcome) && self.looks.will_know_more(request.protocol) {
+            return self.parked.push(Parked { wanted, rounds: rounds - 1 });
+        }
+        self.answer(wanted, outcome, now);
+    }
+
+    /// Whoever asked may be gone by now, and then nobody wants the answer.
+    pub(super) fn answer(&mut self, wanted: Wanted, outcome: Result<Lease, Refusal>, now: Instant) {
         match wanted {
-            Wanted::Ports(request, reply) => {
-                let outcome = self.find_ports(&request, now);
-                if rounds > 0 && is_exhausted(&outcome) && self.looks.will_know_more(protocol) {
-                    let wanted = Wanted::Ports(request, reply);
-                    return self.parked.push(Parked { wanted, rounds: rounds - 1 });
-                }
-                drop(reply.send(self.lease(&request, outcome, now)));
-            }
-            Wanted::Sockets(request, reply) => {
-                let outcome = self.find_sockets(&request, now);
-                if rounds > 0 && is_exhausted(&outcome) && self.looks.will_know_more(protocol) {
-                    let wanted = Wanted::Sockets(request, reply);
-                    return self.parked.push(Parked { wanted, rounds: rounds - 1 });
-                }
-                drop(reply.send(self.lease_sockets(&request, outcome, now)));
-            }
+            Wanted::Ports(request, reply) => drop(reply.send(self.lease(&request, outcome, now))),
+            Wanted::Sockets(request, reply) => drop(reply.send(self.lease_sockets(&request, outcome, now))),
         }
     }
 }
 
-fn is_exhausted(outcome: &Result<Lease, Refusal>) -> bool {
-    matches!(outcome, Err(Refusal::Exhausted { .. }))
+/// Whether there is not enough, and others have it.
+pub(super) fn is_short(outcome: &Result<Lease, Refusal>) -> bool {
+    matches!(outcome, Err(Refusal::Exhausted { .. } | Refusal::SharedQuotaExceeded(_)))
 }

@@ -5,11 +5,13 @@
 
 use super::view::{AddressView, PoolView};
 use crate::broker::view::origin_text;
-use crate::config::{AddressSpec, PoolConfig, PoolGrant};
+use crate::config::{AddressSpec, PoolConfig, PoolGrant, pool_callers};
+use crate::leases::Guarantee;
 use crate::model::{PoolName, PortSet, Present};
 use crate::pools::{Host, PoolAddress, Zone, addresses, capacity, limit_reserved, zone};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 /// So many absent addresses are named in a fault.
 const NAMED: usize = 8;
@@ -17,6 +19,8 @@ const NAMED: usize = 8;
 /// One pool.
 pub(super) struct Pool {
     pub(super) config: PoolConfig,
+    /// What each caller is guaranteed.
+    pub(super) guarantee: Option<Arc<Guarantee>>,
     pub(super) zone: Zone,
     addresses: Vec<PoolAddress>,
     /// Those that are present and not drained: what leases are made of.
@@ -72,6 +76,7 @@ impl Pools {
             match self.pools.get_mut(&name) {
                 Some(pool) if pool.config == config => {}
                 Some(pool) => {
+                    pool.guarantee = guarantee_of(&config);
                     pool.config = config;
                     self.tell(name, News::Changed);
                 }
@@ -147,6 +152,18 @@ impl Pools {
     }
 }
 
+/// Connections to one destination of the family with fewer addresses, of those that there are.
+fn capacity_of_fewer(addresses: &[IpAddr], zone: &Zone) -> u64 {
+    let four = addresses.iter().filter(|address| address.is_ipv4()).count();
+    let families = [four, addresses.len() - four].into_iter().filter(|addresses| *addresses > 0);
+    families.min().unwrap_or(0) as u64 * zone.ports.len() as u64
+}
+
+fn guarantee_of(config: &PoolConfig) -> Option<Arc<Guarantee>> {
+    let (named, others) = (pool_callers::named(&config.allow), pool_callers::may_have_others(&config.allow));
+    (config.minimum > 0).then(|| Arc::new(Guarantee { ports: config.minimum, named, others }))
+}
+
 /// Whether it is an interface of which there is no address now.
 fn is_bare(spec: &AddressSpec, present: &Present) -> bool {
     matches!(spec, AddressSpec::Device(_)) && addresses(std::slice::from_ref(spec), present).is_empty()
@@ -157,6 +174,7 @@ impl Pool {
         let nothing = PortSet::default();
         let zone = Zone { ports: nothing.clone(), left_out: Vec::new(), reserve: nothing };
         Self {
+            guarantee: guarantee_of(&config),
             config,
             zone,
             addresses: Vec::new(),
@@ -225,6 +243,17 @@ impl Pool {
             || self.addresses.is_empty() && self.config.addresses.iter().any(comes_and_goes)
     }
 
+    /// Where its minimum is more than there is for all its callers.
+    pub(super) fn fault_of_minimum(&self, name: &PoolName, callers: u64) -> Option<String> {
+        let capacity = capacity_of_fewer(&self.in_use, &self.zone);
+        let minimum = u64::from(self.config.minimum);
+        let lacks = capacity > 0 && capacity < callers.saturating_mul(minimum);
+        lacks.then(|| {
+            let share = capacity / callers;
+            format!("pool {name}: a minimum of {minimum} ports for each of {callers} callers is more than its {capacity} ports: {share} are kept for each")
+        })
+    }
+
     fn state(&self) -> &'static str {
         if self.in_use.is_empty() || self.zone.ports.is_empty() {
             "failed"
@@ -235,12 +264,13 @@ impl Pool {
         }
     }
 
-    /// `usage` says how many ports of an address are leased, and how many cool.
+    /// `usage` says how many ports of an address are leased, and how many cool; `waiting`, how many requests wait.
     pub(super) fn view(
         &self,
         name: &PoolName,
         draining: &BTreeSet<IpAddr>,
         usage: impl Fn(IpAddr) -> (u64, u64),
+        waiting: usize,
     ) -> PoolView {
         let address = |of: &PoolAddress| {
             let (leased, cooling) = usage(of.address);
@@ -266,6 +296,8 @@ impl Pool {
             capacity: capacity(&self.in_use, &self.zone),
             spread: self.config.spread.as_str(),
             quota: self.config.quota.to_string(),
+            minimum: self.config.minimum,
+            waiting,
             allow: self.config.allow.iter().map(PoolGrant::to_string).collect(),
             origin: if self.is_built_in() { "built in".to_owned() } else { origin_text(&self.config.origin) },
             faults: self.faults.clone(),

@@ -2,7 +2,7 @@
 
 use super::super::command::Refusal;
 use super::command::Shortage;
-use crate::leases::Refused;
+use crate::leases::{Full, Refused};
 
 impl From<Refused> for Refusal {
     fn from(refused: Refused) -> Self {
@@ -19,25 +19,36 @@ impl From<Refused> for Refusal {
             }
             Refused::TooManyLeases { .. }
             | Refused::TooMuchCooling { .. }
-            | Refused::QuotaExceeded { .. }
-            | Refused::SharedQuotaExceeded { .. } => Self::QuotaExceeded(text),
+            | Refused::QuotaExceeded { .. } => Self::QuotaExceeded(text),
+            Refused::SharedQuotaExceeded { .. } => Self::SharedQuotaExceeded(text),
             Refused::NoMoreSessions(_) | Refused::NoMoreLeases(_) | Refused::NothingMoreCools { .. } => {
                 Self::CannotLease(text)
             }
             Refused::EmptyZone { .. } => {
-                let shortage = Shortage { capacity: 0, used: 0, cooling: 0, free: 0, next: None };
+                let shortage = Shortage { capacity: 0, used: 0, cooling: 0, free: 0, kept: 0, next: None };
                 Self::Exhausted { text, shortage }
             }
-            Refused::Exhausted { capacity, used, cooling, free, next, .. } => {
+            Refused::Exhausted { capacity, used, cooling, free, kept, next, .. } => {
                 let shortage = Shortage {
                     capacity: number(capacity),
                     used: number(used),
                     cooling: number(cooling),
                     free: number(free),
+                    kept: number(kept),
                     next,
                 };
                 Self::Exhausted { text, shortage }
             }
+        }
+    }
+}
+
+impl From<Full> for Refusal {
+    fn from(full: Full) -> Self {
+        let text = full.to_string();
+        match full {
+            Full::OfOwner { .. } => Self::QuotaExceeded(text),
+            Full::OfAll(_) => Self::CannotLease(text),
         }
     }
 }

@@ -130,6 +130,7 @@ impl Outbound {
         self.ledger.end_session(session, now);
         self.keep(now);
         self.tell_ended(session, &owner, leases, now);
+        self.see_who_is_gone(now);
     }
 }
 

@@ -23,6 +23,10 @@ pub struct PoolView {
     pub spread: &'static str,
     /// As in the configuration, or empty.
     pub quota: String,
+    /// Ports that are kept for each caller; 0: none.
+    pub minimum: u32,
+    /// Requests that wait for ports.
+    pub waiting: usize,
     /// As in the configuration.
     pub allow: Vec<String>,
     /// `FILE:LINE`, or `built in`.

@@ -39,6 +39,13 @@ fn one(pool: &PoolDefinition, text: &mut String) {
     if let Quota::PortsPerCaller(ports) = config.quota {
         line(text, &format!("quota = {{ ports = {ports} }}"), pool.quota.as_ref());
     }
+    if config.minimum > 0 {
+        line(text, &format!("minimum = {{ ports = {} }}", config.minimum), pool.minimum.as_ref());
+    }
+    if let Some(time) = config.close_orphans {
+        let time = humantime::format_duration(time).to_string();
+        line(text, &format!("close-orphans = {}", quote(&time)), pool.close_orphans.as_ref());
+    }
 }
 
 /// The pools as JSON: `name`, `origin`, `ports` (`auto` or ranges) and `values`, as listeners have them.
@@ -69,6 +76,10 @@ fn pool_json(pool: &PoolDefinition) -> Value {
         Quota::None | Quota::Quarter => Value::Null,
     };
     values.push(value("quota", quota, pool.quota.as_ref()));
+    let minimum = (config.minimum > 0).then(|| json!({"ports": config.minimum}));
+    values.push(value("minimum", minimum.unwrap_or(Value::Null), pool.minimum.as_ref()));
+    let time = config.close_orphans.map(|time| json!(humantime::format_duration(time).to_string()));
+    values.push(value("close-orphans", time.unwrap_or(Value::Null), pool.close_orphans.as_ref()));
     json!({
         "name": pool.name.as_str(),
         "origin": origin_json(&pool.place.origin),

@@ -6,7 +6,8 @@ use crate::config::pool_definition::PoolDraft;
 use crate::model::PoolName;
 use toml::de::{DeTable, DeValue};
 
-const KEYS: [&str; 6] = ["name", "addresses", "ports", "spread", "allow", "quota"];
+const KEYS: [&str; 8] =
+    ["name", "addresses", "ports", "spread", "allow", "quota", "minimum", "close-orphans"];
 
 impl<'a> Reader<'a> {
     pub(super) fn pool(&mut self, table: &DeTable<'a>, header: &Item<'a>) {
@@ -29,7 +30,17 @@ impl<'a> Reader<'a> {
                     let example = "allow = [\"unit:crawler.service\", \"user:deploy\"]";
                     draft.allow = self.texts(item, &|| ("allow", example.to_owned()));
                 }
-                "quota" => draft.quota = self.quota(item),
+                "quota" => {
+                    let help = "leave the quota out where there is to be none";
+                    draft.quota = self.count_of_ports("quota", item, "quota = { ports = 20000 }", help);
+                }
+                "minimum" => {
+                    let help = "leave the minimum out where nothing is to be kept";
+                    draft.minimum = self.count_of_ports("minimum", item, "minimum = { ports = 500 }", help);
+                }
+                "close-orphans" => {
+                    draft.close_orphans = self.text("close-orphans", item, "close-orphans = \"30s\"");
+                }
                 _ => self.unknown(key, "key in [[pool]]", &KEYS),
             }
         }
@@ -48,32 +59,38 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn quota(&mut self, item: &Item<'a>) -> Option<(u32, Place)> {
-        const EXAMPLE: &str = "quota = { ports = 20000 }";
+    /// `{ ports = N }`
+    fn count_of_ports(
+        &mut self,
+        name: &'static str,
+        item: &Item<'a>,
+        example: &str,
+        help: &str,
+    ) -> Option<(u32, Place)> {
         let DeValue::Table(table) = item.get_ref() else {
-            self.wrong_type("quota", item, "a table", EXAMPLE);
+            self.wrong_type(name, item, "a table", example);
             return None;
         };
-        let mut quota = None;
+        let mut count = None;
         for (key, item) in table {
             match (key.get_ref().as_ref(), item.get_ref()) {
                 ("ports", DeValue::Integer(number)) if number.radix() == 10 => {
                     match number.as_str().parse().ok().filter(|ports| *ports > 0) {
-                        Some(ports) => quota = Some((ports, self.place(item))),
+                        Some(ports) => count = Some((ports, self.place(item))),
                         None => {
                             let fault = self.place(item).error(format!(
-                                "{} is no quota: a number of ports from 1 to {}",
+                                "{} is no {name}: a number of ports from 1 to {}",
                                 number.as_str(),
                                 u32::MAX
                             ));
-                            self.fault(fault.help("leave the quota out where there is to be none"));
+                            self.fault(fault.help(help));
                         }
                     }
                 }
-                ("ports", _) => self.wrong_type("ports", item, "a decimal integer", EXAMPLE),
-                _ => self.unknown(key, "key in quota", &["ports"]),
+                ("ports", _) => self.wrong_type("ports", item, "a decimal integer", example),
+                _ => self.unknown(key, &format!("key in {name}"), &["ports"]),
             }
         }
-        quota
+        count
     }
 }

@@ -33,7 +33,7 @@ pub struct Identity {
     /// Where it is bound.
     pub endpoint: Endpoint,
     /// Whether it listens, listen(2).
-    pub(super) listens: bool,
+    pub listens: bool,
     /// Of one of the internet families.
     pub(super) protocol: Option<i32>,
 }

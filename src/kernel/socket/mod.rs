@@ -64,6 +64,8 @@ pub struct ListenerSocket {
     socket: Socket,
     endpoint: Endpoint,
     options: SocketOptions,
+    /// The options before those that could not all be set.
+    unset: Option<SocketOptions>,
     /// The state that it was brought into.
     expected: SocketState,
     closed: Closed,
@@ -82,6 +84,8 @@ pub struct ListenerSocket {
     protocol: Option<i32>,
     /// [`ListenerSocket::settle`] has yet to be called.
     unsettled: bool,
+    /// What was configured and it did not have when it was adopted.
+    was_unmet: Vec<Unmet>,
     /// Of unix sockets with a path.
     path: Option<PathHold>,
     /// Asked for when somebody wants to know it: ten thousand sockets are bound, and few are ever looked at.
@@ -127,6 +131,7 @@ impl ListenerSocket {
             socket,
             endpoint: endpoint.clone(),
             options: options.clone(),
+            unset: None,
             expected: SocketState::Reserved,
             closed: Closed::Refusing,
             shared: is_shared(endpoint, options),
@@ -136,6 +141,7 @@ impl ListenerSocket {
             replacements: 0,
             protocol: None,
             unsettled: false,
+            was_unmet: Vec::new(),
             path,
             inode: OnceLock::new(),
         }
@@ -304,17 +310,27 @@ impl ListenerSocket {
         Ok(())
     }
 
-    /// Takes other options, as far as a bound socket can: all but `protocol`, of which [`Self::unmet`] tells, and
-    /// those that matter at bind(2) only.
+    /// Takes other options, as far as a bound socket can: all but `protocol`, of which [`Self::unmet`] tells. What
+    /// cannot be set is tried again the next time, whatever the options are then.
     pub fn adjust(&mut self, options: &SocketOptions) -> Result<(), SocketError> {
-        if self.options == *options {
+        if self.options == *options && self.unset.is_none() {
             return Ok(());
         }
+        let current = std::mem::replace(&mut self.options, options.clone());
+        let before = self.unset.take().unwrap_or(current);
+        let adjusted = self.follow(&before);
+        if adjusted.is_err() {
+            self.unset = Some(before);
+        }
+        adjusted
+    }
+
+    /// Changes what is not as it was before.
+    fn follow(&mut self, before: &SocketOptions) -> Result<(), SocketError> {
         let failed = SocketError::kernel("change the options of", &self.endpoint);
-        let queue = self.options.backlog != options.backlog
+        let queue = self.options.backlog != before.backlog
             && self.expected == SocketState::Listening
             && self.endpoint.kind().takes_connections();
-        let before = std::mem::replace(&mut self.options, options.clone());
         self.share().map_err(SocketError::kernel("share the port of", &self.endpoint))?;
         let dressed = match &self.endpoint {
             Endpoint::Unix(UnixEndpoint { address: UnixAddress::Path(path), .. }) => self
@@ -324,10 +340,10 @@ impl ListenerSocket {
             _ => Ok(()),
         };
         // listen(2) on a socket that listens changes its backlog and nothing else.
-        let backlog = i32::try_from(options.backlog).unwrap_or(i32::MAX);
+        let backlog = i32::try_from(self.options.backlog).unwrap_or(i32::MAX);
         let queued = dressed.and_then(|()| if queue { self.socket.listen(backlog) } else { Ok(()) });
         // One that fails keeps none of the others back.
-        let tuned = self.retune(&before);
+        let tuned = self.retune(before);
         queued.map_err(failed).and(tuned)
     }
 
@@ -387,6 +403,12 @@ impl ListenerSocket {
             Some(hold) => links.and(hold.remove()),
             None => Ok(()),
         }
+    }
+
+    /// What was configured and it did not have when it was adopted; see [`Self::unmet`] for what it still has not.
+    #[must_use]
+    pub fn was_unmet(&self) -> &[Unmet] {
+        &self.was_unmet
     }
 
     /// The state that it was brought into, or found in when it was adopted.

@@ -53,6 +53,7 @@ impl ListenerSocket {
     /// [`Self::unmet`] tells of it.
     pub(super) fn tune_adopted(&mut self) {
         let place = Where::from(&self.endpoint);
+        self.was_unmet = options::unmet(&self.socket, place, &self.options);
         let _ = options::apply(&self.socket, place, &self.options);
         if let Some(baseline) = &mut self.baseline {
             baseline.retune(&self.socket, &self.options.tuning, &self.options.tuning);

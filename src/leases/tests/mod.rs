@@ -10,6 +10,10 @@ mod kernel;
 mod naive;
 #[cfg(test)]
 mod random;
+#[cfg(test)]
+mod shares;
+#[cfg(test)]
+mod waiting;
 pub mod world;
 
 use super::*;
@@ -22,6 +26,7 @@ struct Pool {
     zone: PortSet,
     spread: Spread,
     quota: Quota,
+    guarantee: Option<Arc<Guarantee>>,
 }
 
 impl Pool {
@@ -32,6 +37,7 @@ impl Pool {
             zone: zone.parse().unwrap(),
             spread: Spread::LeastUsed,
             quota: Quota::None,
+            guarantee: None,
         }
     }
 
@@ -42,6 +48,7 @@ impl Pool {
             zone: &self.zone,
             spread: self.spread,
             quota: self.quota,
+            guarantee: self.guarantee.as_ref(),
         }
     }
 }

@@ -236,4 +236,79 @@ impl Naive {
         let mine = |key: &&Key| key.0 == of.0 && key.1 == of.1 && key.3 == of.3;
         self.claims.keys().filter(mine).count()
     }
+
+    /// Ports of a pool that an owner has of one family for one claim, held or cooling.
+    pub(super) fn has(&self, pool: &Pool, owner: &Owner, of: Key) -> u64 {
+        let mine = |(key, (lease, _)): &(&Key, &(LeaseId, bool))| {
+            (key.0, key.3) == (of.0, of.3)
+                && key.1.is_ipv4() == of.1.is_ipv4()
+                && self
+                    .leases
+                    .get(lease)
+                    .is_some_and(|known| known.pool == pool.name && known.owner == *owner)
+        };
+        self.claims.iter().filter(mine).count() as u64
+    }
+
+    /// How much of each address family a request may have, by the book; families of which it may not have its minimum
+    /// are left out, if not all are. Those are the families, and so much it may have.
+    pub(super) fn within_reach(
+        &self,
+        pool: &Pool,
+        callers: &BTreeSet<Owner>,
+        owner: &Owner,
+        request: &Request,
+    ) -> (Vec<bool>, u64) {
+        let mut of: Vec<(bool, u64)> = Vec::new();
+        for v4 in [true, false] {
+            let addresses: Vec<IpAddr> =
+                pool.addresses.iter().copied().filter(|ip| ip.is_ipv4() == v4).collect();
+            if request.destination.is_some_and(|to| to.is_ipv4() != v4) || addresses.is_empty() {
+                continue;
+            }
+            let part = Pool { addresses: addresses.clone(), zone: pool.zone.clone(), ..Pool::new(&[], "") };
+            let figures = self.figures(&part, request.protocol, request.destination);
+            let Some(guarantee) = &pool.guarantee else {
+                of.push((v4, figures.free));
+                continue;
+            };
+            let ground = key(request.protocol, addresses[0], 0, request.destination);
+            let minimum = u64::from(guarantee.ports);
+            let mut all: BTreeSet<Owner> = callers.iter().map(Owner::plain).collect();
+            all.extend(guarantee.named.iter().map(Owner::plain));
+            let count = all.len() as u64 + u64::from(guarantee.others);
+            let each = minimum.min(figures.capacity / count);
+            let kept = if (request.protocol, request.destination) == (Protocol::Tcp, None) {
+                let alone =
+                    |key: &&Key| key.0 == Protocol::Tcp && key.3.is_none() && addresses.contains(&key.1);
+                let alone = self.claims.keys().filter(alone).count() as u64;
+                let destinations: BTreeSet<SocketAddr> = self.claims.keys().filter_map(|key| key.3).collect();
+                let beyond = |to: SocketAddr| {
+                    let ground = key(Protocol::Tcp, addresses[0], 0, Some(to));
+                    let beyond = |owner| self.has(pool, owner, ground).saturating_sub(minimum);
+                    callers.iter().map(beyond).sum::<u64>()
+                };
+                let most = destinations.into_iter().map(beyond).max().unwrap_or_default();
+                let left = figures.capacity.saturating_sub(most).saturating_sub(count * minimum);
+                figures.free.saturating_sub(left.saturating_sub(alone))
+            } else {
+                let lacks = |other: &Owner| each.saturating_sub(self.has(pool, other, ground));
+                let others = all.iter().filter(|other| *other != owner).map(lacks).sum::<u64>();
+                let kept = others + if guarantee.others { each } else { 0 };
+                kept.min(figures.free.saturating_sub(lacks(owner)))
+            };
+            of.push((v4, figures.free.saturating_sub(kept)));
+        }
+        let enough: Vec<(bool, u64)> =
+            of.iter().copied().filter(|(_, reach)| *reach >= u64::from(request.minimum)).collect();
+        let most = of.iter().map(|(_, reach)| *reach).max().unwrap_or_default();
+        match enough.iter().map(|(_, reach)| *reach).min() {
+            Some(_) if pool.guarantee.is_none() => {
+                (vec![true, false], of.iter().map(|(_, reach)| *reach).sum())
+            }
+            Some(reach) => (enough.into_iter().map(|(v4, _)| v4).collect(), reach),
+            None if pool.guarantee.is_none() => (vec![true, false], of.iter().map(|(_, reach)| *reach).sum()),
+            None => (Vec::new(), most),
+        }
+    }
 }

@@ -37,9 +37,14 @@ proptest! {
     fn the_ledger_is_what_plain_sets_of_tuples_are(
         spread in prop_oneof![Just(Spread::LeastUsed), Just(Spread::RoundRobin), Just(Spread::Sticky)],
         quota in prop_oneof![Just(Quota::None), Just(Quota::PortsPerCaller(300)), Just(Quota::Quarter)],
+        guarantee in prop::option::of((prop_oneof![1u32..20, 50u32..200], prop::bool::ANY, prop::bool::ANY)),
         commands in prop::collection::vec(command(), 1..60),
     ) {
-        let mut world = World::new([spread, Spread::LeastUsed], [quota, Quota::None]);
+        let guarantee = guarantee.map(|(ports, named, others)| {
+            let named = [Owner::User(1), Owner::User(9)].into_iter().filter(|_| named).collect();
+            Guarantee { ports, named, others }
+        });
+        let mut world = World::new([spread, Spread::LeastUsed], [quota, Quota::None], guarantee);
         world.run(Command::Open { owner: 0 });
         for (turn, command) in commands.into_iter().enumerate() {
             let turn = if matches!(command, Command::Restart { .. }) { None } else { Some(turn * 7) };

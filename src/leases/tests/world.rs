@@ -5,7 +5,8 @@ use super::kernel::Kernel;
 use super::naive::{Key, Naive, key};
 use super::{Pool, to};
 use crate::model::Seen;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What happens.
@@ -41,6 +42,8 @@ pub struct World {
     naive: Naive,
     kernel: Kernel,
     pools: [Pool; 2],
+    /// Who has asked for something of each pool; `None`: since the start nobody has asked.
+    asked: [Option<BTreeSet<Owner>>; 2],
     journal: Vec<Event>,
 }
 
@@ -56,17 +59,34 @@ fn pick<T: Copy>(from: impl Iterator<Item = T>, n: usize) -> Option<T> {
 impl World {
     /// Two pools.
     #[must_use]
-    pub fn new(spreads: [Spread; 2], quotas: [Quota; 2]) -> Self {
+    pub fn new(spreads: [Spread; 2], quotas: [Quota; 2], guarantee: Option<Guarantee>) -> Self {
+        let guarantee = guarantee.map(Arc::new);
         let now = Instant::now();
         let pool = |n: usize| Pool {
             name: PoolName::try_from(["a", "b"][n]).unwrap(),
             spread: spreads[n],
             quota: quotas[n],
+            guarantee: guarantee.clone().filter(|_| n == 0),
             ..Pool::new(&ADDRESSES, ZONES[n][0])
         };
         let ledger = Ledger::new(now);
         let (naive, kernel) = (Naive::new(), Kernel::default());
-        Self { now, ledger, naive, kernel, pools: [pool(0), pool(1)], journal: Vec::new() }
+        let pools = [pool(0), pool(1)];
+        Self { now, ledger, naive, kernel, pools, asked: [None, None], journal: Vec::new() }
+    }
+
+    /// Who counts as a caller of a pool, for which somebody asks now.
+    fn callers(&mut self, pool: usize, asks: &Owner) -> BTreeSet<Owner> {
+        let leases = self.naive.leases.values();
+        let of_pool = |known: &&super::naive::Known| known.pool == self.pools[pool].name;
+        let with_leases = || leases.clone().filter(of_pool).map(|known| known.owner.clone()).collect();
+        let asked = self.asked[pool].get_or_insert_with(with_leases);
+        asked.retain(|owner| {
+            self.naive.sessions.values().any(|other| other == owner)
+                || self.naive.leases.values().any(|known| known.owner == *owner)
+        });
+        asked.insert(asks.clone());
+        asked.clone()
     }
 
     /// Takes over what happened, by way of its bytes.
@@ -175,7 +195,9 @@ impl World {
         assert_eq!(self.ledger.owner_of(request.session), Some(&owner));
         let (protocol, destination) = (request.protocol, request.destination);
         loop {
+            let callers = self.callers(pool, &owner);
             let before = self.naive.figures(&self.pools[pool], protocol, destination);
+            let (families, reach) = self.naive.within_reach(&self.pools[pool], &callers, &owner, request);
             let left = self.naive.quota_left(&self.pools[pool], &owner);
             match self.ledger.lease(request, &self.pools[pool].offer(), self.now) {
                 Ok(lease) => {
@@ -185,16 +207,16 @@ impl World {
                     };
                     assert_eq!((lease.id, &lease.ranges), (*id, ranges));
                     let got: u64 = ranges.iter().map(|r| r.ports.iter().count() as u64).sum();
-                    assert_eq!(got, u64::from(request.ports).min(before.free).min(left));
-                    self.check_choice(request, pool, &lease);
+                    assert_eq!(got, u64::from(request.ports).min(reach).min(left));
+                    self.check_choice(request, pool, &families, &lease);
                     self.naive.apply(event);
                     self.journal.push(event.clone());
                     return;
                 }
-                Err(Refused::Exhausted { capacity, used, cooling, free, .. }) => {
+                Err(Refused::Exhausted { capacity, used, cooling, free, kept, .. }) => {
                     let told = Figures { capacity, used, cooling, free };
-                    assert_eq!(told, before);
-                    assert!(free < u64::from(request.minimum));
+                    assert_eq!((told, free - kept), (before, reach));
+                    assert!(reach < u64::from(request.minimum));
                     let looks = self.ledger.pending(protocol, destination, 50);
                     if looks.is_empty() {
                         return;
@@ -216,10 +238,13 @@ impl World {
 
     /// Is what was chosen what the spread, and the least shared ports, are to be? The naive ledger does not know of
     /// it yet.
-    fn check_choice(&self, request: &Request, pool: usize, lease: &Lease) {
+    fn check_choice(&self, request: &Request, pool: usize, families: &[bool], lease: &Lease) {
         let pool = &self.pools[pool];
         let of = |ip: IpAddr, port: u16| key(request.protocol, ip, port, request.destination);
-        let fits = |ip: &&IpAddr| request.destination.is_none_or(|to| to.is_ipv4() == ip.is_ipv4());
+        let fits = |ip: &&IpAddr| {
+            request.destination.is_none_or(|to| to.is_ipv4() == ip.is_ipv4())
+                && families.contains(&ip.is_ipv4())
+        };
         let addresses: Vec<IpAddr> = pool.addresses.iter().filter(fits).copied().collect();
         let mut free: BTreeMap<IpAddr, Vec<u16>> =
             addresses.iter().map(|ip| (*ip, self.naive.free(pool, of(*ip, 0)))).collect();
@@ -264,11 +289,21 @@ impl World {
         let Some(id) = pick(held.map(|(id, _)| *id), lease) else { return };
         let known = self.naive.leases[&id].clone();
         let key = known.keys[port % known.keys.len()];
-        let pool = self.pools.iter().find(|pool| pool.name == known.pool).unwrap();
-        let before = self.naive.figures(pool, known.protocol, known.destination);
+        let pool = self.pools.iter().position(|pool| pool.name == known.pool).unwrap();
+        let callers = self.callers(pool, &known.owner);
+        let pool = &self.pools[pool];
+        let request = Request {
+            session: known.session,
+            protocol: known.protocol,
+            destination: known.destination,
+            kind: Kind::Pairs,
+            ports: 1,
+            minimum: 1,
+        };
+        let (_, reach) = self.naive.within_reach(pool, &callers, &known.owner, &request);
         let busy = Tuple { destination: known.destination, ..tuple(key) };
         let instead = self.ledger.replace(id, &busy, &pool.offer(), self.now);
-        assert_eq!(instead.is_some(), before.free > 0);
+        assert_eq!(instead.is_some(), reach > 0);
     }
 
     fn restart(&mut self, snapshot: bool) {
@@ -298,6 +333,7 @@ impl World {
         // What of it has nothing left was freed.
         self.naive.restart();
         self.learn();
+        self.asked = [None, None];
     }
 
     /// Of the figures one of 16, by turns, or all of them.

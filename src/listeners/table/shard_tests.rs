@@ -2,9 +2,10 @@
 
 use super::tests::{name, obey, tcp};
 use super::*;
-use crate::config::{Idle, Origin, SocketOptions};
+use crate::config::{Idle, ListenerConfig, Origin, SocketOptions};
 use crate::model::{InetEndpoint, SocketKind};
 use proptest::prelude::*;
+use std::sync::Arc;
 
 fn udp() -> Endpoint {
     let address = "127.0.0.1:53".parse().unwrap();
@@ -88,8 +89,9 @@ fn surplus_shards_are_drained_and_closed_with_their_endpoint() {
     let draining: Vec<_> = table.draining().iter().map(|(id, drain)| (id, drain.holders.len())).collect();
     assert_eq!(draining, [(ids[2], 1), (ids[5], 1)]);
     let change = table.configure(&wanted(&[tcp(2)], 2), now);
-    assert_eq!(change.close, [ids[0], ids[1], ids[2]]);
-    table.release(HolderId(1), now);
+    assert_eq!((change.close, change.linger), (vec![], vec![ids[0], ids[1], ids[2]]));
+    let ended = table.release(HolderId(1), now).ended;
+    assert_eq!(ended.iter().map(|(id, _)| *id).collect::<Vec<_>>(), ids[..3]);
     assert_eq!(table.draining().unheld().collect::<Vec<_>>(), [ids[5]]);
 }
 
@@ -130,7 +132,7 @@ fn after_a_start_what_does_not_listen_beside_one_that_is_served_waits() {
     let id = table.get("web").unwrap().1.slots[0].id;
     table.succeeded(id, Target::Refusing, now);
     table.hold(&name("web"), HolderId(1), now);
-    table.adopt_draining(&tcp(1), None);
+    table.adopt_draining(&tcp(1), BTreeSet::from([HolderId(1)]));
     table.wait_where_served();
     obey(&mut table, now);
     assert_eq!(states(&table), [REFUSES]);

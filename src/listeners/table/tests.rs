@@ -1,7 +1,8 @@
 use super::*;
-use crate::config::{Idle, Origin, SocketOptions};
+use crate::config::{Idle, ListenerConfig, Origin, SocketOptions};
 use crate::model::{InetEndpoint, SocketKind};
 use proptest::prelude::*;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(super) fn name(text: &str) -> ListenerName {
@@ -49,6 +50,32 @@ fn state(table: &Table, listener: &str) -> Option<Target> {
 }
 
 #[test]
+fn what_was_closed_when_its_time_was_up_stays_closed_over_a_restart() {
+    let (mut table, start) = (Table::default(), Instant::now());
+    let patient = Idle::QueueFor(Duration::from_secs(30));
+    table.configure(
+        &wanted(&[("closed", &[1], patient), ("open", &[2], patient), ("held", &[3], patient)]),
+        start,
+    );
+    let found = [("closed", Target::Refusing), ("open", Target::Listening), ("held", Target::Refusing)];
+    for (listener, state) in found {
+        let id = table.get(listener).unwrap().1.slots[0].id;
+        table.succeeded(id, state, start);
+    }
+    table.hold(&name("held"), HolderId(1), start);
+    table.stay_closed(start);
+    obey(&mut table, start);
+    assert_eq!(state(&table, "closed"), Some(Target::Refusing));
+    assert_eq!(state(&table, "open"), Some(Target::Listening));
+    assert_eq!(state(&table, "held"), Some(Target::Listening));
+    // Those who come after the next holder wait as long as ever.
+    table.hold(&name("closed"), HolderId(2), start);
+    table.release(HolderId(2), start);
+    obey(&mut table, start);
+    assert_eq!(state(&table, "closed"), Some(Target::Listening));
+}
+
+#[test]
 fn a_listener_queues_from_the_start_and_refuses_only_where_it_is_asked_to() {
     let (mut table, now) = (Table::default(), Instant::now());
     table.configure(&wanted(&[("queue", &[1], Idle::Queue), ("refuse", &[2], Idle::Refuse)]), now);
@@ -58,7 +85,7 @@ fn a_listener_queues_from_the_start_and_refuses_only_where_it_is_asked_to() {
     table.hold(&name("refuse"), HolderId(1), now);
     obey(&mut table, now);
     assert_eq!(state(&table, "refuse"), Some(Target::Listening));
-    assert_eq!(table.release(HolderId(1), now), [name("refuse")]);
+    assert_eq!(table.release(HolderId(1), now).free, [name("refuse")]);
     obey(&mut table, now);
     assert_eq!(state(&table, "refuse"), Some(Target::Refusing));
 }
@@ -114,7 +141,7 @@ fn a_new_configuration_leaves_unchanged_sockets_alone() {
     let ids: Vec<_> = table.get("a").unwrap().1.slots.iter().map(|slot| slot.id).collect();
     let b = table.get("b").unwrap().1.slots[0].id;
     let change = table.configure(&wanted(&[("a", &[2, 4], Idle::Queue), ("c", &[1], Idle::Refuse)]), now);
-    assert_eq!(change, Change { close: vec![b], kept: vec![ids[1], ids[0]] });
+    assert_eq!(change, Change { close: vec![b], kept: vec![ids[1], ids[0]], linger: vec![] });
     let (_, a) = table.get("a").unwrap();
     assert_eq!((a.slots[0].id, a.slots[1].state), (ids[1], None));
     assert!(a.holders.contains(&HolderId(1)));
@@ -133,7 +160,7 @@ fn who_holds_a_socket_holds_it_under_its_new_name_too() {
     obey(&mut table, now);
     assert_eq!(state(&table, "c"), Some(Target::Listening), "its holder serves it");
     assert_eq!(table.get("b").unwrap().1.slots[1].state, Some(Target::Listening));
-    assert_eq!(table.release(HolderId(1), now), [name("b"), name("c")]);
+    assert_eq!(table.release(HolderId(1), now).free, [name("b"), name("c")]);
     obey(&mut table, now);
     assert_eq!((state(&table, "b"), state(&table, "c")), (Some(Target::Refusing), Some(Target::Refusing)));
 }
@@ -167,8 +194,9 @@ fn any_event() -> impl Strategy<Value = Event> {
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
-/// The naive model: for each listener its idle rule, its holders, and when the last one went.
-struct Model(Vec<(Idle, BTreeSet<u64>, Instant)>);
+/// The naive model: for each listener its idle rule, its holders, and when the last one went; and who has the sockets
+/// of those that are not configured now.
+struct Model(Vec<(Idle, BTreeSet<u64>, Instant)>, [BTreeSet<u64>; 3]);
 
 impl Model {
     fn expects(&self, n: usize, now: Instant) -> Target {
@@ -183,11 +211,14 @@ impl Model {
     }
 
     fn configure(&mut self, idles: &[Idle], now: Instant) {
-        self.0.truncate(idles.len());
+        while self.0.len() > idles.len() {
+            let (_, holders, _) = self.0.pop().unwrap();
+            self.1[self.0.len()] = holders;
+        }
         for (n, idle) in idles.iter().enumerate() {
             match self.0.get_mut(n) {
                 Some(entry) => entry.0 = *idle,
-                None => self.0.push((*idle, BTreeSet::new(), now)),
+                None => self.0.push((*idle, std::mem::take(&mut self.1[n]), now)),
             }
         }
     }
@@ -197,7 +228,7 @@ proptest! {
     #[test]
     fn the_table_does_what_the_naive_model_does(events in proptest::collection::vec(any_event(), 1..60)) {
         let mut now = Instant::now();
-        let (mut table, mut model) = (Table::default(), Model(Vec::new()));
+        let (mut table, mut model) = (Table::default(), Model(Vec::new(), Default::default()));
         for event in events {
             match event {
                 Event::Configure(idles) => {
@@ -214,6 +245,9 @@ proptest! {
                 }
                 Event::Release(holder) => {
                     table.release(HolderId(holder), now);
+                    for others in &mut model.1 {
+                        others.remove(&holder);
+                    }
                     for entry in &mut model.0 {
                         if entry.1.remove(&holder) && entry.1.is_empty() {
                             entry.2 = now;

@@ -3,13 +3,17 @@
 use super::tree::{MAX_HOPS, below, entries};
 use crate::config::units::SECTION;
 use crate::config::{Fault, Origin};
+use crate::sources::trusted::changed_at;
 use nix::libc::O_NONBLOCK;
 use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+/// What the fault of a file that cannot be read begins with.
+pub const CANNOT_BE_READ: &str = "cannot be read";
 /// The largest unit file that is read.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
 
@@ -34,11 +38,19 @@ pub(super) struct Files {
     listings: HashMap<PathBuf, Vec<String>>,
     /// What could not be read.
     pub(super) faults: Vec<Fault>,
+    /// When any of those that were read was changed last.
+    pub(super) changed: Option<SystemTime>,
 }
 
 impl Files {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), contents: HashMap::new(), listings: HashMap::new(), faults: Vec::new() }
+        Self {
+            root: root.to_owned(),
+            contents: HashMap::new(),
+            listings: HashMap::new(),
+            faults: Vec::new(),
+            changed: None,
+        }
     }
 
     /// What kind of content a file has.
@@ -59,14 +71,17 @@ impl Files {
     /// The bytes of a file; none where it is not there, or cannot be read, which is a fault then.
     pub(super) fn read(&mut self, path: &Path) -> Option<Vec<u8>> {
         match read_capped(&self.followed(path)) {
-            Ok(text) => Some(text),
+            Ok((text, changed)) => {
+                self.changed = self.changed.max(changed);
+                Some(text)
+            }
             // A link that leads nowhere: systemd has no such unit either.
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => {
                 let origin = Origin { file: self.shown(path).into(), ..Origin::default() };
                 // Only a warning: a file that only root may read mostly has no section.
                 self.faults.push(
-                    Fault::warning(origin, format!("cannot be read: {error}"))
+                    Fault::warning(origin, format!("{CANNOT_BE_READ}: {error}"))
                         .help(format!("make it readable for all if it has a section [{SECTION}]")),
                 );
                 None
@@ -101,20 +116,23 @@ impl Files {
     }
 }
 
-fn read_capped(path: &Path) -> io::Result<Vec<u8>> {
+/// What is in a file, and when that was changed last.
+fn read_capped(path: &Path) -> io::Result<(Vec<u8>, Option<SystemTime>)> {
     // O_NONBLOCK: opening a pipe must not wait for a writer.
     let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
     // /dev/null, reached by way of other links, masks; other devices are no unit files.
     if !metadata.is_file() {
-        return if metadata.is_dir() { Err(ErrorKind::IsADirectory.into()) } else { Ok(Vec::new()) };
+        return if metadata.is_dir() { Err(ErrorKind::IsADirectory.into()) } else { Ok((Vec::new(), None)) };
     }
     if metadata.len() > MAX_FILE {
         return Err(io::Error::other(format!("it is larger than {MAX_FILE} bytes")));
     }
     let mut text = Vec::new();
-    file.take(MAX_FILE).read_to_end(&mut text)?;
-    Ok(text)
+    (&file).take(MAX_FILE).read_to_end(&mut text)?;
+    // Asked for after it was read, so that whatever happened to it meanwhile shows.
+    let changed = changed_at(&file.metadata()?);
+    Ok((text, Some(changed)))
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {

@@ -14,9 +14,11 @@ mod tree;
 use crate::config::units::{Unit, parse};
 use crate::config::{Fault, Services};
 use crate::model::UnitName;
+pub use files::CANNOT_BE_READ;
 use files::{Content, Files};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 use tree::{Found, Tree};
 
 /// The drop-in that the generator writes for each unit with a section.
@@ -24,17 +26,31 @@ use tree::{Found, Tree};
 /// It sorts behind all others, so that an administrator's reset of `ExecStartPre=` does not take it away.
 pub const DELIVERY_FILE: &str = "zzz-portbroker.conf";
 
+/// What [`read`] has read.
+#[derive(Debug)]
+pub struct Read {
+    /// All services that have a section, and all sockets.
+    pub units: Vec<Unit>,
+    /// Which services there are at all.
+    pub services: Services,
+    /// What is wrong with their files.
+    pub faults: Vec<Fault>,
+    /// When any of the files was changed last.
+    pub changed: Option<SystemTime>,
+}
+
 /// All services that have a section, and all sockets, below `root`; which services there are at all; and what is
 /// wrong with their files.
 ///
 /// Of templates, the instances that a file, a link, or a `.wants`, `.requires` or `.upholds` directory
 /// names.
 #[must_use]
-pub fn read(root: &Path) -> (Vec<Unit>, Services, Vec<Fault>) {
-    let reader = Reader::new(root, Wanted::ServicesAndSockets);
+pub fn read(root: &Path) -> Read {
+    let mut reader = Reader::new(root, Wanted::ServicesAndSockets);
     let services = reader.tree.services();
-    let (units, faults) = reader.units();
-    (units, services, faults)
+    let units = reader.units();
+    let Files { faults, changed, .. } = reader.files;
+    Read { units, services, faults, changed }
 }
 
 /// All services that have a section: what the generator needs.
@@ -43,7 +59,9 @@ pub fn read(root: &Path) -> (Vec<Unit>, Services, Vec<Fault>) {
 /// only drop-ins are there counts too.
 #[must_use]
 pub fn read_services(root: &Path) -> (Vec<Unit>, Vec<Fault>) {
-    Reader::new(root, Wanted::Services).units()
+    let mut reader = Reader::new(root, Wanted::Services);
+    let units = reader.units();
+    (units, reader.files.faults)
 }
 
 /// One unit with its drop-ins, whatever is in it; `None` where there is none, or it is masked.
@@ -89,7 +107,7 @@ impl Reader {
         Self { tree: Tree::scan(root), files: Files::new(root), wanted }
     }
 
-    fn units(mut self) -> (Vec<Unit>, Vec<Fault>) {
+    fn units(&mut self) -> Vec<Unit> {
         let tree = std::mem::take(&mut self.tree);
         let mut units = Vec::new();
         for (name, candidate) in self.candidates(&tree) {
@@ -98,7 +116,7 @@ impl Reader {
                 units.extend(self.unit(&tree, name, &candidate));
             }
         }
-        (units, self.files.faults)
+        units
     }
 
     /// Every unit by its own name.

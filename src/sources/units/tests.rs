@@ -28,7 +28,7 @@ fn tree(files: &[(&str, &str)]) -> TempDir {
 /// The units by name, each with the values of the key `V` of any section.
 fn values(files: &[(&str, &str)]) -> Vec<(String, String)> {
     let root = tree(files);
-    let (units, _, faults) = read(root.path());
+    let Read { units, faults, .. } = read(root.path());
     assert_eq!(faults, []);
     let join = |unit: &Unit| {
         let values = unit.settings.iter().filter(|s| s.key == "V").map(|s| s.value.clone());
@@ -176,7 +176,7 @@ fn a_unit_is_enabled_where_a_link_names_it_or_an_alias() {
         (&format!("{ETC}/sockets.target.wants/b.socket -> /{USR}/b.socket"), ""),
         (&format!("{ETC}/sockets.target.wants/d.socket -> /{USR}/c.socket"), ""),
     ]);
-    let (units, _, _) = read(root.path());
+    let Read { units, .. } = read(root.path());
     let enabled: Vec<_> = units.iter().map(|unit| (unit.name.as_str(), unit.enabled)).collect();
     assert_eq!(enabled, [("a.socket", false), ("b.socket", true), ("c.socket", true)]);
 }
@@ -214,7 +214,7 @@ fn loops_of_links_and_odd_files_do_no_harm() {
     ]);
     let pipe = root.path().join(ETC).join("c.service");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let (units, _, faults) = read(root.path());
+    let Read { units, faults, .. } = read(root.path());
     assert_eq!(units.iter().map(|unit| unit.name.as_str()).collect::<Vec<_>>(), ["d.service"]);
     assert_eq!(faults, []);
 }
@@ -224,7 +224,7 @@ fn a_file_that_is_too_large_is_a_warning_and_no_unit() {
     let root = tree(&[(&format!("{USR}/a.service"), OURS)]);
     let path = root.path().join(USR).join("a.service");
     fs::File::options().write(true).open(&path).unwrap().set_len(5 * 1024 * 1024).unwrap();
-    let (units, _, faults) = read(root.path());
+    let Read { units, faults, .. } = read(root.path());
     assert_eq!(units, []);
     assert_eq!(faults.len(), 1);
     assert!(!faults[0].is_error() && *faults[0].origin.file == *Path::new("/").join(USR).join("a.service"));

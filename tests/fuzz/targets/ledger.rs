@@ -5,7 +5,9 @@
 use arbitrary::{Arbitrary, Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use portbroker::config::{Quota, Spread};
+use portbroker::config::Guarantee;
 use portbroker::leases::Kind;
+use portbroker::model::Owner;
 use portbroker::leases::tests::world::{Command, World};
 
 /// The naive ledger takes a millisecond for each.
@@ -46,7 +48,12 @@ fuzz_target!(|bytes: &[u8]| {
     let spread = *spread.unwrap_or(&Spread::LeastUsed);
     let quota = input.choose(&[Quota::None, Quota::PortsPerCaller(300), Quota::Quarter]);
     let quota = *quota.unwrap_or(&Quota::None);
-    let mut world = World::new([spread, Spread::LeastUsed], [quota, Quota::None]);
+    let guarantee = bool::arbitrary(&mut input).unwrap_or(false).then(|| {
+        let ports = input.int_in_range(1..=200).unwrap_or(1);
+        let named = if ports % 2 == 0 { vec![Owner::User(1), Owner::User(9)] } else { Vec::new() };
+        Guarantee { ports, named: named.into_iter().collect(), others: ports % 3 == 0 }
+    });
+    let mut world = World::new([spread, Spread::LeastUsed], [quota, Quota::None], guarantee);
     world.run(Command::Open { owner: 0 });
     for turn in 0..MOST {
         if input.is_empty() {

@@ -5,6 +5,9 @@
 //! `lab.target`, which has basic.target and the sockets (so the system bus), and what a test adds to it. The
 //! programs under test are copied in by `systemd/install`.
 //!
+//! With `LAB_ROOT` it is the tree there in place of this machine's root, as `tests/lab/debian-13` makes one: the same
+//! tests, on another systemd.
+//!
 //! Needs root and Debian's systemd-container. A test that cannot have them fails.
 
 use std::ffi::OsStr;
@@ -33,7 +36,7 @@ mount -t tmpfs -o mode=755 tmpfs "$DIR/volatile"
 mkdir "$DIR/volatile/upper" "$DIR/volatile/work"
 # Not as a layer of its own: a layer must not lie inside of another.
 cp -a "$DIR/files/." "$DIR/volatile/upper/"
-mount -t overlay -o "lowerdir=/,upperdir=$DIR/volatile/upper,workdir=$DIR/volatile/work" overlay "$DIR/root"
+mount -t overlay -o "lowerdir=$LAB_ROOT,upperdir=$DIR/volatile/upper,workdir=$DIR/volatile/work" overlay "$DIR/root"
 while :; do
   status=0
   systemd-nspawn -q -D "$DIR/root" --boot --register=no --keep-unit --private-network --capability=all \
@@ -55,6 +58,18 @@ pub struct Lab {
     dir: TempDir,
     nspawn: Child,
     init: String,
+}
+
+/// The tree below the overlay.
+fn root() -> PathBuf {
+    let root = std::env::var_os("LAB_ROOT").map_or_else(|| PathBuf::from("/"), PathBuf::from);
+    let systemd = root.join("usr/lib/systemd/systemd");
+    assert!(
+        root.is_absolute() && systemd.exists(),
+        "LAB_ROOT is {}, and there is no systemd",
+        root.display()
+    );
+    root
 }
 
 /// A container to be: `name` is its host name.
@@ -160,6 +175,7 @@ impl Preparation {
             .args(["--mount", "--propagation", "private", "sh", "-c", BOOT])
             .env("DIR", self.dir.path())
             .env("NAME", &self.name)
+            .env("LAB_ROOT", root())
             .stdin(Stdio::null())
             .stdout(console.try_clone().expect("the console"))
             .stderr(console)
@@ -269,6 +285,13 @@ impl Lab {
     /// A property of a unit.
     pub fn show(&self, unit: &str, property: &str) -> String {
         self.ok(&format!("systemctl show -P {property} '{unit}'"))
+    }
+
+    /// The version of its systemd.
+    pub fn systemd(&self) -> u32 {
+        let text = self.ok("systemctl --version");
+        let version = text.split_ascii_whitespace().nth(1).and_then(|version| version.parse().ok());
+        version.unwrap_or_else(|| panic!("no version of systemd's in {text}"))
     }
 
     /// Says what is tested now, so that a failure is seen to belong to it.

@@ -1,0 +1,200 @@
+//! The books of who has how much of the broker, as all who spend it on behalf of callers share them.
+//!
+//! A lock is held for the time of an addition, and never while anybody waits. What was taken is a [`Held`], and is
+//! given back when that is dropped, wherever the call ends.
+
+use super::command::Refusal;
+use crate::config::{Limit, Limits};
+use crate::limits::{Books, Claim, LeftOut, Over, Room, Usage, Who};
+use crate::policy::Caller;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::sync::Notify;
+
+/// Something that may have been read meanwhile, and can find that out.
+pub trait Debtor: Send + Sync {
+    /// Gives back what was read.
+    fn settle(&self);
+}
+
+/// By the number of their connection, each with whom it is counted for.
+type Debtors = HashMap<u64, (Who, Arc<dyn Debtor>)>;
+
+/// The books.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    books: Mutex<Books>,
+    /// Connections with descriptors that may be unread.
+    debtors: Mutex<Debtors>,
+    freed: Notify,
+}
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Gate")
+    }
+}
+
+/// Something that is counted; no more when this is dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Held {
+    gate: Gate,
+    who: Who,
+    claim: Claim,
+}
+
+impl Held {
+    /// For whom it is counted.
+    #[must_use]
+    pub fn who(&self) -> &Who {
+        &self.who
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.gate.books().give_back(&self.who, self.claim);
+        if matches!(self.claim, Claim::Bytes(_)) {
+            self.gate.0.freed.notify_waiters();
+        }
+    }
+}
+
+impl Gate {
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.0.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn configure(&self, limits: Limits) {
+        self.books().configure(limits);
+        self.0.freed.notify_waiters();
+    }
+
+    pub(super) fn see_room(&self, room: Room) {
+        self.books().see_room(room);
+    }
+
+    /// A limit as it is in effect.
+    #[must_use]
+    pub fn most(&self, limit: Limit) -> u64 {
+        self.books().most(limit)
+    }
+
+    /// Counts it, or says which limit that would be over.
+    pub fn claim(&self, who: &Who, claim: Claim) -> Result<Held, Over> {
+        let limit = match self.take(who, claim) {
+            Ok(held) => return Ok(held),
+            Err(limit) => limit,
+        };
+        if matches!(claim, Claim::Descriptors(_)) {
+            self.settle((limit == Limit::UnreadDescriptorsPerUser).then_some(who));
+            if let Ok(held) = self.take(who, claim) {
+                return Ok(held);
+            }
+        }
+        Err(self.hit(limit, who))
+    }
+
+    /// Counts descriptors before they are made for a caller.
+    pub fn descriptors(&self, caller: &Caller, count: usize) -> Result<Held, Refusal> {
+        let who = caller.unit.clone().map_or(Who::User(caller.uid), Who::Unit);
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        self.claim(&who, Claim::Descriptors(count)).map_err(|over| {
+            Refusal::OverLimit(format!(
+                "no more sockets are sent to you before you have read those that were: {} is {} here; read the \
+                 replies to your calls, or close their connections",
+                over.limit.key(),
+                over.most
+            ))
+        })
+    }
+
+    fn take(&self, who: &Who, claim: Claim) -> Result<Held, Limit> {
+        self.books().take(who, claim)?;
+        Ok(Held { gate: self.clone(), who: who.clone(), claim })
+    }
+
+    /// Waits until there is room for a reply of so many bytes.
+    pub async fn bytes(&self, who: &Who, bytes: u64) -> Held {
+        let claim = Claim::Bytes(bytes);
+        loop {
+            // Before the books are asked: what is given back after that is heard of.
+            let freed = self.0.freed.notified();
+            match self.take(who, claim) {
+                Ok(held) => return held,
+                Err(limit) => drop(self.hit(limit, who)),
+            }
+            freed.await;
+        }
+    }
+
+    /// Somebody is kept within a limit: it is counted, and now and then said.
+    pub fn hit(&self, limit: Limit, who: &Who) -> Over {
+        let over = self.books().hit(limit, who, Instant::now());
+        if over.says {
+            let (key, most) = (limit.key(), over.most);
+            let value = limit.written(most);
+            tracing::warn!(event = "limit", limit = key, most, %who, "{who} is kept within {key} = {value} of [limits]");
+        }
+        over
+    }
+
+    /// A connection that may have something unread. It is asked whenever somebody would get no more.
+    pub fn owes(&self, number: u64, who: Who, debtor: Arc<dyn Debtor>) {
+        self.debtors().insert(number, (who, debtor));
+    }
+
+    /// It has nothing unread any more.
+    pub fn owes_nothing(&self, number: u64) {
+        // Dropped outside of the lock: it may be the last one who has it.
+        let debtor = self.debtors().remove(&number);
+        drop(debtor);
+    }
+
+    fn debtors(&self) -> MutexGuard<'_, Debtors> {
+        self.0.debtors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks connections what was read: those of one, or all.
+    pub fn settle(&self, of: Option<&Who>) {
+        let debtors: Vec<_> = {
+            let all = self.debtors();
+            let wanted = all.values().filter(|(who, _)| of.is_none_or(|of| of == who));
+            wanted.map(|(_, debtor)| Arc::clone(debtor)).collect()
+        };
+        debtors.iter().for_each(|debtor| debtor.settle());
+    }
+
+    /// Whether a line of the log on behalf of a user is written.
+    #[must_use]
+    pub fn has_a_line(&self, uid: u32) -> bool {
+        self.books().has_a_line(uid, Instant::now())
+    }
+
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.books().next_due()
+    }
+
+    /// Says what was left out of the log.
+    pub(super) fn say_left_out(&self) {
+        let left_out = self.books().left_out(Instant::now());
+        for LeftOut { uid, lines } in left_out {
+            tracing::warn!(
+                event = "left-out",
+                uid,
+                lines,
+                "{lines} more lines like these on behalf of user {uid}"
+            );
+        }
+    }
+
+    pub(super) fn usage(&self, calls: Option<(Who, u64)>) -> Vec<Usage> {
+        self.settle(None);
+        self.books().usage(calls)
+    }
+}

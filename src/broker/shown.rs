@@ -1,0 +1,165 @@
+//! What there is to show: of the broker, of its listeners and of what waits in them.
+
+use super::Broker;
+use super::command::ObjectKind;
+use super::effects::inode_of;
+use super::view::{self, ListenerView, QueueView, SocketView, Summary, View};
+use crate::kernel::socket::Queue;
+use crate::listeners::{HolderId, Listener, SocketId};
+use crate::model::ListenerName;
+use crate::state::HolderRecord;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// What was shown last, and has not changed.
+#[derive(Debug, Default)]
+pub(super) struct Shown {
+    by_name: HashMap<ListenerName, Arc<ListenerView>>,
+    whole: Option<Arc<View>>,
+}
+
+impl Shown {
+    /// A listener is not what it was.
+    pub(super) fn changed(&mut self, name: &ListenerName) {
+        self.by_name.remove(name);
+        self.whole = None;
+    }
+
+    /// Nothing is known any more. Who keeps nothing needs no memory for it.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl Broker {
+    /// How the broker is.
+    pub(super) fn summary(&self) -> Summary {
+        let limits = self.gate.usage(self.queue.longest());
+        Summary {
+            faults: self.faults(),
+            notes: self.unmet.notes(&self.table),
+            learned: self.learning.count(),
+            limits,
+            takeover: self.comparison.view(),
+        }
+    }
+
+    /// All objects, those that are configured first. What did not change is not made again: of ten thousand listeners
+    /// that would take the time of a thousand hand-overs.
+    pub(super) fn view(&mut self) -> Arc<View> {
+        let pools = self.outbound.views();
+        if let Some(view) = self.shown.whole.as_ref().filter(|view| view.pools == pools) {
+            return Arc::clone(view);
+        }
+        let mut shown = std::mem::take(&mut self.shown);
+        let mut stays = true;
+        let mut one = |(name, listener): (&ListenerName, &Listener)| {
+            if let Some(known) = shown.by_name.get(name) {
+                return Arc::clone(known);
+            }
+            let view = Arc::new(self.view_of(name, listener));
+            if self.stays(name, listener) {
+                shown.by_name.insert(name.clone(), Arc::clone(&view));
+            } else {
+                stays = false;
+            }
+            view
+        };
+        let mut listeners: Vec<Arc<ListenerView>> = self.table.iter().map(&mut one).collect();
+        let others = self.table.lingering().names().filter(|name| self.table.get(name.as_str()).is_err());
+        let configured = listeners.len();
+        listeners.extend(others.filter_map(|name| self.lingering_view(name.as_str())).map(Arc::new));
+        stays &= listeners.len() == configured;
+        let view = Arc::new(View { listeners, pools });
+        shown.whole = stays.then(|| Arc::clone(&view));
+        self.shown = shown;
+        view
+    }
+
+    /// Whether what is shown of a listener is the same until it changes. Of a process that holds it the name is shown,
+    /// which is another one when it runs another program, and nobody tells us.
+    fn stays(&self, name: &ListenerName, listener: &Listener) -> bool {
+        let is_unit = |holder: &HolderId| {
+            self.holders.get(*holder).is_some_and(|holder| matches!(holder.record, HolderRecord::Unit { .. }))
+        };
+        listener.holders.iter().all(is_unit) && self.table.lingering().of(name.as_str()).next().is_none()
+    }
+
+    pub(super) fn exists(&self, kind: ObjectKind, name: &str) -> bool {
+        match kind {
+            ObjectKind::Listener => {
+                self.table.get(name).is_ok() || self.table.lingering().of(name).next().is_some()
+            }
+            ObjectKind::Pool => self.outbound.has_pool(name),
+        }
+    }
+
+    pub(super) fn show(&self, name: &str) -> Option<ListenerView> {
+        match self.table.get(name) {
+            Ok((name, listener)) => Some(self.view_of(name, listener)),
+            Err(_) => self.lingering_view(name),
+        }
+    }
+
+    fn draining_views(&self, listener: &Listener) -> impl Iterator<Item = SocketView> {
+        let drains = self.table.draining().iter();
+        let drains = drains.filter(|(_, drain)| listener.config.endpoints.contains(&drain.endpoint));
+        drains.map(|(id, drain)| SocketView {
+            endpoint: drain.endpoint.to_string(),
+            state: "draining",
+            inode: self.sockets.get(&id).map_or(0, inode_of),
+            error: String::new(),
+        })
+    }
+
+    /// What waits in the sockets of a listener, those that are drained included.
+    pub(super) fn queues(&self, name: &str) -> Option<Vec<QueueView>> {
+        let mut ids: Vec<SocketId> = self.table.lingering().of(name).map(|(id, _)| id).collect();
+        match self.table.get(name) {
+            Ok((_, listener)) => {
+                let drains = self.table.draining().iter();
+                let of_this = drains.filter(|(_, d)| listener.config.endpoints.contains(&d.endpoint));
+                ids.extend(listener.slots.iter().map(|slot| slot.id).chain(of_this.map(|(id, _)| id)));
+            }
+            Err(_) if ids.is_empty() => return None,
+            Err(_) => {}
+        }
+        let queue = |id: SocketId| {
+            let socket = self.sockets.get(&id)?;
+            let queue = socket.queue().ok()?;
+            let Queue { waiting, limit, overflows } = queue;
+            Some(QueueView { inode: inode_of(socket), waiting, limit, overflows })
+        };
+        Some(ids.into_iter().filter_map(queue).collect())
+    }
+
+    fn view_of(&self, name: &ListenerName, listener: &Listener) -> ListenerView {
+        let sockets: Vec<SocketView> = listener
+            .slots
+            .iter()
+            .map(|slot| SocketView {
+                endpoint: slot.endpoint.to_string(),
+                // What waits for the next holder need not be bound: its address is held by another socket.
+                state: if slot.waits() { "reserved" } else { view::state_word(slot.state) },
+                inode: self.sockets.get(&slot.id).map_or(0, inode_of),
+                error: slot.error().or_else(|| self.unmet.failure(slot.id)).unwrap_or_default().to_owned(),
+            })
+            .chain(self.draining_views(listener))
+            .chain(self.lingering_views(name.as_str()))
+            .collect();
+        let mut holders: Vec<String> = self.shown_holders(&listener.holders).collect();
+        holders.extend(self.lingering_holders(name.as_str(), &listener.holders));
+        ListenerView {
+            name: name.to_string(),
+            state: view::worst(&sockets),
+            sockets,
+            holders,
+            notes: self.unmet.notes_of(listener),
+            idle: listener.config.idle.to_string(),
+            activate: listener.config.activate.as_ref().map(ToString::to_string).unwrap_or_default(),
+            activation_error: self.activations.error(name).unwrap_or_default().to_owned(),
+            allow: listener.config.allow.iter().map(ToString::to_string).collect(),
+            origin: view::origin_text(&listener.config.origin),
+        }
+    }
+}

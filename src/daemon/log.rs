@@ -1,0 +1,259 @@
+//! The log, which nobody waits for.
+//!
+//! A journal that is stopped, or a pipe that nobody reads, takes nothing more after a while, and whoever writes to it
+//! waits. The daemon does not: what cannot be written at once waits in a buffer, and what finds no room there is
+//! counted, and told of by a line of its own as soon as lines are taken again. In a daemon whose log is well, a line is
+//! written when it is made, and there is no thread.
+
+use super::journal;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, send};
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::net::UnixDatagram;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What may wait, in bytes.
+const MOST: usize = 1 << 20;
+/// How often it is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Where lines go.
+#[derive(Debug)]
+pub(super) enum Sink {
+    /// systemd's journal, a datagram a record.
+    Journal(UnixDatagram),
+    /// A file, pipe or terminal, opened anew so that our writing does not wait and others' does as before.
+    File(File),
+    /// A socket, as of the journal's for standard error.
+    Socket(OwnedFd),
+    /// One of which we have only what we were given: written to when poll(2) says that it takes something.
+    Given(File),
+}
+
+impl Sink {
+    /// Standard error.
+    pub(super) fn stderr() -> io::Result<Self> {
+        let own = io::stderr().as_fd().try_clone_to_owned()?;
+        let given = File::from(own);
+        if given.metadata()?.file_type().is_socket() {
+            return Ok(Self::Socket(given.into()));
+        }
+        let anew = OpenOptions::new()
+            .append(true)
+            .custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY)
+            .open("/proc/self/fd/2");
+        Ok(anew.map_or(Self::Given(given), Self::File))
+    }
+
+    /// The journal.
+    pub(super) fn journal() -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        let sink = Self::Journal(socket);
+        // journald throws an empty record away.
+        sink.write(&[])?;
+        Ok(sink)
+    }
+
+    /// Writes without waiting; how much of it was taken.
+    fn write(&self, record: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Journal(socket) => journal::send(socket, record).map(|()| record.len()),
+            Self::File(file) => (&*file).write(record),
+            Self::Socket(socket) => {
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                Ok(send(socket.as_raw_fd(), record, flags)?)
+            }
+            Self::Given(file) => {
+                let mut ready = [PollFd::new(file.as_fd(), PollFlags::POLLOUT)];
+                poll(&mut ready, PollTimeout::ZERO)?;
+                let takes =
+                    ready.iter().any(|fd| fd.revents().is_some_and(|r| r.contains(PollFlags::POLLOUT)));
+                if !takes {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                // A pipe that takes something takes a page.
+                (&*file).write(record.get(..4096).unwrap_or(record))
+            }
+        }
+    }
+
+    fn lost(&self, lines: u64) -> Vec<u8> {
+        let text = format!("{lines} lines of the log were lost: it took nothing for a while");
+        match self {
+            Self::Journal(_) => journal::record_of_our_own(&text, lines),
+            _ => format!("portbrokerd: {text}\n").into_bytes(),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Vec<u8>>,
+    bytes: usize,
+    lost: u64,
+    /// A thread is about to try again.
+    retries: bool,
+}
+
+/// The log.
+#[derive(Debug, Clone)]
+pub(super) struct Log(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    sink: Sink,
+    state: Mutex<State>,
+}
+
+impl Log {
+    pub(super) fn new(sink: Sink) -> Self {
+        Self(Arc::new(Inner { sink, state: Mutex::default() }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes a record, now or later or not at all.
+    pub(super) fn record(&self, record: &[u8]) {
+        let mut state = self.state();
+        self.flush(&mut state);
+        let taken = if state.waiting.is_empty() && state.lost == 0 { self.write_now(record) } else { 0 };
+        let rest = record.get(taken..).unwrap_or_default();
+        if rest.is_empty() && taken == record.len() {
+            return;
+        }
+        // The rest of a line that was begun is written in any case.
+        if state.bytes.saturating_add(rest.len()) > MOST && taken == 0 {
+            state.lost = state.lost.saturating_add(1);
+        } else {
+            state.bytes = state.bytes.saturating_add(rest.len());
+            state.waiting.push_back(rest.to_vec());
+        }
+        if !std::mem::replace(&mut state.retries, true) {
+            let log = self.clone();
+            let thread = std::thread::Builder::new().name("log".into()).stack_size(128 * 1024);
+            state.retries = thread.spawn(move || log.retry()).is_ok();
+        }
+    }
+
+    /// How much was taken. What cannot be written for another reason than that it would wait is nobody's to know.
+    fn write_now(&self, record: &[u8]) -> usize {
+        match self.0.sink.write(record) {
+            Ok(taken) => taken,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
+            Err(_) => record.len(),
+        }
+    }
+
+    /// Writes what waits, as far as it is taken.
+    fn flush(&self, state: &mut State) {
+        while let Some(mut record) = state.waiting.pop_front() {
+            let taken = self.write_now(&record);
+            state.bytes = state.bytes.saturating_sub(taken);
+            if taken < record.len() {
+                record.drain(..taken);
+                state.waiting.push_front(record);
+                return;
+            }
+        }
+        if state.lost > 0 {
+            let told = self.0.sink.lost(state.lost);
+            if self.write_now(&told) > 0 {
+                state.lost = 0;
+            }
+        }
+    }
+
+    fn retry(&self) {
+        loop {
+            std::thread::sleep(RETRY);
+            let mut state = self.state();
+            self.flush(&mut state);
+            if state.waiting.is_empty() && state.lost == 0 {
+                state.waiting = VecDeque::new();
+                state.retries = false;
+                return;
+            }
+        }
+    }
+
+    /// Waits until all is written, and no longer than so.
+    pub(super) fn finish(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while self.state().retries && Instant::now() < deadline {
+            std::thread::sleep(RETRY / 10);
+        }
+    }
+}
+
+/// A line is written as a whole, by one call of the one who formats it.
+impl Write for Log {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.record(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read as _;
+
+    /// The log into a pipe, and its reader.
+    fn piped() -> (Log, File) {
+        let (reader, writer) = io::pipe().unwrap();
+        let anew = OpenOptions::new()
+            .write(true)
+            .custom_flags(nix::libc::O_NONBLOCK)
+            .open(format!("/proc/self/fd/{}", writer.as_raw_fd()))
+            .unwrap();
+        (Log::new(Sink::File(anew)), File::from(OwnedFd::from(reader)))
+    }
+
+    #[test]
+    fn a_log_that_nobody_reads_stops_nobody_and_says_afterwards_what_was_lost() {
+        let (log, mut reader) = piped();
+        let line = |n: usize| format!("{n:06} {}\n", "x".repeat(200));
+        const LINES: usize = 20_000;
+        (0..LINES).for_each(|n| log.record(line(n).as_bytes()));
+        let buffered = log.state().bytes;
+        assert!(buffered <= MOST && log.state().lost > 0, "{buffered}");
+        let read = std::thread::spawn(move || {
+            let mut text = String::new();
+            reader.read_to_string(&mut text).unwrap();
+            text
+        });
+        log.finish(Duration::from_secs(60));
+        log.record(line(LINES).as_bytes());
+        drop(log);
+        let text = read.join().unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let told = lines.iter().position(|line| line.contains("lines of the log were lost")).unwrap();
+        let lost: usize = lines[told].split(' ').nth(1).unwrap().parse().unwrap();
+        assert_eq!(told + lost, LINES, "every line is there or counted");
+        for (n, found) in lines[..told].iter().enumerate() {
+            assert_eq!(format!("{found}\n"), line(n), "in order, and none torn");
+        }
+        assert_eq!(lines[told + 1..].len(), 1);
+    }
+
+    #[test]
+    fn a_log_that_is_well_is_written_at_once_without_a_thread() {
+        let (log, mut reader) = piped();
+        log.clone().write_all(b"one\n").unwrap();
+        let mut bytes = [0; 4];
+        reader.read_exact(&mut bytes).unwrap();
+        assert_eq!((&bytes, log.state().retries), (b"one\n", false));
+    }
+}

@@ -1,0 +1,316 @@
+//! The books: what is counted, by its limit.
+
+use super::Who;
+use super::hits::Hits;
+use super::lines::{LeftOut, Lines};
+use super::shares::{Bounds, Shares, Short};
+use crate::config::{Limit, Limits};
+use std::time::Instant;
+
+/// Of what all have together, one part of so many is kept for root and for units.
+const KEPT: u64 = 4;
+/// Descriptors of the process that are the broker's own, whatever is asked of it.
+const OWN: u64 = 128;
+/// What a connection takes: its stream, and its peer's process.
+const PER_CONNECTION: u64 = 2;
+
+/// How many descriptors the process may have, and what of it is in use for sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// `RLIMIT_NOFILE`: so many may be open, and as many in flight.
+    pub descriptors: u64,
+    /// Sockets that the broker holds: each is open, and in flight in the store; twice while that is written anew.
+    pub sockets: u64,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { descriptors: 1024, sockets: 0 }
+    }
+}
+
+impl Room {
+    fn left(self) -> u64 {
+        self.descriptors.saturating_sub(self.sockets.saturating_mul(2)).saturating_sub(OWN)
+    }
+
+    /// How many of callers' may be in flight: half, so that those which are made for them can be open as well.
+    fn in_flight(self) -> u64 {
+        self.left() / 2
+    }
+
+    /// How many connections may be open.
+    fn connections(self) -> u64 {
+        self.left() / 2 / PER_CONNECTION
+    }
+}
+
+/// Something that is counted while somebody has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// A connection to the private socket.
+    Connection,
+    /// Descriptors that are made for a caller.
+    Descriptors(u64),
+    /// Bytes of a reply.
+    Bytes(u64),
+}
+
+/// A limit was hit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Over {
+    /// Which one.
+    pub limit: Limit,
+    /// Its value.
+    pub most: u64,
+    /// Whether it is to be said in the log.
+    pub says: bool,
+}
+
+/// How much of a limit is in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// Which one.
+    pub limit: Limit,
+    /// What it is: less than what is configured where the process may not have so many descriptors.
+    pub most: u64,
+    /// How much there is; of a limit for each, how much the one has that has most. Zero for times.
+    pub used: u64,
+    /// Who has most, or nobody.
+    pub greatest: Option<Who>,
+    /// How often it was hit since the start.
+    pub hits: u64,
+    /// By whom, how often, those first that hit it last.
+    pub by: Vec<(Who, u64)>,
+}
+
+/// The books.
+#[derive(Debug, Default)]
+pub struct Books {
+    limits: Limits,
+    room: Room,
+    connections: Shares,
+    descriptors: Shares,
+    bytes: Shares,
+    hits: Hits,
+    lines: Lines,
+}
+
+impl Books {
+    /// Other limits from now on. Who has more than that keeps it.
+    pub fn configure(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// What the process has room for.
+    pub fn see_room(&mut self, room: Room) {
+        self.room = room;
+    }
+
+    /// A limit as it is in effect.
+    #[must_use]
+    pub fn most(&self, limit: Limit) -> u64 {
+        let set = self.limits.get(limit);
+        let of_all = |all: u64| all.saturating_sub(all / KEPT);
+        match limit {
+            Limit::Connections => set.min(of_all(self.room.connections())),
+            // One must not be able to take what all have.
+            Limit::ConnectionsPerUser => set.min(of_all(self.room.connections()) / 2),
+            Limit::UnreadDescriptors => set.min(self.room.in_flight()),
+            Limit::UnreadDescriptorsPerUser => set.min(of_all(self.most(Limit::UnreadDescriptors)) / 2),
+            Limit::UnreadBytesPerUser => set.min(of_all(self.limits.get(Limit::UnreadBytes))),
+            Limit::CallsPerUser | Limit::UnreadBytes | Limit::UnreadTime | Limit::LogLinesPerUser => set,
+        }
+    }
+
+    fn bounds(&self, who: &Who, claim: Claim) -> (Bounds, Limit, Limit) {
+        let (each, all) = match claim {
+            Claim::Connection => (Limit::ConnectionsPerUser, Limit::Connections),
+            Claim::Descriptors(_) => (Limit::UnreadDescriptorsPerUser, Limit::UnreadDescriptors),
+            Claim::Bytes(_) => (Limit::UnreadBytesPerUser, Limit::UnreadBytes),
+        };
+        let most = self.most(all);
+        let bounds = match claim {
+            // Root has as many connections as there is room for.
+            Claim::Connection => Bounds {
+                each: if *who == Who::User(0) { u64::MAX } else { self.most(each) },
+                common: most,
+                all: self.room.connections(),
+            },
+            _ => Bounds { each: self.most(each), common: most.saturating_sub(most / KEPT), all: most },
+        };
+        (bounds, each, all)
+    }
+
+    fn shares(&mut self, claim: Claim) -> (&mut Shares, u64) {
+        match claim {
+            Claim::Connection => (&mut self.connections, 1),
+            Claim::Descriptors(count) => (&mut self.descriptors, count),
+            Claim::Bytes(bytes) => (&mut self.bytes, bytes),
+        }
+    }
+
+    /// Takes it into the books, or says which limit that would be over; that is no hit yet, since who asks may know of
+    /// something to give back.
+    pub fn take(&mut self, who: &Who, claim: Claim) -> Result<(), Limit> {
+        let (mut bounds, each, all) = self.bounds(who, claim);
+        let (shares, amount) = self.shares(claim);
+        // One reply at a time is everybody's, however long it is.
+        if matches!(claim, Claim::Bytes(_)) && shares.of(who) == 0 {
+            bounds.each = u64::MAX;
+        }
+        shares.take(who, amount, bounds).map_err(|short| match short {
+            Short::Each => each,
+            Short::All => all,
+        })
+    }
+
+    /// Takes it out of the books.
+    pub fn give_back(&mut self, who: &Who, claim: Claim) {
+        let (shares, amount) = self.shares(claim);
+        shares.give_back(who, amount);
+    }
+
+    /// Somebody was kept within a limit.
+    pub fn hit(&mut self, limit: Limit, who: &Who, now: Instant) -> Over {
+        let says = self.hits.hit(limit, who, now);
+        Over { limit, most: self.most(limit), says }
+    }
+
+    /// Whether a line of the log on behalf of a user is written.
+    pub fn has_a_line(&mut self, uid: u32, now: Instant) -> bool {
+        let most = self.most(Limit::LogLinesPerUser);
+        let writes = self.lines.has_a_line(uid, most, now);
+        if !writes {
+            self.hits.hit(Limit::LogLinesPerUser, &Who::User(uid), now);
+        }
+        writes
+    }
+
+    /// When [`Books::left_out`] has something.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Instant> {
+        self.lines.next_due()
+    }
+
+    /// Lines that were left out of the log.
+    pub fn left_out(&mut self, now: Instant) -> Vec<LeftOut> {
+        self.lines.sums(now)
+    }
+
+    /// How much of every limit is in use. `calls` are those that wait, of the caller that has most of them.
+    #[must_use]
+    pub fn usage(&self, calls: Option<(Who, u64)>) -> Vec<Usage> {
+        let of = |limit| {
+            let greatest = |shares: &Shares| shares.greatest().map(|(who, used)| (who.clone(), used));
+            let (used, greatest) = match limit {
+                Limit::Connections => (self.connections.common(), greatest(&self.connections)),
+                Limit::UnreadDescriptors => (self.descriptors.all(), greatest(&self.descriptors)),
+                Limit::UnreadBytes => (self.bytes.all(), greatest(&self.bytes)),
+                Limit::ConnectionsPerUser => split(greatest(&self.connections)),
+                Limit::UnreadDescriptorsPerUser => split(greatest(&self.descriptors)),
+                Limit::UnreadBytesPerUser => split(greatest(&self.bytes)),
+                Limit::CallsPerUser => split(calls.clone()),
+                Limit::UnreadTime | Limit::LogLinesPerUser => (0, None),
+            };
+            let greatest = greatest.map(|(who, _)| who);
+            let (hits, by) = (self.hits.times(limit), self.hits.by(limit));
+            Usage { limit, most: self.most(limit), used, greatest, hits, by }
+        };
+        Limit::all().map(of).collect()
+    }
+}
+
+/// How much, and of whom.
+fn split(greatest: Option<(Who, u64)>) -> (u64, Option<(Who, u64)>) {
+    (greatest.as_ref().map_or(0, |(_, used)| *used), greatest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::UnitName;
+
+    fn books(descriptors: u64) -> Books {
+        let mut books = Books::default();
+        books.see_room(Room { descriptors, sockets: 0 });
+        books
+    }
+
+    fn count(books: &mut Books, who: &Who, claim: Claim) -> (usize, Limit) {
+        let mut taken = 0;
+        loop {
+            match books.take(who, claim) {
+                Ok(()) => taken += 1,
+                Err(limit) => return (taken, limit),
+            }
+        }
+    }
+
+    #[test]
+    fn one_user_cannot_take_the_connections_of_all() {
+        let mut books = books(524_288);
+        assert_eq!(count(&mut books, &Who::User(7), Claim::Connection), (128, Limit::ConnectionsPerUser));
+        assert_eq!(books.take(&Who::User(8), Claim::Connection), Ok(()), "another's is untouched");
+        books.give_back(&Who::User(7), Claim::Connection);
+        assert_eq!(books.take(&Who::User(7), Claim::Connection), Ok(()), "it is free again when one ends");
+    }
+
+    #[test]
+    fn many_uids_of_one_person_cannot_take_the_connections_of_root() {
+        let mut books = books(524_288);
+        let taken: usize = (1..=40).map(|uid| count(&mut books, &Who::User(uid), Claim::Connection).0).sum();
+        assert_eq!(taken, 4096);
+        assert_eq!(books.take(&Who::User(99), Claim::Connection), Err(Limit::Connections));
+        assert!(count(&mut books, &Who::User(0), Claim::Connection).0 > 10_000);
+        books.give_back(&Who::User(1), Claim::Connection);
+        assert_eq!(books.take(&Who::User(0), Claim::Connection), Ok(()));
+        assert_eq!(books.take(&Who::User(0), Claim::Connection), Err(Limit::Connections), "there is no room");
+        books.give_back(&Who::User(0), Claim::Connection);
+        assert_eq!(books.take(&Who::User(99), Claim::Connection), Ok(()));
+    }
+
+    #[test]
+    fn with_few_descriptors_everybody_has_less_and_nobody_all() {
+        let mut books = books(1024);
+        let all = books.most(Limit::UnreadDescriptors);
+        assert!(all < 512, "{all}");
+        let (of_one, limit) = count(&mut books, &Who::User(7), Claim::Descriptors(1));
+        assert_eq!(limit, Limit::UnreadDescriptorsPerUser);
+        assert!(u64::try_from(of_one).unwrap() * 2 < all, "{of_one} of {all}");
+        for uid in 8..20 {
+            count(&mut books, &Who::User(uid), Claim::Descriptors(1));
+        }
+        assert_eq!(books.take(&Who::User(30), Claim::Descriptors(1)), Err(Limit::UnreadDescriptors));
+        let unit = Who::Unit(UnitName::try_from("a.service").unwrap());
+        assert_eq!(books.take(&unit, Claim::Descriptors(20)), Ok(()), "a quarter is for units");
+        assert_eq!(books.take(&Who::User(0), Claim::Descriptors(20)), Ok(()), "and for root");
+    }
+
+    #[test]
+    fn everybody_may_have_one_reply_however_long_it_is() {
+        let mut books = books(1024);
+        let long = Claim::Bytes(20 << 20);
+        assert_eq!(books.take(&Who::User(7), long), Ok(()));
+        assert_eq!(books.take(&Who::User(7), Claim::Bytes(1)), Err(Limit::UnreadBytesPerUser));
+        assert_eq!(books.take(&Who::User(8), long), Ok(()));
+    }
+
+    #[test]
+    fn what_is_used_and_was_hit_is_shown() {
+        let (mut books, now) = (books(524_288), Instant::now());
+        count(&mut books, &Who::User(7), Claim::Connection);
+        let over = books.hit(Limit::ConnectionsPerUser, &Who::User(7), now);
+        assert_eq!(over, Over { limit: Limit::ConnectionsPerUser, most: 128, says: true });
+        assert!(!books.hit(Limit::ConnectionsPerUser, &Who::User(7), now).says);
+        let usage = books.usage(Some((Who::User(3), 2)));
+        assert_eq!(usage.len(), Limit::all().count());
+        let of = |limit| usage.iter().find(|usage| usage.limit == limit).unwrap();
+        let connections = of(Limit::ConnectionsPerUser);
+        assert_eq!((connections.used, connections.hits), (128, 2));
+        assert_eq!(connections.by, [(Who::User(7), 2)]);
+        assert_eq!(of(Limit::CallsPerUser).greatest, Some(Who::User(3)));
+        books.configure(Limits::default().with(Limit::ConnectionsPerUser, 5));
+        assert_eq!(books.most(Limit::ConnectionsPerUser), 5);
+    }
+}
