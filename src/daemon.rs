@@ -100,7 +100,7 @@ pub fn main() -> ExitCode {
             tracing::error!("{error}");
             match error {
                 DaemonError::Start(StartError::Configuration(_)) => ExitCode::from(EXIT_CONFIGURATION),
-                DaemonError::Start(StartError::Stuck(_)) => {
+                DaemonError::Start(StartError::Stuck { .. }) => {
                     // It is started again at once, with the sockets, for as long as nobody puts it right.
                     std::thread::sleep(STUCK);
                     ExitCode::FAILURE

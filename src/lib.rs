@@ -3,7 +3,7 @@
 //! The rooms, and the one way in which they may import each other (held by `tests/imports.rs`):
 //!
 //! - [`model`]: names, addresses, port sets, units. Imports nothing of ours.
-//! - [`config`], [`policy`], [`listeners`], [`learn`], [`limits`], [`pools`], [`leases`]: pure; text and events in, a valid value or effects out.
+//! - [`config`], [`policy`], [`listeners`], [`learn`], [`limits`], [`pools`], [`leases`], [`state`]: pure; text and events in, a valid value or effects out.
 //! - [`generator`]: the systemd generator: units in, drop-ins out; and the writing of them.
 //! - [`sources`]: finds and reads the files that `config` is made of.
 //! - [`kernel`]: the only room with system calls and unsafe code.
@@ -28,3 +28,4 @@ pub mod model;
 pub mod policy;
 pub mod pools;
 pub mod sources;
+pub mod state;

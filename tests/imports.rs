@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may import of ours. A room that is not here is a fault: it has to be given its place first.
-const ROOMS: [(&str, &[&str]); 16] = [
+const ROOMS: [(&str, &[&str]); 17] = [
     ("model", &[]),
     ("config", &["model"]),
     ("policy", &["config", "model"]),
@@ -20,6 +20,7 @@ const ROOMS: [(&str, &[&str]); 16] = [
     ("limits", &["config", "model"]),
     ("pools", &["config", "model"]),
     ("leases", &["config", "model", "pools"]),
+    ("state", &["model"]),
     ("generator", &["config", "model", "sources"]),
     ("kernel", &["config", "model"]),
     ("keeper", &["kernel"]),
@@ -37,6 +38,7 @@ const ROOMS: [(&str, &[&str]); 16] = [
             "policy",
             "pools",
             "sources",
+            "state",
             "portbroker_client::wire",
         ],
     ),
@@ -53,7 +55,7 @@ const PROGRAMS: [(&str, &[&str]); 3] = [
 ];
 
 /// Rooms that take text, time and events as arguments and give values and effects back.
-const PURE: [&str; 15] = [
+const PURE: [&str; 16] = [
     "model",
     "config",
     "policy",
@@ -62,6 +64,7 @@ const PURE: [&str; 15] = [
     "limits",
     "pools",
     "leases",
+    "state",
     "generator/daemon.rs",
     "generator/delivery.rs",
     "generator/systemd.rs",

@@ -11,6 +11,7 @@ use crate::kernel::migrate_requests::MigrateRequests;
 use crate::kernel::socket::ListenerSocket;
 use crate::listeners::{DrainStep, Facts, HolderId, Listener, SocketId, Target};
 use crate::model::{Endpoint, ListenerName, SocketKind};
+use crate::state::Drained;
 use std::collections::BTreeSet;
 use std::os::fd::AsFd as _;
 use std::time::Instant;
@@ -211,6 +212,9 @@ impl Broker {
             }
             self.table.hand_on(*id, holder);
         }
+        if !drains.is_empty() {
+            self.write_holders();
+        }
     }
 
     /// Writes down which of the stored sockets are drained, for the next daemon.
@@ -220,9 +224,11 @@ impl Broker {
         let sockets = drains.filter_map(|id| self.sockets.get(&id));
         let mut inodes: Vec<u64> = sockets.map(inode_of).collect();
         inodes.sort_unstable();
-        if inodes != self.draining_written {
-            self.records.write_draining(&inodes);
-            self.draining_written = inodes;
+        let drained = Drained { inodes };
+        if drained != self.draining_written {
+            self.records.write_draining(&drained);
+            self.draining_written = drained;
+            self.write_holders();
         }
     }
 }

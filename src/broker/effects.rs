@@ -252,6 +252,7 @@ impl Broker {
         faults.extend(self.descriptors.fault().map(str::to_owned));
         faults.extend(self.surroundings.faults());
         faults.extend(self.records.fault());
+        faults.extend(self.unreadable.iter().cloned());
         faults.extend(self.protection.fault().map(str::to_owned));
         faults.extend(self.activations.faults());
         faults.extend(self.learning.faults());

@@ -65,6 +65,7 @@ impl Broker {
         match &handed {
             Ok(_) => {
                 self.note_deposit(request);
+                self.unknown_ends(names);
                 if hold.is_unit() {
                     names.iter().for_each(|name| self.end_drains(name));
                 }

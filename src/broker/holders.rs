@@ -1,13 +1,29 @@
 //! Who holds listeners, and the end of each holder.
 
+use super::Broker;
 use super::command::{Acquire, Refusal};
-use super::records::{HeldSocket, HolderRecord};
-use super::{Broker, records};
 use crate::kernel::holder::{HolderClaim, HolderWatch, Presence, shown_process};
 use crate::listeners::{HolderId, Released, SocketId};
 use crate::model::ListenerName;
+use crate::state::{self, Held, HeldSocket, HolderRecord};
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
+
+/// Whoever holds what no file tells of. Its listeners stay open for it, whatever they are to do while they are idle:
+/// nobody can be asked whether it lives, and to refuse the clients of a service that does is worse than to queue those
+/// of one that does not. It ends when somebody else takes the listener.
+pub(super) const UNKNOWN: HolderId = HolderId(0);
+
+impl From<&HolderClaim> for HolderRecord {
+    fn from(claim: &HolderClaim) -> Self {
+        match claim {
+            HolderClaim::Process { pid, start, .. } => Self::Process { pid: *pid, start: *start },
+            HolderClaim::Unit { unit, cgroup, life } => {
+                Self::Unit { unit: unit.to_string(), cgroup: cgroup.clone(), life: *life }
+            }
+        }
+    }
+}
 
 /// A holder that is watched.
 #[derive(Debug)]
@@ -24,7 +40,7 @@ impl Holder {
     pub(super) fn shown(&self) -> String {
         match &self.record {
             HolderRecord::Process { pid, start } => shown_process(*pid, *start),
-            HolderRecord::Unit { .. } => None,
+            HolderRecord::Unit { .. } | HolderRecord::Unknown => None,
         }
         .unwrap_or_else(|| self.shown.clone())
     }
@@ -101,8 +117,15 @@ impl Holders {
         Ok(Some((id, true)))
     }
 
+    /// From now on there may be one whom no file tells of.
+    pub(super) fn admit_unknown(&mut self) -> HolderId {
+        let unknown = || Holder { shown: "unknown".to_owned(), record: HolderRecord::Unknown };
+        self.by_id.entry(UNKNOWN).or_insert_with(unknown);
+        UNKNOWN
+    }
+
     pub(super) fn is_gone(&self, id: HolderId) -> bool {
-        self.watch.presence(id.0) == Presence::Gone
+        id != UNKNOWN && self.watch.presence(id.0) == Presence::Gone
     }
 
     pub(super) fn remove(&mut self, id: HolderId) -> Option<Holder> {
@@ -145,6 +168,21 @@ impl Broker {
             self.write_holders();
         }
         Ok(Hold { holder: id, is_unit, new, newly })
+    }
+
+    /// These were handed over to somebody who is known: nobody else is presumed to hold them.
+    pub(super) fn unknown_ends(&mut self, names: &[ListenerName]) {
+        if self.table.held_by(UNKNOWN).next().is_none() {
+            return;
+        }
+        for name in names {
+            self.table.leave_drains(name, UNKNOWN);
+            let sockets = self.table.sockets_of(UNKNOWN).filter(|(_, of)| *of == name).map(|(id, _)| id);
+            let sockets: Vec<SocketId> = sockets.collect();
+            self.table.release_some(name, UNKNOWN, &sockets, Instant::now());
+        }
+        self.settle_drains();
+        self.write_holders();
     }
 
     /// Undoes a hold whose hand-over failed.
@@ -206,8 +244,8 @@ impl Broker {
             let sockets: Vec<HeldSocket> = self.table.sockets_of(*id).filter_map(socket).collect();
             let holds = !(listeners.is_empty() && sockets.is_empty());
             let (holder, sockets) = (holder.record.clone(), Some(sockets));
-            holds.then_some(records::Held { holder, listeners, sockets })
+            holds.then_some(Held { holder, listeners, sockets })
         });
-        self.records.write_holders(entries.collect());
+        self.records.write_holders(&state::Holders::new(entries.collect()));
     }
 }

@@ -6,12 +6,14 @@ use super::Broker;
 use super::comparison::Found;
 use super::effects::inode_of;
 use super::handover::shown;
-use super::records::{Held, HolderRecord};
-use crate::config::SocketOptions;
+use super::holders::UNKNOWN;
+use super::records::Told as Recorded;
+use crate::config::{Idle, SocketOptions};
 use crate::kernel::holder::HolderClaim;
 use crate::kernel::socket::{AdoptError, ListenerSocket};
-use crate::listeners::{HolderId, SocketId};
+use crate::listeners::{HolderId, Listener, Slot, SocketId, Target};
 use crate::model::{Endpoint, ListenerName, UnitName};
+use crate::state::{Held, HolderRecord, Holders};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -41,9 +43,24 @@ impl KnownHolders {
 impl Broker {
     /// Finds them again, and mends the listeners of those that are gone. To be called when the sockets of listeners
     /// are taken over; what is drained or lingers goes by the result.
-    pub(super) fn find_holders(&mut self) -> KnownHolders {
+    pub(super) fn find_holders(
+        &mut self,
+        is_takeover: bool,
+        is_surplus: impl Fn(&Endpoint) -> bool,
+    ) -> KnownHolders {
         let mut known = KnownHolders::default();
-        let records = self.records.read_holders();
+        let records = match self.records.read_holders() {
+            Recorded::Known(Holders { holders }) => holders,
+            Recorded::Nothing if !is_takeover => Vec::new(),
+            lost => {
+                // Every daemon writes it before it hands anything over. Where there is none, somebody took it away, or
+                // nothing was handed over yet: old sockets there are none then.
+                let is_lost = lost == Recorded::Lost;
+                self.look_at_taken_over(Vec::new());
+                self.presume_holders(|endpoint| is_lost && is_surplus(endpoint));
+                return KnownHolders { incomplete: true, ..known };
+            }
+        };
         let mut gone = Vec::new();
         // Of ten thousand sockets it takes a while to ask for the inodes.
         let sockets = if records.is_empty() { HashMap::new() } else { self.by_inode() };
@@ -67,6 +84,23 @@ impl Broker {
         known
     }
 
+    /// Nobody knows who holds what: what listens, and would not if nobody held it, may be somebody's; and so may an old
+    /// socket, beside which the new one is not to take clients.
+    fn presume_holders(&mut self, is_surplus: impl Fn(&Endpoint) -> bool) {
+        let old = |slot: &Slot| is_surplus(&slot.endpoint);
+        let is_presumed = |listener: &Listener| {
+            let listens = |slot: &Slot| slot.state == Some(Target::Listening);
+            (listener.config.idle != Idle::Queue && listener.slots.iter().any(listens))
+                || listener.slots.iter().any(old)
+        };
+        let presumed = self.table.iter().filter(|(_, listener)| is_presumed(listener));
+        let names: Vec<ListenerName> = presumed.map(|(name, _)| name.clone()).collect();
+        for name in &names {
+            self.holders.admit_unknown();
+            drop(self.table.hold(name, UNKNOWN, Instant::now()));
+        }
+    }
+
     fn by_inode(&self) -> HashMap<u64, SocketId> {
         self.sockets.iter().map(|(id, socket)| (inode_of(socket), *id)).collect()
     }
@@ -77,6 +111,7 @@ impl Broker {
             HolderRecord::Unit { unit, cgroup, life } => UnitName::try_from(unit.as_str())
                 .ok()
                 .map(|unit| HolderClaim::Unit { unit, cgroup: cgroup.clone(), life: *life }),
+            HolderRecord::Unknown => return Some(self.holders.admit_unknown()),
         };
         match self.holders.admit(claim?) {
             Ok(Some((id, _))) => Some(id),
@@ -138,7 +173,7 @@ impl Broker {
                 }
             }
             Ok(socket) => {
-                let drained = self.draining_written.contains(&inode_of(&socket));
+                let drained = self.draining_written.inodes.contains(&inode_of(&socket));
                 let id = self.table.linger(name.clone(), endpoint, holders.iter().copied(), drained);
                 self.sockets.insert(id, socket);
                 self.comparison.count(Found::Lingering, 1);

@@ -45,6 +45,16 @@ impl LearnedFile {
         self.fault.as_deref()
     }
 
+    /// What could not be read and is still there.
+    pub(super) fn lies_aside(&self) -> Option<String> {
+        let aside = self.directory.join(ASIDE);
+        aside.symlink_metadata().ok()?;
+        let aside = aside.display();
+        Some(format!(
+            "{aside} could not be read by a daemon of before, so learning began anew; remove it when you have looked at it"
+        ))
+    }
+
     /// What the last daemon had learned.
     pub(super) fn read(&mut self) -> Memory {
         let path = self.directory.join(NAME);
@@ -188,6 +198,9 @@ mod tests {
             assert!(learned.read().learned().is_empty());
             assert_eq!(fs::read(directory.path().join(ASIDE)).unwrap(), garbage);
             assert!(!directory.path().join(NAME).exists());
+            assert!(learned.lies_aside().unwrap().contains(ASIDE), "until somebody has looked at it");
+            fs::remove_file(directory.path().join(ASIDE)).unwrap();
+            assert_eq!(learned.lies_aside(), None);
             learned.keep(&Memory::default(), false, Instant::now());
             learned.written().await;
             assert!(directory.path().join(NAME).exists() && learned.fault().is_none());

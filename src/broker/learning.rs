@@ -92,7 +92,8 @@ impl Learning {
             return Vec::new();
         }
         let all = [self.fault.as_deref(), self.file.fault(), self.full.as_deref()];
-        all.into_iter().flatten().map(str::to_owned).collect()
+        let all = all.into_iter().flatten().map(str::to_owned);
+        all.chain(self.file.lies_aside()).collect()
     }
 
     /// Works out what follows of a change. Here and not where it is asked for, which is with every acquisition.

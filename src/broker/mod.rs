@@ -55,11 +55,11 @@ use crate::kernel::socket::ListenerSocket;
 use crate::kernel::timer::Every;
 use crate::listeners::{BySocket, SocketId, Table};
 use crate::model::ListenerName;
+use crate::state::{Deposits, Drained};
 use absent::Absent;
 use activation::Activations;
 use command::Command;
 use comparison::Comparison;
-use deposits::Deposits;
 use descriptors::Descriptors;
 use draining::Migration;
 use holders::Holders;
@@ -109,7 +109,7 @@ pub struct Broker {
     migration: Migration,
     outbound: Outbound,
     /// The inodes of sockets that are drained, as they were written down last.
-    draining_written: Vec<u64>,
+    draining_written: Drained,
     assert: Every,
     /// What each unit has been handed for its own descriptor store since the boot.
     deposits: Deposits,
@@ -120,6 +120,8 @@ pub struct Broker {
     descriptors: Descriptors,
     surroundings: Surroundings,
     records: Records,
+    /// What of an earlier daemon's records could not be read and lies aside, as it was looked at last.
+    unreadable: Vec<String>,
     loader: Loader,
     /// Sockets that were taken over and have yet to be looked at.
     unseen: BTreeSet<ListenerName>,
@@ -255,6 +257,7 @@ impl Broker {
                 self.glance_at_activations();
                 self.look();
                 self.look_at_pools();
+                self.look_aside();
             }
             Event::Look => {
                 self.look();
@@ -319,6 +322,13 @@ impl Broker {
             keep_little_free();
             give_back_freed();
         }
+    }
+
+    /// Somebody may have removed what lay aside.
+    fn look_aside(&mut self) {
+        let unreadable = self.records.faults();
+        self.touched |= unreadable != self.unreadable;
+        self.unreadable = unreadable;
     }
 
     fn obey(&mut self, command: Command) {

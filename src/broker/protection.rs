@@ -6,6 +6,7 @@ use super::records::Records;
 use crate::kernel::reserved_ports::{ReservedPorts, ReservedPortsError};
 use crate::listeners::plan;
 use crate::model::{PortRange, PortSet};
+use crate::state;
 
 /// The reserved ports, and which of them are ours.
 pub(super) struct Protection {
@@ -30,7 +31,7 @@ impl Protection {
             wanted: nothing.clone(),
             learned: nothing.clone(),
             leased_from: nothing,
-            ours: records.read_ports(),
+            ours: records.read_ports().ports,
             fault: None,
         }
     }
@@ -60,7 +61,7 @@ impl Protection {
 
     /// Writes down which are ours.
     pub(super) fn write(&self, records: &Records) {
-        records.write_ports(&self.ours);
+        records.write_ports(&state::ReservedPorts { ports: self.ours.clone() });
     }
 
     fn assert(&mut self, records: &Records) {
@@ -78,7 +79,8 @@ impl Protection {
         let plan = plan(&self.kernel.read()?, &wanted, &self.ours);
         if plan.ours != self.ours {
             // Written down first: what we add and then forget would stay reserved for ever.
-            records.write_ports(&plan.ours.union(&self.ours));
+            let ports = plan.ours.union(&self.ours);
+            records.write_ports(&state::ReservedPorts { ports });
         }
         if !plan.add.is_empty() {
             self.kernel.add(&plan.add)?;
@@ -89,7 +91,7 @@ impl Protection {
             tracing::info!(ports = %plan.remove, "gives {} back to ephemeral allocation", plan.remove);
         }
         if plan.ours != self.ours {
-            records.write_ports(&plan.ours);
+            records.write_ports(&state::ReservedPorts { ports: plan.ours.clone() });
             self.ours = plan.ours;
         }
         Ok(())

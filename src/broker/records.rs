@@ -1,92 +1,45 @@
 //! What the next daemon has to know after a crash, in files of the runtime directory: who holds what, which
 //! reserved ports are ours, and the last configuration that was good.
 //!
-//! All of it may be lost without losing a socket: those are in systemd's descriptor store. The directory is
-//! on a tmpfs, so what is written here lives exactly as long as the kernel's own state.
+//! All of it may be lost without losing a socket: those are in systemd's descriptor store. The directory is mostly
+//! on a tmpfs, so what is written here lives as long as the kernel's own state; where it is not, the tables say of
+//! which boot they are. What cannot be read is moved aside, is told of in the log and, as long as it is there, in
+//! `status`.
 
-use super::deposits::Deposits;
 use super::unwritten::Unwritten;
-use crate::kernel::holder::HolderClaim;
-use crate::model::PortSet;
-use serde::{Deserialize, Serialize};
+use crate::kernel::boot::boot_id;
+use crate::state::{self, Deposits, Drained, Holders, MigrateRequests, ReservedPorts, Table};
 use std::cell::RefCell;
-use std::fmt;
+use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// The version of the files' format; a file of another version is not read.
-const VERSION: u32 = 1;
+/// Larger than any table of ours: ten thousand listeners with a holder each take two megabytes.
+const MOST: u64 = 64 << 20;
+/// What a file is called that could not be read.
+const ASIDE: &str = "unreadable";
+/// The journal of leases, which is moved aside by those who keep it.
+const JOURNAL: (&str, &str) =
+    ("leases", "leases of then are not known, and their ports rest until nothing uses them");
 
-/// How a holder is found again.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum HolderRecord {
-    /// A process, told from a later one of the same pid by its start time (in clock ticks since boot).
-    Process {
-        /// Its pid.
-        pid: i32,
-        /// Its start time.
-        start: u64,
-    },
-    /// A systemd unit, by its cgroup.
-    Unit {
-        /// The unit's name.
-        unit: String,
-        /// The path as in /proc/PID/cgroup.
-        cgroup: String,
-        /// The inode of its directory.
-        life: Option<u64>,
-    },
+/// What a file has to say.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Told<T> {
+    /// This.
+    Known(T),
+    /// There is none, or it is of another boot.
+    Nothing,
+    /// It cannot be read, and that was said.
+    Lost,
 }
 
-impl From<&HolderClaim> for HolderRecord {
-    fn from(claim: &HolderClaim) -> Self {
-        match claim {
-            HolderClaim::Process { pid, start, .. } => Self::Process { pid: *pid, start: *start },
-            HolderClaim::Unit { unit, cgroup, life } => {
-                Self::Unit { unit: unit.to_string(), cgroup: cgroup.clone(), life: *life }
-            }
-        }
-    }
-}
-
-impl fmt::Display for HolderRecord {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl<T: Default> Told<T> {
+    fn or_default(self) -> T {
         match self {
-            Self::Process { pid, .. } => write!(f, "process {pid}"),
-            Self::Unit { unit, .. } => f.write_str(unit),
+            Self::Known(table) => table,
+            Self::Nothing | Self::Lost => T::default(),
         }
     }
-}
-
-/// A holder and what it holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Held {
-    pub(super) holder: HolderRecord,
-    pub(super) listeners: Vec<String>,
-    /// What it was handed, whatever that is called by now; `None`: an earlier version wrote this down.
-    #[serde(default)]
-    pub(super) sockets: Option<Vec<HeldSocket>>,
-}
-
-/// A socket that somebody has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct HeldSocket {
-    pub(super) inode: u64,
-    /// The name of its listener when this was written down.
-    pub(super) listener: String,
-}
-
-#[derive(Serialize, Deserialize)]
-struct HoldersFile {
-    version: u32,
-    holders: Vec<Held>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct DepositsFile {
-    version: u32,
-    deposits: Deposits,
 }
 
 /// The files.
@@ -94,91 +47,60 @@ struct DepositsFile {
 pub(super) struct Records {
     directory: PathBuf,
     unwritten: RefCell<Unwritten>,
+    boot: String,
 }
 
 impl Records {
     pub(super) fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_path_buf(), unwritten: RefCell::default() }
+        let boot = boot_id().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the kernel does not tell which boot this is: {error}");
+            String::new()
+        });
+        Self { directory: directory.to_path_buf(), unwritten: RefCell::default(), boot }
     }
 
-    pub(super) fn read_holders(&self) -> Vec<Held> {
-        let Some(text) = self.read("holders.json") else { return Vec::new() };
-        match serde_json::from_str::<HoldersFile>(&text) {
-            Ok(file) if file.version == VERSION => file.holders,
-            Ok(file) => {
-                tracing::warn!(
-                    version = file.version,
-                    "holders.json is of another version; holders are not known until they ask again"
-                );
-                Vec::new()
-            }
-            Err(error) => {
-                tracing::warn!(%error, "holders.json cannot be read, holders are not known until they ask again: {error}");
-                Vec::new()
-            }
-        }
+    pub(super) fn read_holders(&self) -> Told<Holders> {
+        self.read()
     }
 
-    pub(super) fn write_holders(&self, mut holders: Vec<Held>) {
-        holders.sort_by(|a, b| a.listeners.cmp(&b.listeners));
-        match serde_json::to_string(&HoldersFile { version: VERSION, holders }) {
-            Ok(text) => self.write("holders.json", &text),
-            Err(error) => tracing::warn!(%error, "cannot write down who holds what: {error}"),
-        }
+    pub(super) fn write_holders(&self, holders: &Holders) {
+        self.write(holders);
     }
 
-    /// What units have in their stores. What cannot be read is not known, and stays there until a unit stops.
+    /// What units have in their stores.
     pub(super) fn read_deposits(&self) -> Deposits {
-        let Some(text) = self.read("deposits.json") else { return Deposits::default() };
-        match serde_json::from_str::<DepositsFile>(&text) {
-            Ok(file) if file.version == VERSION => file.deposits,
-            _ => {
-                tracing::warn!("deposits.json cannot be read; what units have in their stores is not known");
-                Deposits::default()
-            }
-        }
+        self.read().or_default()
     }
 
     pub(super) fn write_deposits(&self, deposits: &Deposits) {
-        match serde_json::to_string(&DepositsFile { version: VERSION, deposits: deposits.clone() }) {
-            Ok(text) => self.write("deposits.json", &text),
-            Err(error) => {
-                tracing::warn!(%error, "cannot write down what units have in their stores: {error}")
-            }
-        }
+        self.write(deposits);
     }
 
-    /// The reserved ports that are ours. What cannot be read is nobody's, and stays reserved until a reboot.
-    pub(super) fn read_ports(&self) -> PortSet {
-        let text = self.read("reserved-ports").unwrap_or_default();
-        text.parse().unwrap_or_else(|error| {
-            tracing::warn!(%error, "the list of our reserved ports cannot be read, they stay reserved until a reboot: {error}");
-            PortSet::default()
-        })
+    /// The reserved ports that are ours.
+    pub(super) fn read_ports(&self) -> ReservedPorts {
+        self.read().or_default()
     }
 
-    pub(super) fn write_ports(&self, ports: &PortSet) {
-        self.write("reserved-ports", &format!("{ports}\n"));
+    pub(super) fn write_ports(&self, ports: &ReservedPorts) {
+        self.write(ports);
     }
 
     /// The inodes of the sockets that were drained. What cannot be read is known by there being one too many.
-    pub(super) fn read_draining(&self) -> Vec<u64> {
-        let text = self.read("draining").unwrap_or_default();
-        text.split_ascii_whitespace().filter_map(|inode| inode.parse().ok()).collect()
+    pub(super) fn read_draining(&self) -> Drained {
+        self.read().or_default()
     }
 
-    pub(super) fn write_draining(&self, inodes: &[u64]) {
-        let lines: String = inodes.iter().map(|inode| format!("{inode}\n")).collect();
-        self.write("draining", &lines);
+    pub(super) fn write_draining(&self, drained: &Drained) {
+        self.write(drained);
     }
 
     /// Whether it was us who switched net.ipv4.tcp_migrate_req on.
     pub(super) fn migrates(&self) -> bool {
-        self.read("tcp-migrate-req").is_some_and(|text| text.trim() == "1")
+        self.read::<MigrateRequests>().or_default().ours
     }
 
     pub(super) fn write_migrates(&self, ours: bool) {
-        self.write("tcp-migrate-req", if ours { "1\n" } else { "0\n" });
+        self.write(&MigrateRequests { ours });
     }
 
     /// Where the last good configuration is.
@@ -187,23 +109,67 @@ impl Records {
     }
 
     pub(super) fn write_last_good(&self, text: &str) {
-        self.write("last-good.toml", text);
+        self.replace("last-good.toml", text);
     }
 
-    fn read(&self, name: &str) -> Option<String> {
-        let path = self.directory.join(name);
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Some(text),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => {
-                tracing::warn!(%error, path = %path.display(), "cannot read what the last daemon wrote down: {error}");
-                None
-            }
+    /// What could not be read and is still there: a sentence each.
+    pub(super) fn faults(&self) -> Vec<String> {
+        let of = |(name, loss): (&str, &str)| {
+            let path = self.aside(name);
+            path.symlink_metadata().ok()?;
+            let path = path.display();
+            Some(format!(
+                "{path} could not be read by a daemon of before, so {loss}; remove it when you have looked at it"
+            ))
+        };
+        let tables = [
+            (Holders::FILE, Holders::LOSS),
+            (Deposits::FILE, Deposits::LOSS),
+            (ReservedPorts::FILE, ReservedPorts::LOSS),
+            (MigrateRequests::FILE, MigrateRequests::LOSS),
+            (Drained::FILE, Drained::LOSS),
+            JOURNAL,
+        ];
+        tables.into_iter().filter_map(of).collect()
+    }
+
+    fn aside(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}.{ASIDE}"))
+    }
+
+    fn read<T: Table>(&self) -> Told<T> {
+        let path = self.directory.join(T::FILE);
+        let shown = path.display();
+        let reason = match read_capped(&path) {
+            Ok(None) => return Told::Nothing,
+            Ok(Some(text)) => match state::read(&text, &self.boot) {
+                Ok(Some(table)) => return Told::Known(table),
+                Ok(None) => {
+                    tracing::info!(event = "state", "{shown} is of another boot, and is not needed any more");
+                    return Told::Nothing;
+                }
+                Err(error) => error.to_string(),
+            },
+            Err(error) => format!("cannot be read ({error})"),
+        };
+        let aside = self.aside(T::FILE);
+        let moved = match std::fs::rename(&path, &aside) {
+            Ok(()) => format!("it was moved to {}", aside.display()),
+            Err(error) => format!("and it cannot be moved aside ({error})"),
+        };
+        tracing::error!(event = "state", "{shown} {reason}: {moved}; {}", T::LOSS);
+        Told::Lost
+    }
+
+    fn write<T: Table>(&self, table: &T) {
+        match state::write(table, &self.boot) {
+            Ok(text) => self.replace(T::FILE, &text),
+            Err(error) => tracing::warn!(%error, "cannot write down {}: {error}", T::FILE),
         }
     }
 
     /// Replaces a file as a whole, so that a crash leaves the old one or the new one.
-    fn write(&self, name: &str, text: &str) {
+    fn replace(&self, name: &str, text: &str) {
         self.unwritten.borrow_mut().write(&self.directory, name, text);
     }
 
@@ -229,6 +195,23 @@ impl Records {
 
     /// Whether what was written is there no more.
     pub(super) fn are_gone(&self) -> bool {
-        !self.directory.join("holders.json").exists()
+        !self.directory.join(Holders::FILE).exists()
     }
+}
+
+/// `None` where there is no file. What is no text, or too long, is invalid data.
+fn read_capped(path: &Path) -> io::Result<Option<String>> {
+    let metadata = match path.metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound && !path.is_symlink() => return Ok(None),
+        metadata => metadata?,
+    };
+    if !metadata.is_file() {
+        return Err(io::Error::new(ErrorKind::InvalidData, "it is no file"));
+    }
+    if metadata.len() > MOST {
+        return Err(io::Error::new(ErrorKind::InvalidData, format!("it has {} bytes", metadata.len())));
+    }
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(MOST).read_to_string(&mut text)?;
+    Ok(Some(text))
 }

@@ -3,11 +3,11 @@
 use super::Broker;
 use super::command::ObjectKind;
 use super::effects::inode_of;
-use super::records::HolderRecord;
 use super::view::{self, ListenerView, QueueView, SocketView, Summary, View};
 use crate::kernel::socket::Queue;
 use crate::listeners::{HolderId, Listener, SocketId};
 use crate::model::ListenerName;
+use crate::state::HolderRecord;
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -141,10 +141,15 @@ pub enum StartError {
     Configuration(String),
     /// The same, with sockets that would be lost if the daemon gave up.
     #[error(
-        "the configuration has faults, and there is no last good one to go on with; the sockets stay in the descriptor \
-         store, and connections wait in them, until it is put right:\n{0}"
+        "the configuration has faults, and there is no last good one to go on with ({last_good}); the sockets stay in the \
+         descriptor store, and connections wait in them, until it is put right:\n{faults}"
     )]
-    Stuck(String),
+    Stuck {
+        /// What is wrong with the configuration.
+        faults: String,
+        /// What is wrong with the last good one.
+        last_good: String,
+    },
     /// The kernel refused what the broker cannot do without.
     #[error("cannot watch sockets and holders: {0}")]
     Kernel(#[from] std::io::Error),
@@ -187,6 +192,7 @@ impl Broker {
             stored: Stored::new(store),
             descriptors: Descriptors::default(),
             surroundings: Surroundings::default(),
+            unreadable: Vec::new(),
             records,
             loader,
             configuration_faults,
@@ -207,20 +213,27 @@ impl Broker {
             queue,
             gate,
         };
-        broker.take_over(stored, named, &checked);
+        broker.take_over(stored, named, &checked, is_takeover);
         if is_takeover {
             broker.table.stay_closed(Instant::now());
             broker.compare();
         }
         broker.put_into_effect(&checked, Change::default());
         broker.alone = false;
+        broker.look_aside();
         broker.changed.clear();
         broker.started_with = Some(checked);
         Ok((broker, handle))
     }
 
     /// Matches the sockets that came with the configuration, by what the kernel says that they are.
-    fn take_over(&mut self, stored: Identified, named: Vec<(Endpoint, OwnedFd)>, checked: &Checked) {
+    fn take_over(
+        &mut self,
+        stored: Identified,
+        named: Vec<(Endpoint, OwnedFd)>,
+        checked: &Checked,
+        is_takeover: bool,
+    ) {
         let Identified { mut found, refused } = stored;
         self.comparison.count(Counted::Stored, found.values().map(Vec::len).sum::<usize>() + refused.len());
         for error in refused {
@@ -240,7 +253,7 @@ impl Broker {
         // The table has its slots from here on, and `put_into_effect` binds what is missing.
         self.table.configure(&checked.config.listeners, Instant::now());
         self.sockets.reserve(found.len().max(checked.config.listeners.len()));
-        let old: HashSet<u64> = self.draining_written.iter().copied().collect();
+        let old: HashSet<u64> = self.draining_written.inodes.iter().copied().collect();
         let slots: Vec<_> =
             self.table.iter().flat_map(|(n, l)| l.slots.iter().map(|s| (n.clone(), s.clone()))).collect();
         for (listener, slot) in slots {
@@ -256,7 +269,8 @@ impl Broker {
             let Some(current) = current.or_else(|| candidates.iter().position(is_current)) else { continue };
             self.adopt(&listener, &slot, candidates.remove(current));
         }
-        let known = self.find_holders();
+        let known = self
+            .find_holders(is_takeover, |endpoint| found.get(endpoint).is_some_and(|left| !left.is_empty()));
         for (endpoint, candidates) in found {
             for candidate in candidates {
                 self.adopt_surplus(&endpoint, candidate, &known);
@@ -369,14 +383,15 @@ fn choose(loader: &Loader, records: &Records, inherited: bool) -> Result<(Checke
     let Some(errors) = errors_of(&checked) else { return Ok((checked, Vec::new())) };
     if inherited {
         let last_good = loader.load_file(records.last_good());
-        if errors_of(&last_good).is_none() {
-            for error in &errors {
-                tracing::error!(event = "configuration", "{error}");
-            }
-            tracing::error!("the configuration has faults; the last good one goes on");
-            return Ok((last_good, errors));
+        if let Some(of_last_good) = errors_of(&last_good) {
+            let (faults, last_good) = (errors.join("\n"), of_last_good.join("; "));
+            return Err(StartError::Stuck { faults, last_good });
         }
-        return Err(StartError::Stuck(errors.join("\n")));
+        for error in &errors {
+            tracing::error!(event = "configuration", "{error}");
+        }
+        tracing::error!("the configuration has faults; the last good one goes on");
+        return Ok((last_good, errors));
     }
     Err(StartError::Configuration(errors.join("\n")))
 }

@@ -82,8 +82,10 @@ impl From<crate::broker::Refusal> for Failure {
 }
 
 impl From<crate::broker::Stopping> for Failure {
+    /// Nobody knows whether it was done. It is what a bus says of a program that went away without a reply: whoever
+    /// asked asks again, and the daemon that follows answers.
     fn from(stopping: crate::broker::Stopping) -> Self {
-        Self::ours(ErrorName::NotReady, stopping.to_string())
+        Self::standard("NoReply", stopping.to_string())
     }
 }
 

@@ -3,6 +3,7 @@
 //! Only slices are gone into: what is below a unit is that unit's own matter. systemd keeps the same tree in the
 //! unified hierarchy in each of its modes but the purely legacy one.
 
+use super::boot::boot_id;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use std::collections::HashMap;
 use std::fs;
@@ -31,8 +32,8 @@ impl Cgroups {
         let is_unified =
             |root: &str| statfs(root).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC);
         let root = MOUNTS.into_iter().find(|root| is_unified(root))?;
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        Some(Self { root: PathBuf::from(root), boot: boot.trim().replace('-', "") })
+        let boot = boot_id().unwrap_or_default();
+        Some(Self { root: PathBuf::from(root), boot: boot.replace('-', "") })
     }
 
     /// The paths of all cgroups below slices, by inode number.

@@ -2,14 +2,16 @@
 //! long as the kernel's own state does.
 //!
 //! - Every record is there whole or not at all: it is written with one write(2), and one that a SIGKILL tore is thrown
-//!   away when the file is read again. What must not come apart belongs into one record.
+//!   away when the file is read again: nobody was told of what it says. What must not come apart belongs into one record.
 //! - The file is always replaced whole, by rename(2): whoever opens it finds a header.
 //! - A record that could not be written leaves the file as it was before, and can be told of by one byte of the header;
 //!   that takes neither room nor a descriptor.
-//! - Nothing that cannot be understood is thrown away: it is moved aside.
+//! - Nothing that cannot be understood is thrown away: it is moved aside, as a file of a later version is.
+//! - A file of an earlier version is gone on with: only what is in records is new in a later one.
 //!
 //! What is in a record is not this module's matter.
 
+use super::boot::{BOOT, boot_id};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -19,9 +21,8 @@ use nix::libc;
 
 /// The first bytes of the file; the version is after them, and then the boot.
 const MAGIC: &[u8; 8] = b"pbleases";
-/// The version of what is written here.
-const VERSION: u32 = 1;
-const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+/// The version of what is written here; the records of earlier ones are read as well.
+const VERSION: u32 = 2;
 /// The bytes of a boot id as text.
 const BOOT_LENGTH: usize = 36;
 /// Where the last byte of the header is: not 0 where something happened that is not in the file.
@@ -31,6 +32,8 @@ const HEADER: usize = GAP + 1;
 const FRAME: usize = 8;
 /// No journal is larger, and no record either.
 const MOST: u64 = 256 << 20;
+/// What a damaged file is copied to, and one that cannot be understood is moved to.
+const ASIDE: &str = "unreadable";
 /// No smaller file is worth a snapshot.
 const WORTH: u64 = 1 << 20;
 
@@ -78,6 +81,18 @@ pub enum Lost {
         /// How many bytes.
         bytes: u64,
     },
+    /// What comes after a record that was changed since it was written.
+    #[error(
+        "the last {bytes} bytes of {path} are damaged: they are kept in {copied}, and leases of which they tell are not known"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where all of it was copied to.
+        copied: PathBuf,
+        /// How many bytes.
+        bytes: u64,
+    },
     /// All of it.
     #[error("{path} {why}: it was moved to {moved}, and no lease of before is known")]
     All {
@@ -97,7 +112,7 @@ pub enum Unreadable {
     #[error("is of another boot")]
     OtherBoot,
     /// It was written by a broker of another version.
-    #[error("is of version {0}, and this broker knows version {VERSION}")]
+    #[error("is of version {0}, and this broker knows versions 1 to {VERSION}")]
     OtherVersion(u32),
     /// It does not begin as one of ours.
     #[error("is not a journal of leases")]
@@ -160,8 +175,8 @@ impl JournalError {
 impl Journal {
     /// Opens the journal of this boot, or begins one, and reads what is in it.
     pub fn open(path: &Path) -> Result<Opened, JournalError> {
-        let boot = fs::read_to_string(BOOT).map_err(JournalError::new("read", Path::new(BOOT)))?;
-        Self::open_of_boot(path, boot.trim())
+        let boot = boot_id().map_err(JournalError::new("read", Path::new(BOOT)))?;
+        Self::open_of_boot(path, &boot)
     }
 
     fn open_of_boot(path: &Path, boot: &str) -> Result<Opened, JournalError> {
@@ -169,12 +184,12 @@ impl Journal {
         let content = match read(path) {
             Err(Unreadable::Io(_)) if !path.exists() && !path.is_symlink() => return begun(path, boot, None),
             Err(why) => Err(why),
-            Ok(bytes) => understood(&bytes, &boot).map(|found| (found, bytes.len())),
+            Ok(bytes) => understood(&bytes, &boot),
         };
-        let (Understood { records, whole, has_gap }, read) = match content {
+        let Content { version, records, whole, has_gap, rest } = match content {
             Ok(content) => content,
             Err(why) => {
-                let moved = path.with_extension("unreadable");
+                let moved = path.with_extension(ASIDE);
                 fs::rename(path, &moved).map_err(JournalError::new("move aside", path))?;
                 return begun(path, boot, Some(Lost::All { path: path.to_owned(), moved, why }));
             }
@@ -182,14 +197,29 @@ impl Journal {
         let file = OpenOptions::new().append(true).custom_flags(libc::O_NOFOLLOW).open(path);
         let file = file.map_err(JournalError::new("open", path))?;
         let marker = marker_of(path).map_err(JournalError::new("open", path))?;
-        let torn = bytes(read.saturating_sub(whole));
-        if torn > 0 {
-            file.set_len(bytes(whole)).map_err(JournalError::new("shorten", path))?;
-        }
-        let lost = (torn > 0).then(|| Lost::Tail { path: path.to_owned(), bytes: torn });
+        let lost = match rest {
+            Rest::Nothing => None,
+            Rest::Torn(bytes) => Some(Lost::Tail { path: path.to_owned(), bytes }),
+            Rest::Damaged(bytes) => {
+                let copied = path.with_extension(ASIDE);
+                fs::copy(path, &copied).map_err(JournalError::new("copy", path))?;
+                Some(Lost::Damaged { path: path.to_owned(), copied, bytes })
+            }
+        };
         let length = bytes(whole);
+        if lost.is_some() {
+            file.set_len(length).map_err(JournalError::new("shorten", path))?;
+        }
         let path = path.to_owned();
-        let journal = Self { path, boot, file, marker, length, spoilt: false, snapshot: 0, had_gap: has_gap };
+        let mut journal =
+            Self { path, boot, file, marker, length, spoilt: false, snapshot: 0, had_gap: has_gap };
+        if version != VERSION {
+            journal.overwrite(MAGIC.len(), &VERSION.to_le_bytes())?;
+        }
+        if matches!(lost, Some(Lost::Damaged { .. })) {
+            journal.mark_lasting_gap()?;
+        }
+        let has_gap = journal.had_gap;
         Ok(Opened { journal, records, lost, has_gap })
     }
 
@@ -214,7 +244,13 @@ impl Journal {
     /// rewrite takes that back, unless it was so already when the file was opened. It takes no room, so a full file
     /// system does not keep it from being written.
     pub fn mark_gap(&self) -> Result<(), JournalError> {
-        self.marker.write_all_at(&[1], bytes(GAP)).map_err(JournalError::new("mark", &self.path))
+        self.overwrite(GAP, &[1])
+    }
+
+    /// Changes a part of the header, which takes neither room nor a descriptor.
+    fn overwrite(&self, at: usize, with: &[u8]) -> Result<(), JournalError> {
+        // Not by the descriptor that appends: what that writes goes to the end, wherever it is told to.
+        self.marker.write_all_at(with, bytes(at)).map_err(JournalError::new("mark", &self.path))
     }
 
     /// As [`mark_gap`](Self::mark_gap), where what happened is not known to this process either: no rewrite takes it back.
@@ -365,39 +401,84 @@ fn read(path: &Path) -> Result<Vec<u8>, Unreadable> {
     Ok(bytes)
 }
 
-/// A file of ours.
-struct Understood {
-    records: Vec<Vec<u8>>,
+/// What is in the bytes of a journal.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Content {
+    /// Of which version it is.
+    pub version: u32,
+    /// The records, up to the first that is none.
+    pub records: Vec<Vec<u8>>,
     /// How far it is whole.
-    whole: usize,
-    has_gap: bool,
+    pub whole: usize,
+    /// Something happened that is not in the records.
+    pub has_gap: bool,
+    /// What comes after the records.
+    pub rest: Rest,
 }
 
-fn understood(file: &[u8], boot: &str) -> Result<Understood, Unreadable> {
+/// What comes after the last whole record.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// Nothing.
+    Nothing,
+    /// So many bytes of a record that is not there whole: its writer was killed.
+    Torn(u64),
+    /// So many bytes that begin with a record which was changed since: writers do not do that.
+    Damaged(u64),
+}
+
+/// Reads the bytes of a journal, as one of this boot.
+pub fn understood(file: &[u8], boot: &str) -> Result<Content, Unreadable> {
     let (header, mut rest) = file.split_first_chunk::<HEADER>().ok_or(Unreadable::NoJournal)?;
     let of_header = header.strip_prefix(MAGIC).and_then(|rest| rest.split_first_chunk());
     let (version, rest_of_header) = of_header.ok_or(Unreadable::NoJournal)?;
-    match u32::from_le_bytes(*version) {
-        VERSION => {}
+    let version = match u32::from_le_bytes(*version) {
+        0 => return Err(Unreadable::NoJournal),
+        known @ 1..=VERSION => known,
         other => return Err(Unreadable::OtherVersion(other)),
-    }
+    };
     let Some(gap) = rest_of_header.strip_prefix(boot.as_bytes()) else {
         return Err(Unreadable::OtherBoot);
     };
     let mut records = Vec::new();
-    while let Some((record, after)) = first_record(rest) {
-        records.push(record.to_vec());
-        rest = after;
-    }
-    Ok(Understood { records, whole: file.len() - rest.len(), has_gap: gap != [0] })
+    let torn = loop {
+        match first_record(rest) {
+            First::Whole(record, after) => {
+                records.push(record.to_vec());
+                rest = after;
+            }
+            First::Torn => break true,
+            First::Damaged => break false,
+        }
+    };
+    let left = bytes(rest.len());
+    let whole = file.len() - rest.len();
+    let rest = match left {
+        0 => Rest::Nothing,
+        left if torn => Rest::Torn(left),
+        left => Rest::Damaged(left),
+    };
+    Ok(Content { version, records, whole, has_gap: gap != [0], rest })
 }
 
-fn first_record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (size, bytes) = bytes.split_first_chunk()?;
-    let (sum, bytes) = bytes.split_first_chunk()?;
-    let size = usize::try_from(u32::from_le_bytes(*size)).ok()?;
-    let (record, rest) = bytes.split_at_checked(size)?;
-    (checksum(record) == u32::from_le_bytes(*sum)).then_some((record, rest))
+enum First<'a> {
+    Whole(&'a [u8], &'a [u8]),
+    Torn,
+    Damaged,
+}
+
+fn first_record(bytes: &[u8]) -> First<'_> {
+    let framed = || {
+        let (size, bytes) = bytes.split_first_chunk()?;
+        let (sum, bytes) = bytes.split_first_chunk()?;
+        let size = usize::try_from(u32::from_le_bytes(*size)).ok()?;
+        Some((u32::from_le_bytes(*sum), bytes.split_at_checked(size)?))
+    };
+    match framed() {
+        None => First::Torn,
+        Some((sum, (record, rest))) if checksum(record) == sum => First::Whole(record, rest),
+        Some(_) => First::Damaged,
+    }
 }
 
 fn bytes(length: usize) -> u64 {

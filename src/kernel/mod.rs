@@ -7,6 +7,7 @@
 pub mod addresses;
 pub mod arrivals;
 mod async_fd;
+pub mod boot;
 pub mod cgroups;
 pub mod child;
 pub mod descriptors;

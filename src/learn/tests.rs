@@ -408,3 +408,11 @@ fn a_file_with_more_than_may_be_learned_is_refused() {
     }
     assert!(matches!(from_text("{\"version\":2,\"units\":{}}"), Err(FileError::Version(2))));
 }
+
+#[test]
+fn version_1_is_read_and_written_as_ever() {
+    let text = include_str!("../../tests/state/version-1/learned.json");
+    let memory = from_text(text).unwrap();
+    assert_eq!(memory.ports().to_string(), "5432,8080");
+    assert_eq!(memory.to_text().unwrap(), text);
+}

@@ -1,10 +1,10 @@
 //! What the kernel answered.
 
-use super::UsedAfterEnd;
 use super::access::Share;
 use super::books::{Claim, Step};
 use super::ledger::Ledger;
 use super::schedule::{Asked, Look, MOST_WATCHED, Open, Spot, Timed, Watched, Why};
+use super::{Event, UsedAfterEnd};
 use crate::model::{LeaseId, PortRange, Seen, SourceRange, Tuple};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -212,6 +212,7 @@ impl Ledger {
     fn warn(&mut self, lease: LeaseId, tuple: Tuple, uid: u32, cgroup: u64) {
         let Some(record) = self.leases.get_mut(&lease).filter(|record| !record.warned) else { return };
         record.warned = true;
+        self.events.push(Event::Warned { id: lease });
         let (Some(owner), Some(pool)) = (self.owners.key(record.owner), self.pools.key(record.pool)) else {
             return;
         };

@@ -36,8 +36,9 @@ mod spread;
 mod sums;
 mod table;
 mod take;
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(fuzzing, expect(dead_code, reason = "some of it is for tests alone"))]
+pub mod tests;
 mod view;
 mod waiting;
 mod waits;

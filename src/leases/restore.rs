@@ -8,7 +8,7 @@ use super::ledger::Ledger;
 use super::record::{Range, Record};
 use super::{Event, Kind};
 use crate::model::{LeaseId, Owner, PoolName, PortRange, Protocol, SessionId, SourceRange};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -23,12 +23,15 @@ struct Told {
     kind: Kind,
     ranges: Vec<SourceRange>,
     held: bool,
+    warned: bool,
 }
 
 /// The sum of events.
 #[derive(Debug, Default)]
 struct Sum {
     sessions: HashMap<SessionId, (Owner, Vec<LeaseId>)>,
+    /// Sessions that there were.
+    ended: HashSet<SessionId>,
     leases: BTreeMap<LeaseId, Told>,
     draining: BTreeSet<IpAddr>,
     session: u64,
@@ -45,22 +48,53 @@ impl Sum {
             }
             Event::SessionOpened { id, owner } => {
                 self.session = self.session.max(id.0 + 1);
+                // Were it opened anew, it would not end what hangs on it, or what hung on it would be somebody else's.
+                if self.sessions.contains_key(&id) || self.ended.contains(&id) {
+                    self.contradictions += 1;
+                    return;
+                }
                 self.sessions.insert(id, (owner, Vec::new()));
             }
             Event::SessionEnded { id } => match self.sessions.remove(&id) {
-                Some((_, leases)) => leases.into_iter().for_each(|lease| self.end(lease)),
+                Some((_, leases)) => {
+                    self.ended.insert(id);
+                    leases.into_iter().for_each(|lease| self.end(lease));
+                }
                 None => self.contradictions += 1,
             },
             Event::Leased { id, session, pool, protocol, destination, kind, ranges } => {
                 self.lease = self.lease.max(id.0 + 1);
-                let Some((owner, leases)) = self.sessions.get_mut(&session) else {
+                let known = self.leases.contains_key(&id);
+                let Some((owner, leases)) = self.sessions.get_mut(&session).filter(|_| !known) else {
                     self.contradictions += 1;
                     return;
                 };
                 leases.push(id);
                 let owner = owner.clone();
-                let told = Told { session, owner, pool, protocol, destination, kind, ranges, held: true };
+                let told = Told {
+                    session,
+                    owner,
+                    pool,
+                    protocol,
+                    destination,
+                    kind,
+                    ranges,
+                    held: true,
+                    warned: false,
+                };
                 self.leases.insert(id, told);
+            }
+            Event::Held { session, pool, protocol, destination, kind, leases } => {
+                for (id, ranges) in leases {
+                    let pool = pool.clone();
+                    self.add(Event::Leased { id, session, pool, protocol, destination, kind, ranges });
+                }
+            }
+            Event::Warned { id } => {
+                // One whose last port was free before that was written is not there any more.
+                if let Some(told) = self.leases.get_mut(&id) {
+                    told.warned = true;
+                }
             }
             Event::Replaced { id, busy, with } => match self.leases.get_mut(&id) {
                 Some(told) => told.ranges = exchanged(&told.ranges, busy, with),
@@ -126,11 +160,33 @@ impl Ledger {
             .chain(self.draining().map(|address| Event::Drained { address }))
             .chain(self.sessions.iter().filter_map(move |(id, session)| opened(*id, session.owner)))
             .chain(ended.into_iter().filter_map(move |(id, owner)| opened(id, owner)))
-            .chain(self.leases.iter().flat_map(|(id, record)| {
-                let released = (!record.held).then_some(Event::Released { id: *id });
-                self.leased(*id, record).into_iter().chain(released)
+            .chain(self.all_held())
+            .chain(self.leases.iter().filter(|(_, record)| !record.held).flat_map(|(id, record)| {
+                let warned = record.warned.then_some(Event::Warned { id: *id });
+                let end = std::iter::once(Event::Released { id: *id }).chain(warned);
+                self.leased(*id, record).into_iter().chain(end)
             }))
             .chain(gone.into_iter().map(|id| Event::SessionEnded { id }))
+    }
+
+    /// What is held, by session and what the leases have in common.
+    fn all_held(&self) -> impl Iterator<Item = Event> + '_ {
+        let mut alike: BTreeMap<_, Vec<LeaseId>> = BTreeMap::new();
+        for (id, record) in self.leases.iter().filter(|(_, record)| record.held) {
+            let Record { session, pool, protocol, destination, kind, .. } = record;
+            alike.entry((*session, *pool, *protocol, *destination, *kind)).or_default().push(*id);
+        }
+        alike.into_iter().filter_map(|((session, pool, protocol, destination, kind), ids)| {
+            let ranges = |id| Some((id, self.source_ranges(&self.leases.get(&id)?.ranges)));
+            Some(Event::Held {
+                session,
+                pool: self.pools.key(pool)?.clone(),
+                protocol,
+                destination: destination.and_then(|id| self.books.destinations.key(id)).copied(),
+                kind,
+                leases: ids.into_iter().filter_map(ranges).collect(),
+            })
+        })
     }
 
     fn leased(&self, id: LeaseId, record: &Record) -> Option<Event> {
@@ -212,7 +268,7 @@ impl Ledger {
             protocol: told.protocol,
             kind: told.kind,
             held: true,
-            warned: false,
+            warned: told.warned,
             ranges: ranges.into_boxed_slice(),
             cooling: 0,
             watched: 0,

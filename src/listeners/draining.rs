@@ -91,6 +91,12 @@ impl Draining {
         });
     }
 
+    pub(super) fn leave(&mut self, endpoints: &[Endpoint], holder: HolderId) {
+        for drain in self.0.values_mut().filter(|drain| endpoints.contains(&drain.endpoint)) {
+            drain.holders.remove(&holder);
+        }
+    }
+
     pub(super) fn hold(&mut self, id: SocketId, holder: HolderId) {
         if let Some(drain) = self.0.get_mut(&id) {
             drain.holders.insert(holder);

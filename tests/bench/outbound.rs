@@ -29,6 +29,9 @@ mod measure;
 mod one_address;
 #[expect(dead_code, reason = "no listeners here")]
 mod place;
+#[path = "load/restarts.rs"]
+#[expect(dead_code, reason = "a test has it short")]
+mod restarts;
 #[path = "load/way.rs"]
 mod way;
 
@@ -38,6 +41,9 @@ mod daemon;
 #[path = "../support/netns.rs"]
 #[expect(dead_code, reason = "nobody is robbed here")]
 mod netns;
+#[path = "../support/supervisor.rs"]
+#[expect(dead_code, reason = "nothing is asked of the command line")]
+mod supervisor;
 
 use measure::Table;
 use place::in_role;
@@ -45,7 +51,7 @@ use place::in_role;
 /// What can be measured: the name that the command line has for it, what it is, and how.
 type Figure = (&'static str, &'static str, fn(&Options) -> Vec<Table>);
 
-const FIGURES: [Figure; 8] = [
+const FIGURES: [Figure; 9] = [
     ("ledger", "the ledger alone: a lease, a refusal, memory", |_| ledger::measure()),
     ("calls", "the calls alone", |_| lease_calls::measure()),
     ("allocate", "the choice of a leased port, over bare system calls", |_| allocate::measure()),
@@ -53,6 +59,9 @@ const FIGURES: [Figure; 8] = [
     ("one-address", "64,512 connections from one address", |_| one_address::measure()),
     ("many", "very many connections over 16 addresses (--connections)", |o| many::measure(o.connections)),
     ("churn", "16 processes, one destination, 90 % in use; 3 minutes", |_| churn::measure()),
+    ("restarts", "200 restarts with 50,000 leases alive that change all the time; 3 minutes", |_| {
+        restarts::measure()
+    }),
     ("lease", "leases a second, refusals, with 10 and 100,000 leases alive", |_| lease::measure()),
 ];
 
@@ -65,6 +74,7 @@ fn main() {
         None => {}
         Some(crew::WORKER) => return crew::work(),
         Some(churn::server::SERVER) => return churn::server::serve(),
+        Some(restarts::LESSEE) => return restarts::live(),
         Some(unknown) => panic!("no role {unknown:?}"),
     }
     let mut options = Options { connections: 100_000 };

@@ -6,7 +6,7 @@
 
 use crate::broker::effects::with_causes;
 use crate::kernel::journal::{Journal, JournalError, Lost, Opened, Unreadable};
-use crate::leases::{Event, EventError, Ledger};
+use crate::leases::{Event, Ledger};
 use crate::model::{LeaseId, SessionId};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -52,8 +52,9 @@ impl Store {
                     tracing::error!(event = "journal", %error, "{}", with_causes(&error));
                 }
                 store.journal = Some(journal);
-                match decoded(&records) {
-                    Ok(found) => events = found,
+                let events_of = |record: &Vec<u8>| Event::all_of(record);
+                match records.iter().map(events_of).collect::<Result<Vec<_>, _>>() {
+                    Ok(found) => events = found.into_iter().flatten().collect(),
                     Err(error) => {
                         store.forgot = true;
                         let moved = path.with_extension("unreadable");
@@ -107,6 +108,11 @@ impl Store {
                 tracing::warn!(event = "journal", "{lost}");
                 false
             }
+            // What comes before is known: it is a gap.
+            Lost::Damaged { .. } => {
+                tracing::error!(event = "journal", "{lost}");
+                false
+            }
         }
     }
 
@@ -158,9 +164,9 @@ impl Store {
             }
             // It may have gone with the file.
             let _ = self.path.parent().map(std::fs::create_dir_all);
-            journal.rewrite(ledger.snapshot().filter_map(|event| framed(&event)))
+            journal.rewrite(ledger.snapshot().map(|event| record_of([&event])))
         } else if !events.is_empty() {
-            journal.append(&events.iter().filter_map(framed).flatten().collect::<Vec<u8>>())
+            journal.append(&record_of(&events))
         } else {
             Ok(())
         };
@@ -175,7 +181,7 @@ impl Store {
         if self.behind.is_some() || rests || !journal.is_due_for_rewrite() {
             return;
         }
-        let done = journal.rewrite(ledger.snapshot().filter_map(|event| framed(&event)));
+        let done = journal.rewrite(ledger.snapshot().map(|event| record_of([&event])));
         self.shorten_at = None;
         if let Err(error) = &done
             && !journal.is_spoilt()
@@ -228,38 +234,13 @@ fn numbered_anew() -> Event {
     Event::Numbered { session: SessionId(number), lease: LeaseId(number) }
 }
 
-/// An event with its length before it: a record has all that happened at once.
-fn framed(event: &Event) -> Option<Vec<u8>> {
-    let written = event.to_bytes().map_err(|error| error.to_string());
-    let framed = written.and_then(|bytes| {
-        let length = u32::try_from(bytes.len()).map_err(|error| error.to_string())?;
-        Ok([&length.to_le_bytes(), bytes.as_slice()].concat())
-    });
-    framed
-        .map_err(|error| {
-            tracing::error!(event = "journal", error, "an event cannot be written down: {error}")
-        })
-        .ok()
-}
-
-/// All events of all records.
-fn decoded(records: &[Vec<u8>]) -> Result<Vec<Event>, EventError> {
-    let mut events = Vec::new();
-    for record in records {
-        let mut rest = record.as_slice();
-        while !rest.is_empty() {
-            let (event, after) = first_event(rest)?;
-            events.push(event);
-            rest = after;
+/// These as one record.
+fn record_of<'a>(events: impl IntoIterator<Item = &'a Event>) -> Vec<u8> {
+    let mut record = Vec::new();
+    for event in events {
+        if let Err(error) = event.append_to(&mut record) {
+            tracing::error!(event = "journal", %error, "an event cannot be written down: {error}");
         }
     }
-    Ok(events)
-}
-
-fn first_event(bytes: &[u8]) -> Result<(Event, &[u8]), EventError> {
-    let cut = || EventError::Impossible("a length that goes beyond its record");
-    let (length, rest) = bytes.split_first_chunk().ok_or_else(cut)?;
-    let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| cut())?;
-    let (event, after) = rest.split_at_checked(length).ok_or_else(cut)?;
-    Ok((Event::from_bytes(event)?, after))
+    record
 }

@@ -89,13 +89,21 @@ fn a_record_that_was_changed_and_zeros_are_no_records() {
     let mut whole = fs::read(&path).unwrap();
     whole.extend([0; 4096]);
     fs::write(&path, &whole).unwrap();
+    let copied = path.with_extension("unreadable");
     let opened = open(&path);
     assert_eq!(opened.records, records);
-    assert_eq!(opened.lost, Some(Lost::Tail { path: path.clone(), bytes: 4096 }));
+    let damaged = |bytes| Some(Lost::Damaged { path: path.clone(), copied: copied.clone(), bytes });
+    assert_eq!((opened.lost, opened.has_gap), (damaged(4096), true));
+    assert_eq!(fs::read(&copied).unwrap(), whole, "it is kept");
     let last = whole.len() - 4096 - 1;
     whole[last] ^= 1;
     fs::write(&path, &whole[..=last]).unwrap();
-    assert_eq!(open(&path).records, records[..3]);
+    let opened = open(&path);
+    assert_eq!((&opened.records[..], opened.has_gap), (&records[..3], true), "nobody knows what it said");
+    let mut journal = opened.journal;
+    journal.rewrite(&opened.records).unwrap();
+    let opened = open(&path);
+    assert_eq!((opened.lost, opened.has_gap), (None, true), "nor does anybody later");
 }
 
 #[test]
@@ -154,9 +162,27 @@ fn a_journal_of_another_version_is_moved_aside() {
     let (_root, path) = directory();
     filled(&path);
     let mut whole = fs::read(&path).unwrap();
-    whole[MAGIC.len()] = 2;
+    whole[MAGIC.len()] = 3;
     fs::write(&path, &whole).unwrap();
-    assert_eq!(moved_aside(&path), Unreadable::OtherVersion(2));
+    assert_eq!(moved_aside(&path), Unreadable::OtherVersion(3));
+    whole[MAGIC.len()] = 0;
+    fs::write(&path, &whole).unwrap();
+    assert_eq!(moved_aside(&path), Unreadable::NoJournal);
+}
+
+#[test]
+fn a_journal_of_version_1_is_gone_on_with() {
+    let (_root, path) = directory();
+    let mut records = filled(&path);
+    let mut whole = fs::read(&path).unwrap();
+    whole[MAGIC.len()] = 1;
+    fs::write(&path, &whole).unwrap();
+    let mut opened = open(&path);
+    assert_eq!((&opened.records, &opened.lost, opened.has_gap), (&records, &None, false));
+    opened.journal.append(b"five").unwrap();
+    records.push(b"five".to_vec());
+    assert_eq!(fs::read(&path).unwrap()[MAGIC.len()], 2, "an earlier broker does not take it for its own");
+    assert_eq!(open(&path).records, records);
 }
 
 #[test]
@@ -188,10 +214,10 @@ fn a_sparse_file_that_is_too_large_is_not_read() {
 fn what_was_lost_is_told_in_words() {
     let path = PathBuf::from("/run/portbroker/leases");
     let moved = path.with_extension("unreadable");
-    let lost = Lost::All { path, moved, why: Unreadable::OtherVersion(2) };
+    let lost = Lost::All { path, moved, why: Unreadable::OtherVersion(3) };
     assert_eq!(
         lost.to_string(),
-        "/run/portbroker/leases is of version 2, and this broker knows version 1: it was moved to \
+        "/run/portbroker/leases is of version 3, and this broker knows versions 1 to 2: it was moved to \
          /run/portbroker/leases.unreadable, and no lease of before is known"
     );
 }

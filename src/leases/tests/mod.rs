@@ -1,13 +1,20 @@
 //! The ledger as its callers see it.
 
+#[cfg(test)]
 mod asking;
+#[cfg(test)]
 mod ending;
+#[cfg(test)]
 mod fixture;
 mod kernel;
 mod naive;
+#[cfg(test)]
 mod random;
+#[cfg(test)]
 mod shares;
+#[cfg(test)]
 mod waiting;
+pub mod world;
 
 use super::*;
 use crate::model::Seen;

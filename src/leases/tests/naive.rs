@@ -74,7 +74,8 @@ impl Naive {
 
     pub(super) fn apply(&mut self, event: &Event) {
         match event {
-            Event::Numbered { .. } => {}
+            Event::Numbered { .. } | Event::Warned { .. } => {}
+            Event::Held { .. } => panic!("only a snapshot has it"),
             Event::SessionOpened { id, owner } => assert!(self.sessions.insert(*id, owner.clone()).is_none()),
             Event::SessionEnded { id } => {
                 assert!(self.sessions.remove(id).is_some());

@@ -94,6 +94,13 @@ impl Table {
         Released { free, ended }
     }
 
+    /// A holder has none of the old sockets of a listener any more.
+    pub fn leave_drains(&mut self, name: &ListenerName, holder: HolderId) {
+        if let Some(listener) = self.listeners.get(name) {
+            self.draining.leave(&listener.config.endpoints, holder);
+        }
+    }
+
     /// A holder did not get these sockets of a listener after all, and keeps what it had.
     pub fn release_some(&mut self, name: &ListenerName, holder: HolderId, which: &[SocketId], now: Instant) {
         let Some(listener) = self.listeners.get_mut(name) else { return };
