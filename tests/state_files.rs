@@ -171,7 +171,10 @@ fn survives(name: &str, how: &str) {
     assert!(is_served(7001), "the service goes on: {}", supervisor.log());
     let now = listeners(&supervisor);
     for (listener, (inodes, _)) in &before {
-        assert_eq!(now[listener].0, *inodes, "{listener}: {}", supervisor.log());
+        // Where it is not known which one is old, the one that somebody has stays, and the one that nobody has goes.
+        let kept =
+            if (name, listener.as_str()) == ("draining", "queued") { &inodes[..1] } else { &inodes[..] };
+        assert_eq!(now[listener].0, *kept, "{listener}: {}", supervisor.log());
     }
     let aside = supervisor.runtime_directory().join(format!("{name}.unreadable"));
     assert!(aside.exists(), "it is kept");
@@ -252,10 +255,7 @@ fn a_listener_that_is_called_otherwise_after_a_restart_keeps_its_holder() {
             let mut file: serde_json::Value = serde_json::from_str(&text).unwrap();
             file["version"] = 1.into();
             for holder in file["holders"].as_array_mut().unwrap() {
-                holder.as_object_mut().unwrap().remove("drained");
-                for listener in holder["listeners"].as_array_mut().unwrap() {
-                    *listener = listener["name"].clone();
-                }
+                holder.as_object_mut().unwrap().remove("sockets");
             }
             fs::write(path, file.to_string()).unwrap();
         };

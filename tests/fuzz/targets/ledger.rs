@@ -5,8 +5,7 @@
 use arbitrary::{Arbitrary, Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use portbroker::config::{Quota, Spread};
-use portbroker::config::Guarantee;
-use portbroker::leases::Kind;
+use portbroker::leases::{Guarantee, Kind};
 use portbroker::model::Owner;
 use portbroker::leases::tests::world::{Command, World};
 
