@@ -30,16 +30,6 @@ pub(super) enum Told<T> {
     Lost,
 }
 
-impl<T> Told<T> {
-    /// What is known.
-    pub(super) fn table(&self) -> Option<&T> {
-        match self {
-            Self::Known(table) => Some(table),
-            Self::Nothing | Self::Lost => None,
-        }
-    }
-}
-
 impl<T: Default> Told<T> {
     fn or_default(self) -> T {
         match self {
