@@ -36,8 +36,12 @@ mod spread;
 mod sums;
 mod table;
 mod take;
-#[cfg(any(test, fuzzing))]
-#[cfg_attr(fuzzing, expect(dead_code, reason = "some of it is for tests alone"))]
+#[cfg(test)]
+mod tests;
+/// For the fuzzer: see `tests/fuzz`.
+#[cfg(all(fuzzing, not(test)))]
+#[path = "tests/mod.rs"]
+#[expect(dead_code, reason = "some of it is for tests alone")]
 pub mod tests;
 mod view;
 mod waiting;

@@ -30,7 +30,6 @@ mod one_address;
 #[expect(dead_code, reason = "no listeners here")]
 mod place;
 #[path = "load/restarts.rs"]
-#[expect(dead_code, reason = "a test has it short")]
 mod restarts;
 #[path = "load/way.rs"]
 mod way;

@@ -52,7 +52,7 @@ pub(super) struct StoredHeld {
     addresses: Vec<IpAddr>,
     /// The number of the first lease, and of each other one how much it is above the one before it; and of each range
     /// the address, the first port, and how many there are beside it.
-    leases: Vec<(u64, Vec<(u32, u16, u16)>)>,
+    leases: StoredLeases,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -14,6 +14,7 @@ mod random;
 mod shares;
 #[cfg(test)]
 mod waiting;
+#[cfg_attr(not(fuzzing), expect(unreachable_pub, reason = "the fuzzer reaches it"))]
 pub mod world;
 
 use super::*;

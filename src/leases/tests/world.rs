@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// What happens.
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "as the members are called")]
+#[cfg_attr(fuzzing, expect(missing_docs, reason = "as the members are called"))]
 pub enum Command {
     Open { owner: u32 },
     Lease { session: usize, pool: usize, udp: bool, to: usize, kind: Kind, ports: u32, minimum: u32 },
