@@ -89,6 +89,7 @@ fn what_is_held_is_shown() {
                 "holders",
                 "idle",
                 "name",
+                "notes",
                 "origin",
                 "sockets",
                 "state"

@@ -407,7 +407,7 @@ fn status_tells_well_from_degraded_from_stopped() {
     assert_eq!(status, 1);
     assert_eq!(
         text,
-        "{\"state\":\"degraded\",\"version\":\"1.2\",\"faults\":[\"one\"],\"listeners\":{\"listening\":1,\"reserved\":0,\"failed\":0},\"learned\":null,\"pools\":{\"ready\":0,\"degraded\":0,\"failed\":0,\"leased\":0,\"cooling\":0},\"takeover\":{\"kept\":2,\"stored\":3,\"differences\":[\"one is let go\"]},\"limits\":null}\n"
+        "{\"state\":\"degraded\",\"version\":\"1.2\",\"faults\":[\"one\"],\"notes\":[],\"listeners\":{\"listening\":1,\"reserved\":0,\"failed\":0,\"lingering\":0},\"learned\":null,\"pools\":{\"ready\":0,\"degraded\":0,\"failed\":0,\"leased\":0,\"cooling\":0},\"takeover\":{\"kept\":2,\"stored\":3,\"differences\":[\"one is let go\"]},\"limits\":null}\n"
     );
     let (_, text, _) = run(&mut portbroker(degraded.path(), "status"));
     assert!(
@@ -453,7 +453,10 @@ fn a_list_is_a_table_or_one_line_of_json() {
 fn a_reload_says_that_it_is_done() {
     let peer = stateful("running");
     assert_eq!(run(&mut portbroker(peer.path(), "reload")), (0, String::new(), String::new()));
-    assert_eq!(run(&mut portbroker(peer.path(), "--json reload")).1, "{\"reloaded\":true}\n");
+    assert_eq!(
+        run(&mut portbroker(peer.path(), "--json reload")).1,
+        "{\"reloaded\":true,\"faults\":[],\"notes\":[]}\n"
+    );
 }
 
 #[test]

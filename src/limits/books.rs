@@ -45,6 +45,10 @@ impl Room {
     }
 }
 
+/// So many connections root has also where these books know of no room: an administrator has to be heard just then, and
+/// whether there is a descriptor is for the kernel to say.
+const FOR_ROOT: u64 = 64;
+
 /// Something that is counted while somebody has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claim {
@@ -132,11 +136,10 @@ impl Books {
         let most = self.most(all);
         let bounds = match claim {
             // Root has as many connections as there is room for.
-            Claim::Connection => Bounds {
-                each: if *who == Who::User(0) { u64::MAX } else { self.most(each) },
-                common: most,
-                all: self.room.connections(),
-            },
+            Claim::Connection if *who == Who::User(0) => {
+                Bounds { each: u64::MAX, common: most, all: self.room.connections().max(FOR_ROOT) }
+            }
+            Claim::Connection => Bounds { each: self.most(each), common: most, all: self.room.connections() },
             _ => Bounds { each: self.most(each), common: most.saturating_sub(most / KEPT), all: most },
         };
         (bounds, each, all)
@@ -268,6 +271,14 @@ mod tests {
         assert_eq!(books.take(&Who::User(0), Claim::Connection), Err(Limit::Connections), "there is no room");
         books.give_back(&Who::User(0), Claim::Connection);
         assert_eq!(books.take(&Who::User(99), Claim::Connection), Ok(()));
+    }
+
+    #[test]
+    fn root_is_heard_where_all_descriptors_are_in_use() {
+        let mut books = books(256);
+        books.see_room(Room { descriptors: 256, sockets: 200 });
+        assert_eq!(books.take(&Who::User(7), Claim::Connection), Err(Limit::Connections));
+        assert_eq!(count(&mut books, &Who::User(0), Claim::Connection).0, 64);
     }
 
     #[test]

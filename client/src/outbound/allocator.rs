@@ -227,10 +227,14 @@ impl Search<'_> {
         let slots: Vec<Slot> = std::iter::once(slot).chain(beside).collect();
         let seen = lookups.look(slots.iter().map(|slot| slot.source), self.destination);
         let mut found = None;
-        for (slot, seen) in slots.into_iter().zip(seen) {
+        for (n, (slot, seen)) in slots.into_iter().zip(seen).enumerate() {
             let left = match seen {
                 Ok(Seen::Free) => None,
                 Ok(Seen::TimeWait(left)) if lookups.timestamps(now) => Some(left),
+                Ok(Seen::Open) if n > 0 => {
+                    slot.looked_early();
+                    continue;
+                }
                 seen => {
                     self.looks += 1;
                     match seen {

@@ -190,6 +190,13 @@ impl Blocks {
         Some(Taken { source, used: used && !port.blind, time_wait, port })
     }
 
+    /// Something was on it when it was looked at before its turn: it waits for that, as if nobody had looked.
+    pub(crate) fn looked_early(&mut self, port: Port) {
+        if let Some(v4) = self.back(&port) {
+            self.queue(v4).add(Idle::Used(port));
+        }
+    }
+
     /// The kernel was asked about it, and has nothing on it but, perhaps, TIME_WAIT until then.
     pub(crate) fn looked(&mut self, port: Port, time_wait: Option<Instant>) {
         if let Some(v4) = self.back(&port) {

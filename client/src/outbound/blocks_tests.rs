@@ -204,6 +204,7 @@ enum Step {
     TakeBeside(bool, usize),
     Closed(usize),
     Looked(usize, Option<u64>),
+    LookedEarly(usize),
     Open(usize),
     TimeWait(usize, u64),
     Refused(usize),
@@ -223,6 +224,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (any::<bool>(), 0_usize..9).prop_map(|(v4, most)| Step::TakeBeside(v4, most)),
         8 => any::<usize>().prop_map(Step::Closed),
         6 => (any::<usize>(), prop::option::of(0_u64..60)).prop_map(|(n, left)| Step::Looked(n, left)),
+        2 => any::<usize>().prop_map(Step::LookedEarly),
         3 => any::<usize>().prop_map(Step::Open),
         2 => (any::<usize>(), 0_u64..60).prop_map(|(n, left)| Step::TimeWait(n, left)),
         2 => any::<usize>().prop_map(Step::Refused),
@@ -310,7 +312,7 @@ proptest! {
                 Step::TakeBeside(v4, most) => {
                     let free = blocks.v4.free() + blocks.v6.free();
                     let beside = blocks.take_beside(v4, most);
-                    prop_assert!(beside.len() <= most && beside.len() <= free as usize / 2);
+                    prop_assert!(beside.len() <= most && beside.len() <= free as usize / 8);
                     for taken in beside {
                         prop_assert!(!naive.is_out(taken.source), "{} is out twice", taken.source);
                         let lease = naive.sources.get(&taken.source).copied();
@@ -325,6 +327,10 @@ proptest! {
                 Step::Looked(n, left) => if let Some((taken, _)) = naive.pick(n) {
                     naive.closed.remove(&taken.source);
                     blocks.looked(taken.port, left.map(|left| now + Duration::from_secs(left)));
+                },
+                Step::LookedEarly(n) => if let Some((taken, _)) = naive.pick(n) {
+                    if !taken.port.blind { naive.closed.insert(taken.source); }
+                    blocks.looked_early(taken.port);
                 },
                 Step::Open(n) => if let Some((taken, alive)) = naive.pick(n) {
                     naive.closed.insert(taken.source);

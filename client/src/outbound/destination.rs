@@ -272,6 +272,13 @@ impl Slot {
         }
     }
 
+    /// Something was on it when it was looked at before its turn.
+    pub(crate) fn looked_early(mut self) {
+        if let Some(port) = self.port.take() {
+            self.destination.back(|blocks| blocks.looked_early(port));
+        }
+    }
+
     /// A connection is open on it.
     pub(crate) fn open(self, now: Instant) {
         self.give(|blocks, port| blocks.open(port, now));

@@ -95,10 +95,10 @@ impl Queue {
         self.looked.push_back((port, time_wait));
     }
 
-    /// Used ones that can be looked at together with the one that was next: no more than so many, and as many are left
-    /// to others.
+    /// Used ones that can be looked at together with the one that was next: no more than so many, and of few none, for
+    /// those were closed a moment ago, and others want them too.
     pub(super) fn next_closed(&mut self, most: usize) -> impl Iterator<Item = Port> {
-        let count = most.min(self.closed.len() / 2);
+        let count = most.min(self.closed.len() / 8);
         self.closed.drain(..count)
     }
 
