@@ -420,7 +420,7 @@ fn status_tells_well_from_degraded_from_stopped() {
     assert_eq!(status, 3);
     assert_eq!(
         text,
-        "{\"state\":\"stopped\",\"version\":null,\"faults\":[],\"listeners\":null,\"learned\":null,\"pools\":null,\"takeover\":null,\"limits\":null}\n"
+        "{\"state\":\"stopped\",\"version\":null,\"faults\":[],\"notes\":[],\"listeners\":null,\"learned\":null,\"pools\":null,\"takeover\":null,\"limits\":null}\n"
     );
     assert!(message.contains("not reachable"), "{message}");
 }

@@ -155,7 +155,9 @@ fn a_state_directory_that_takes_nothing_or_holds_garbage_is_said_and_learning_go
     let journal = lab.ok("journalctl -o cat -u portbroker");
     assert!(journal.contains("/var/lib/portbroker/learned.json cannot be used and is"), "{journal}");
     assert_eq!(lab.ok("cat /var/lib/portbroker/learned.json.unreadable"), "{\"version\":1,\"units\":[");
-    lab.ok("portbroker status");
+    assert!(lab.fails("portbroker status").contains("learned.json.unreadable could not be read"));
+    lab.ok("rm /var/lib/portbroker/learned.json.unreadable");
+    lab.wait_for("portbroker status", 70);
 
     lab.step("a full disk");
     let mount = "nsenter -t $(systemctl show -P MainPID portbroker) -m";

@@ -27,7 +27,7 @@ const RETRY: Duration = Duration::from_millis(100);
 pub(super) enum Sink {
     /// systemd's journal, a datagram a record.
     Journal(UnixDatagram),
-    /// A file, pipe or terminal, opened anew so that our writing does not wait and others' does as before.
+    /// A file; or a pipe or terminal, opened anew so that our writing does not wait and others' does as before.
     File(File),
     /// A socket, as of the journal's for standard error.
     Socket(OwnedFd),
@@ -40,8 +40,13 @@ impl Sink {
     pub(super) fn stderr() -> io::Result<Self> {
         let own = io::stderr().as_fd().try_clone_to_owned()?;
         let given = File::from(own);
-        if given.metadata()?.file_type().is_socket() {
+        let kind = given.metadata()?.file_type();
+        if kind.is_socket() {
             return Ok(Self::Socket(given.into()));
+        }
+        if kind.is_file() {
+            // It keeps nobody waiting, and who else writes to it goes on where we end.
+            return Ok(Self::File(given));
         }
         let anew = OpenOptions::new()
             .append(true)

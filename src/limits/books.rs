@@ -45,8 +45,8 @@ impl Room {
     }
 }
 
-/// So many connections root has also where these books know of no room: an administrator has to be heard just then, and
-/// whether there is a descriptor is for the kernel to say.
+/// So many connections, and descriptors in flight, root has also where these books know of no room, and so many
+/// descriptors units: they have to be heard just then, and whether there is a descriptor is for the kernel to say.
 const FOR_ROOT: u64 = 64;
 
 /// Something that is counted while somebody has it.
@@ -140,6 +140,11 @@ impl Books {
                 Bounds { each: u64::MAX, common: most, all: self.room.connections().max(FOR_ROOT) }
             }
             Claim::Connection => Bounds { each: self.most(each), common: most, all: self.room.connections() },
+            Claim::Descriptors(_) if who.is_preferred() => Bounds {
+                each: self.most(each).max(FOR_ROOT),
+                common: most.saturating_sub(most / KEPT),
+                all: most.max(FOR_ROOT),
+            },
             _ => Bounds { each: self.most(each), common: most.saturating_sub(most / KEPT), all: most },
         };
         (bounds, each, all)
@@ -279,6 +284,8 @@ mod tests {
         books.see_room(Room { descriptors: 256, sockets: 200 });
         assert_eq!(books.take(&Who::User(7), Claim::Connection), Err(Limit::Connections));
         assert_eq!(count(&mut books, &Who::User(0), Claim::Connection).0, 64);
+        assert!(books.take(&Who::User(7), Claim::Descriptors(1)).is_err());
+        assert_eq!(count(&mut books, &Who::User(0), Claim::Descriptors(16)).0, 4);
     }
 
     #[test]
