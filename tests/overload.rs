@@ -153,7 +153,7 @@ fn a_caller_that_never_reads_its_sockets_does_not_stop_hand_overs_to_others_nor_
             let other =
                 format!("[[listener]]\nname = \"other\"\nstream = \"127.0.0.1:6000-{}\"", 5999 + sockets);
             // It says that reserved ports take a privilege which this daemon does not have.
-            std::fs::write(daemon.config(), web(20, &other)).unwrap();
+            fs::write(daemon.config(), web(20, &other)).unwrap();
             let (reloaded, _, errors) = run(&mut daemon.portbroker(&["reload"]));
             assert_eq!(reloaded, 0, "{errors}");
             assert_eq!(status(&daemon)["faults"], faults, "with {sockets} sockets");

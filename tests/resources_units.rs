@@ -1,4 +1,4 @@
-//! Shortages on a booted system: memory, descriptors at a takeover, the bus and PID 1 itself started anew. The sockets
+//! On a booted system: the bus and PID 1 itself started anew. The sockets
 //! stay the same throughout.
 
 #![cfg(test)]
@@ -55,62 +55,6 @@ fn nobody_was_refused(lab: &Lab) {
     let count = || lab.ok("cat /run/storm").parse::<u64>().unwrap_or(0);
     let before = count();
     lab.wait_for(&format!("test $(cat /run/storm) -gt {}", before + 200), 30);
-}
-
-#[test]
-fn memory_that_runs_out_ends_the_daemon_and_no_socket() {
-    let lab = booted("memory", 300);
-    lab.ok("systemctl start storm");
-    let inodes = lab.ok(INODES);
-
-    lab.step("the kernel kills it at the limit of its cgroup");
-    let first = pid(&lab);
-    let resident = format!("$(awk '/^VmRSS/ {{ print $2 * 1024 }}' /proc/{first}/status)");
-    // A configuration takes several times its own size while it is read.
-    lab.write("/root/large.toml", &listeners(9_000));
-    lab.ok(&format!(
-        "systemctl set-property --runtime portbroker MemoryMax=$(({resident} + 1500000)) MemorySwapMax=0"
-    ));
-    lab.ok(&format!("cp /root/large.toml {CONFIGURATION}; portbroker reload >/dev/null 2>&1 || true"));
-    lab.wait_for(&format!("test \"$(systemctl show -P MainPID portbroker)\" != {first}"), 30);
-    lab.write(CONFIGURATION, &listeners(300));
-    let how = lab.ok("journalctl -u portbroker -o cat | grep -c 'oom-kill' || true");
-    assert_ne!(how, "0", "it was not the kernel: {}", lab.ok("journalctl -u portbroker -o cat | tail -20"));
-    lab.ok("systemctl set-property --runtime portbroker MemoryMax=infinity");
-    lab.wait_for("portbroker status", 60);
-    lab.ok("portbroker reload");
-    assert_eq!(lab.ok(INODES), inodes);
-
-    lab.step("it ends itself where the kernel gives it no more");
-    let second = pid(&lab);
-    let size = format!("$(awk '/^VmSize/ {{ print $2 * 1024 }}' /proc/{second}/status)");
-    lab.ok(&format!("prlimit --pid {second} --as=$(({size} + 1000000)):$(({size} + 1000000))"));
-    lab.ok(&format!("cp /root/large.toml {CONFIGURATION}; portbroker reload >/dev/null 2>&1 || true"));
-    lab.wait_for(&format!("test \"$(systemctl show -P MainPID portbroker)\" != {second}"), 30);
-    let journal = lab.ok("journalctl -u portbroker -o cat | grep 'memory allocation' || true");
-    assert!(journal.contains("failed"), "{}", lab.ok("journalctl -u portbroker -o cat | tail -20"));
-    lab.write(CONFIGURATION, &listeners(300));
-    lab.wait_for("portbroker reload", 60);
-    assert_eq!(lab.ok(INODES), inodes);
-    nobody_was_refused(&lab);
-}
-
-#[test]
-fn a_daemon_that_may_have_fewer_descriptors_than_are_stored_loses_none_of_them() {
-    let lab = booted("few", 300);
-    lab.ok("systemctl start storm");
-    let inodes = lab.ok(INODES);
-    let first = pid(&lab);
-    lab.write("/etc/systemd/system/portbroker.service.d/few.conf", "[Service]\nLimitNOFILE=200\n");
-    lab.ok("systemctl daemon-reload; systemctl kill -s KILL portbroker");
-    lab.wait_for(&format!("test \"$(systemctl show -P MainPID portbroker)\" != {first}"), 30);
-    lab.wait_for("portbroker --json status | grep -q LimitNOFILE", 30);
-    lab.ok("rm /etc/systemd/system/portbroker.service.d/few.conf; systemctl daemon-reload");
-    let second = pid(&lab);
-    lab.ok("systemctl kill -s KILL portbroker");
-    is_another_and_well(&lab, &second);
-    assert_eq!(lab.ok(INODES), inodes);
-    nobody_was_refused(&lab);
 }
 
 #[test]
