@@ -322,10 +322,9 @@ impl Broker {
             let connection = peer(path, &place).await.map_err(Unasked::Connect)?;
             return question(connection).await.map_err(|error| Unasked::Call(failed(error)));
         };
-        let mut asking = match kept.get() {
-            Some(asking) => asking,
-            None => kept.put(peer(path, &place).await.map_err(Unasked::Connect)?),
-        };
+        let connect = async || peer(path, &place).await.map_err(Unasked::Connect);
+        let mut asking = kept.get(connect).await?;
+        let mut again = asking.again;
         loop {
             let failure = match question(asking.connection.clone()).await.map_err(failed) {
                 Ok(answer) => return Ok(answer),
@@ -334,9 +333,9 @@ impl Broker {
             if matches!(failure, Failure::Lost(_)) {
                 asking.lost();
                 // A daemon that was restarted since has never heard of this question, most likely.
-                if asking.again {
+                if std::mem::take(&mut again) {
                     self.lost.fetch_add(1, Ordering::Relaxed);
-                    asking = kept.put(peer(path, &place).await.map_err(Unasked::Connect)?);
+                    asking = kept.get(connect).await?;
                     continue;
                 }
             }

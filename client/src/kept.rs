@@ -5,6 +5,7 @@
 //! ports.
 
 use futures_util::StreamExt as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -22,6 +23,10 @@ const WANTED: &str = "Wanted";
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
     open: Mutex<Option<Open>>,
+    /// Held while one is made: whoever else needs it meanwhile takes that one.
+    making: tokio::sync::Mutex<()>,
+    /// How many were made: each has a number of its own, so that one that was lost long ago is not taken for this one.
+    made: AtomicU64,
     opened: Notify,
     wanted: Notify,
 }
@@ -51,8 +56,22 @@ pub(crate) struct Use {
 }
 
 impl Kept {
-    /// The connection, if there is one.
-    pub(crate) fn get(self: &Arc<Self>) -> Option<Use> {
+    /// The connection that is there, or a new one.
+    pub(crate) async fn get<E>(
+        self: &Arc<Self>,
+        make: impl AsyncFnOnce() -> Result<Connection, E>,
+    ) -> Result<Use, E> {
+        if let Some(open) = self.open() {
+            return Ok(open);
+        }
+        let _making = self.making.lock().await;
+        match self.open() {
+            Some(open) => Ok(open),
+            None => Ok(self.keep(make().await?)),
+        }
+    }
+
+    fn open(self: &Arc<Self>) -> Option<Use> {
         let mut open = self.lock();
         let open = open.as_mut()?;
         open.questions += 1;
@@ -60,8 +79,7 @@ impl Kept {
         Some(Use { kept: Arc::clone(self), connection, number, again: true })
     }
 
-    /// Keeps a new one. One that another question has made meanwhile goes.
-    pub(crate) fn put(self: &Arc<Self>, connection: Connection) -> Use {
+    fn keep(self: &Arc<Self>, connection: Connection) -> Use {
         let kept = Arc::clone(self);
         let mut messages = MessageStream::from(&connection);
         let hears = tokio::spawn(async move {
@@ -73,7 +91,7 @@ impl Kept {
             }
         });
         let mut open = self.lock();
-        let number = open.as_ref().map_or(0, |open| open.number) + 1;
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
         let new = Open { connection: connection.clone(), number, used: Instant::now(), questions: 1, hears };
         *open = Some(new);
         drop(open);

@@ -79,9 +79,7 @@ impl Granting {
                 };
                 Reply::Blocks(leases.fetch_add(1, Ordering::Relaxed) + 1, (from..to).map(block).collect())
             }
-            "Release" => Reply::Done,
-            "ListWanted" => Reply::Wanted(Vec::new()),
-            other => panic!("{other}"),
+            other => besides(other),
         });
         Self { peer, lifelines }
     }
@@ -146,6 +144,16 @@ fn target(destination: &str) -> Target {
     Target { pool: "egress".into(), protocol: Protocol::Tcp, destination }
 }
 
+/// What a connector asks on its own time, of a broker that has nothing to say to it.
+fn besides(member: &str) -> Reply {
+    match member {
+        "ListWanted" => Reply::Wanted(Vec::new()),
+        "ListLeases" => Reply::Leases(Vec::new()),
+        "Release" => Reply::Done,
+        other => panic!("{other}"),
+    }
+}
+
 #[test]
 fn a_session_leases_pairs_blocks_and_sockets_and_ends_with_its_lifeline() {
     let lifelines = Lifelines::new();
@@ -159,8 +167,7 @@ fn a_session_leases_pairs_blocks_and_sockets_and_ends_with_its_lifeline() {
             let port = socket.local_addr().unwrap().port();
             Reply::LeasedSockets(3, vec![("127.0.0.1".into(), port, socket.into())])
         }
-        "Release" => Reply::Done,
-        other => panic!("{other}"),
+        other => besides(other),
     });
     run(async {
         let session = Broker::new().socket_path(peer.path()).open_session().await.unwrap();
@@ -452,7 +459,7 @@ fn a_broker_that_has_lost_its_memory_is_asked_for_everything_anew() {
                 (_, false) => Reply::Blocks(1, vec![("127.10.0.1".into(), 20_001, 20_008)]),
             }
         }
-        other => panic!("{other}"),
+        other => besides(other),
     });
     let connector = Connector::new("egress").socket_path(peer.path());
     let server = Server::start("127.0.0.1");
@@ -502,8 +509,7 @@ fn a_lease_whose_answer_was_lost_is_released() {
         "ListLeases" => {
             Reply::Leases([(1, 3, "held"), (2, 3, "held"), (4, 3, "cooling"), (5, 8, "held")].into())
         }
-        "Release" => Reply::Done,
-        other => panic!("{other}"),
+        other => besides(other),
     });
     let connector = Connector::new("egress").socket_path(peer.path());
     let server = Server::start("127.0.0.1");
@@ -590,10 +596,7 @@ fn a_connector_asks_on_one_connection_and_makes_another_when_that_is_lost() {
                 Reply::Blocks(n + 1, vec![("127.0.0.5".to_owned(), port, port)])
             }
         },
-        "ListLeases" => Reply::Leases(Vec::new()),
-        "ListWanted" => Reply::Wanted(Vec::new()),
-        "Release" => Reply::Done,
-        other => panic!("{other}"),
+        other => besides(other),
     });
     let connector = Connector::new("egress").socket_path(peer.path());
     let streams: Vec<_> = (0..4).map(|_| connector.connect_blocking(server.address).unwrap()).collect();
@@ -620,8 +623,7 @@ fn a_connector_that_waits_asks_the_broker_to_wait_and_no_longer_than_it_does() {
             (2, Some(_)) => Reply::Blocks(1, vec![("127.0.0.6".to_owned(), 20_000, 20_000)]),
             _ => Reply::Exhausted(HashMap::new()),
         },
-        "ListWanted" => Reply::Wanted(Vec::new()),
-        other => panic!("{other}"),
+        other => besides(other),
     });
     let connector = Connector::new("egress").socket_path(peer.path()).waiting(Duration::from_secs(30));
     let stream = connector.connect_blocking(server.address).unwrap();
@@ -656,8 +658,7 @@ fn what_others_lack_and_nobody_here_uses_is_given_back_when_the_broker_says_so()
             ("else".into(), "tcp".into(), to.clone()),
             ("egress".into(), "tcp".into(), "192.0.2.77:1".into()),
         ]),
-        "Release" => Reply::Done,
-        other => panic!("{other}"),
+        other => besides(other),
     });
     let connector = Connector::new("egress").socket_path(peer.path());
     // Three quarters of the first block are out, so that another is asked for.
