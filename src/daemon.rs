@@ -2,8 +2,9 @@
 
 mod journal;
 mod log;
+mod recent;
 
-use crate::broker::{Broker, Handle, Inheritance, Start, StartError, Stop};
+use crate::broker::{Broker, Handle, History, Inheritance, Start, StartError, Stop};
 use crate::bus::{
     PrivateSocketError, bind_private_socket, is_stopped_for_good, serve_private_socket, serve_system_bus,
 };
@@ -90,10 +91,12 @@ enum DaemonError {
 #[must_use]
 pub fn main() -> ExitCode {
     let options = Options::parse();
-    let log = start_logging();
+    let history = History::default();
+    let log = start_logging(&history);
     // Before the runtime and its threads: this changes the environment.
     let inherited = store::take_listen_fds();
-    let result = if options.keeper { keep(&options, inherited) } else { run(options, inherited).map(|()| 0) };
+    let result =
+        if options.keeper { keep(&options, inherited) } else { run(options, inherited, history).map(|()| 0) };
     let status = match result {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
@@ -115,12 +118,12 @@ pub fn main() -> ExitCode {
     status
 }
 
-/// Logs to the journal where stderr is connected to it, else to stderr. RUST_LOG filters. Without a standard error
-/// there is no log.
-fn start_logging() -> Option<Log> {
+/// Logs to the journal where stderr is connected to it, else to stderr, and the last lines to `history`. RUST_LOG
+/// filters. Without a standard error there is no log.
+fn start_logging(history: &History) -> Option<Log> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,zbus=warn"));
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(filter).with(recent::Layer(history.clone()));
     let sink = std::env::var_os("JOURNAL_STREAM").and_then(|_| Sink::journal().ok());
     if let Some(sink) = sink {
         let log = Log::new(sink);
@@ -182,7 +185,7 @@ impl Supervisor {
     }
 }
 
-fn run(options: Options, inherited: Vec<(String, OwnedFd)>) -> Result<(), DaemonError> {
+fn run(options: Options, inherited: Vec<(String, OwnedFd)>, history: History) -> Result<(), DaemonError> {
     let supervisor = Supervisor::find()?;
     raise_descriptor_limit();
     // Before there are many others, so that lowering the limit does not cut them off.
@@ -205,6 +208,7 @@ fn run(options: Options, inherited: Vec<(String, OwnedFd)>) -> Result<(), Daemon
             state_directory,
             inheritance: Inheritance::new(inherited),
         })?;
+        let handle = handle.with_history(history);
         serve(broker, handle, (private, spare), !options.no_bus, supervisor)
             .await
             .map_err(DaemonError::Runtime)

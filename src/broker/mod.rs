@@ -15,6 +15,7 @@ mod draining;
 mod effects;
 mod gate;
 mod handover;
+mod history;
 mod holders;
 mod inspection;
 mod known_holders;
@@ -41,12 +42,13 @@ pub use crate::learn::Learned;
 pub use crate::leases::{Kind, Lease};
 pub use command::{Acquire, Handed, Handle, NamedSocket, Notice, ObjectKind, Refusal, Stopping};
 pub use gate::{Debtor, Gate, Held};
+pub use history::{Happening, History};
 pub use lookout::Lookout;
 pub use outbound::{AddressView, Drain, LeaseRequest, LeaseView, LeasedSockets, PoolView, Shortage};
 pub use queue::Turn;
 pub use reload::Loader;
 pub use takeover::{Inheritance, Start, StartError};
-pub use view::{ListenerView, QueueView, SocketView, Summary, TakeoverView, View};
+pub use view::{ListenerView, QueueView, SocketView, Summary, TakeoverView, View, Waiting};
 
 use crate::config::Checked;
 use crate::kernel::hangups::HangupWatch;
@@ -340,6 +342,7 @@ impl Broker {
             Command::Forget(caller, port, reply) => drop(reply.send(self.forget(&caller, port))),
             Command::Renew(caller, name, reply) => drop(reply.send(self.renew(&caller, &name))),
             Command::Queues(name, reply) => drop(reply.send(self.queues(&name))),
+            Command::Waiting(after, most, reply) => drop(reply.send(self.what_waits(&after, most))),
             Command::Deposits(unit, reply) => drop(reply.send(self.deposits.of(&unit))),
             Command::Outbound(ask) => self.answer_outbound(ask),
             Command::LookAtDescriptors => self.look_at_descriptors(),

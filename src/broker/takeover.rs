@@ -173,6 +173,7 @@ impl Broker {
             turn: Turn::OWN,
             gate: gate.clone(),
             notices: notices.downgrade(),
+            history: super::History::default(),
         };
         let mut broker = Self {
             table: crate::listeners::Table::default(),

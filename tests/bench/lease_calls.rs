@@ -99,7 +99,7 @@ fn refusals(caller: &mut Caller, leases: u32) -> Table {
 
 /// A caller that costs next to nothing itself: its messages are made before, and of answers it reads no more than their
 /// kind.
-struct Caller {
+pub(crate) struct Caller {
     stream: UnixStream,
     session: OwnedObjectPath,
     leases: u32,
@@ -107,7 +107,7 @@ struct Caller {
 }
 
 impl Caller {
-    fn connect(daemon: &Daemon, session: OwnedObjectPath) -> Self {
+    pub(crate) fn connect(daemon: &Daemon, session: OwnedObjectPath) -> Self {
         let mut stream = UnixStream::connect(daemon.socket()).unwrap();
         let uid: String = nix::unistd::geteuid().to_string().bytes().map(|b| format!("{b:02x}")).collect();
         stream.write_all(format!("\0AUTH EXTERNAL {uid}\r\n").as_bytes()).unwrap();
@@ -127,7 +127,7 @@ impl Caller {
         call.interface(MANAGER_INTERFACE).build(&body).unwrap().data().to_vec()
     }
 
-    fn lease(&mut self, pool: &str, ports: u32, count: u32) {
+    pub(crate) fn lease(&mut self, pool: &str, ports: u32, count: u32) {
         let calls: Vec<Vec<u8>> = (0..100).map(|n| self.call(pool, ports, n)).collect();
         let (mut sent, mut answered) = (0, 0);
         while answered < count {

@@ -1,6 +1,7 @@
 //! `portbroker status`: whether the broker runs and holds all that it should.
 
 use crate::args::block_on;
+use crate::bar::share;
 use crate::failure::{Failure, complain};
 use crate::output::{Cell, Output, Paint};
 use portbroker::config::Limit;
@@ -115,9 +116,9 @@ impl Counts {
     }
 }
 
-pub(crate) fn run(broker: &Broker, output: Output) -> Result<ExitCode, Failure> {
+pub(crate) fn run(broker: &Broker, output: Output, full: bool) -> Result<ExitCode, Failure> {
     match block_on(broker.status()) {
-        Ok(status) => report(&status, output),
+        Ok(status) => report(&status, output, full),
         Err(Failure::Broker(error @ Error::NotReachable { .. })) => {
             complain(&error.to_string());
             let stopped = Document {
@@ -140,7 +141,7 @@ pub(crate) fn run(broker: &Broker, output: Output) -> Result<ExitCode, Failure> 
     }
 }
 
-fn report(status: &Status, output: Output) -> Result<ExitCode, Failure> {
+fn report(status: &Status, output: Output, full: bool) -> Result<ExitCode, Failure> {
     let (counts, pools) = (Counts::of(status), Pools::of(status));
     let document = Document {
         state: &status.state,
@@ -153,48 +154,112 @@ fn report(status: &Status, output: Output) -> Result<ExitCode, Failure> {
         limits: status.limits.as_ref().map(|limits| limits.iter().map(LimitRow::of).collect()),
         takeover: status.takeover.as_ref().map(Found::from),
     };
-    output.print(&document, || lines(status, counts, pools))?;
+    output.print(&document, || Screen { status, full }.lines(counts, pools))?;
     Ok(if status.state == "running" { ExitCode::SUCCESS } else { DEGRADED.into() })
 }
 
-fn lines(status: &Status, counts: Counts, pools: Pools) -> Vec<Vec<Cell>> {
-    let Counts { listening, reserved, failed, lingering } = counts;
-    let lingering = if lingering == 0 { String::new() } else { format!(", {lingering} lingering") };
-    let state = Cell::new(&status.state, Paint::of_state(&status.state));
-    let mut lines = vec![
-        vec![Cell::plain("portbroker"), Cell::plain(&status.version)],
-        vec![Cell::plain("state"), state],
-        vec![
-            Cell::plain("listeners"),
-            Cell::plain(format!("{listening} listening, {reserved} reserved, {failed} failed{lingering}")),
-        ],
-    ];
-    let learned = status.learned_ports.map(|ports| match ports {
-        1 => "1 port".to_owned(),
-        ports => format!("{ports} ports"),
-    });
-    lines.extend(learned.map(|learned| vec![Cell::plain("learned"), Cell::plain(learned)]));
-    let Pools { ready, degraded, failed, leased, cooling } = pools;
-    // A broker of before there were pools.
-    if ready + degraded + failed > 0 {
-        let text = format!(
-            "{ready} ready, {degraded} degraded, {failed} failed; {leased} ports leased, {cooling} cooling"
-        );
-        lines.push(vec![Cell::plain("pools"), Cell::plain(text)]);
-    }
-    lines.extend(status.limits.iter().flatten().map(limit_line));
-    if let Some(takeover) = &status.takeover {
-        lines.push(vec![Cell::plain("takeover"), Cell::plain(taken_over(takeover))]);
-        lines
-            .extend(takeover.differences.iter().map(|text| vec![Cell::plain("differed"), Cell::plain(text)]));
-    }
-    lines.extend(status.faults.iter().map(|fault| vec![Cell::plain("fault"), Cell::new(fault, Paint::Bad)]));
-    lines.extend(status.notes.iter().map(|note| vec![Cell::plain("note"), Cell::new(note, Paint::Waiting)]));
-    lines
+/// So many of a kind are on the one screen.
+const ON_A_SCREEN: usize = 6;
+/// A limit of which less is in use need not be looked at.
+const NEAR: f64 = 0.8;
+
+/// What is well and what is not, on one screen unless `full` is wanted: what is not comes first.
+struct Screen<'a> {
+    status: &'a Status,
+    full: bool,
 }
 
-/// As in `limit  connections: 12 of 4096, most of them user 1000; hit 3 times by user 1000`.
+impl Screen<'_> {
+    fn lines(&self, counts: Counts, pools: Pools) -> Vec<Vec<Cell>> {
+        let Status { state, version, faults, notes, learned_ports, .. } = self.status;
+        let mut lines = vec![
+            vec![Cell::plain("portbroker"), Cell::plain(version)],
+            vec![Cell::plain("state"), Cell::new(state, Paint::of_state(state))],
+        ];
+        self.some("fault", faults, Paint::Bad, &mut lines);
+        lines.push(vec![Cell::plain("listeners"), listeners(counts)]);
+        let learned = learned_ports.map(|ports| match ports {
+            1 => "1 port".to_owned(),
+            ports => format!("{ports} ports"),
+        });
+        lines.extend(learned.map(|learned| vec![Cell::plain("learned"), Cell::plain(learned)]));
+        let Pools { ready, degraded, failed, leased, cooling } = pools;
+        // A broker of before there were pools.
+        if ready + degraded + failed > 0 {
+            let text = format!(
+                "{ready} ready, {degraded} degraded, {failed} failed; {leased} ports leased, {cooling} cooling"
+            );
+            let paint = if failed > 0 {
+                Paint::Bad
+            } else if degraded > 0 {
+                Paint::Waiting
+            } else {
+                Paint::Plain
+            };
+            lines.push(vec![Cell::plain("pools"), Cell::new(text, paint)]);
+        }
+        self.limits(&mut lines);
+        self.takeover(&mut lines);
+        self.some("note", notes, Paint::Waiting, &mut lines);
+        lines
+    }
+
+    /// A line for each, as far as the screen has room.
+    fn some(&self, word: &str, texts: &[String], paint: Paint, lines: &mut Vec<Vec<Cell>>) {
+        let most = if self.full || texts.len() <= ON_A_SCREEN { texts.len() } else { ON_A_SCREEN - 1 };
+        lines.extend(texts.iter().take(most).map(|text| vec![Cell::plain(word), Cell::new(text, paint)]));
+        if most < texts.len() {
+            let more = texts.len() - most;
+            let text = format!("and {more} more: see \"portbroker status --full\"");
+            lines.push(vec![Cell::plain(word), Cell::new(text, paint)]);
+        }
+    }
+
+    /// Those that were hit or nearly are; the others are well.
+    fn limits(&self, lines: &mut Vec<Vec<Cell>>) {
+        let Some(limits) = &self.status.limits else { return };
+        let is_near = |limit: &&LimitStatus| self.full || limit.hits > 0 || nearness(limit) >= NEAR;
+        let near = limits.iter().filter(is_near);
+        let before = lines.len();
+        lines.extend(near.map(limit_line));
+        let others = limits.len() - (lines.len() - before);
+        if others > 0 {
+            let most = limits.iter().filter(|limit| !is_near(limit));
+            let most = most.max_by(|a, b| nearness(a).total_cmp(&nearness(b)));
+            let nearest = most.map(|limit| format!(", the nearest is {}", limit_text(limit)));
+            let text = format!("{others} are well{}", nearest.unwrap_or_default());
+            lines.push(vec![Cell::plain("limits"), Cell::plain(text)]);
+        }
+    }
+
+    fn takeover(&self, lines: &mut Vec<Vec<Cell>>) {
+        let Some(takeover) = &self.status.takeover else { return };
+        lines.push(vec![Cell::plain("takeover"), Cell::plain(taken_over(takeover))]);
+        self.some("differed", &takeover.differences, Paint::Plain, lines);
+    }
+}
+
+fn listeners(Counts { listening, reserved, failed, lingering }: Counts) -> Cell {
+    let lingering = if lingering == 0 { String::new() } else { format!(", {lingering} lingering") };
+    let text = format!("{listening} listening, {reserved} reserved, {failed} failed{lingering}");
+    Cell::new(text, if failed > 0 { Paint::Bad } else { Paint::Plain })
+}
+
+/// The share of a limit that is in use; of those that are no amounts nothing is.
+fn nearness(limit: &LimitStatus) -> f64 {
+    match Limit::of_key(&limit.name) {
+        Some(Limit::UnreadTime | Limit::LogLinesPerUser) => 0.0,
+        _ => share(limit.used, limit.limit),
+    }
+}
+
 fn limit_line(limit: &LimitStatus) -> Vec<Cell> {
+    let paint = if limit.hits > 0 || nearness(limit) >= NEAR { Paint::Waiting } else { Paint::Plain };
+    vec![Cell::plain("limit"), Cell::new(limit_text(limit), paint)]
+}
+
+/// As in `connections: 12 of 4096, most of it user 1000; hit 3 times, last by user 1000 (3)`.
+fn limit_text(limit: &LimitStatus) -> String {
     let LimitStatus { name, limit: most, used, greatest, hits, hit_by } = limit;
     let known = Limit::of_key(name);
     let written = |value: u64| {
@@ -211,8 +276,7 @@ fn limit_line(limit: &LimitStatus) -> Vec<Cell> {
         let by: Vec<String> = hit_by.iter().take(3).map(|(who, times)| format!("{who} ({times})")).collect();
         text.push_str(&format!("; hit {hits} times, last by {}", by.join(", ")));
     }
-    let paint = if *hits > 0 { Paint::Waiting } else { Paint::Plain };
-    vec![Cell::plain("limit"), Cell::new(text, paint)]
+    text
 }
 
 /// `300 sockets stored, 298 kept, 2 let go; 1 holder`.
