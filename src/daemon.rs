@@ -1,5 +1,6 @@
 //! Wiring: configuration, kernel, broker, READY, the bus, and the end.
 
+mod events;
 mod journal;
 mod log;
 mod recent;
@@ -14,6 +15,7 @@ use crate::kernel::child::end_with_parent;
 use crate::kernel::descriptors::{self, Spare};
 use crate::kernel::inotify::watch_generator_stamp;
 use crate::kernel::store;
+use crate::scrape;
 use crate::sources::Locations;
 use crate::sources::units::DELIVERY_FILE;
 use clap::Parser;
@@ -24,6 +26,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -95,8 +99,9 @@ pub fn main() -> ExitCode {
     let log = start_logging(&history);
     // Before the runtime and its threads: this changes the environment.
     let inherited = store::take_listen_fds();
+    let watched = Watched { lines_lost: log.as_ref().map(Log::lines_lost).unwrap_or_default(), history };
     let result =
-        if options.keeper { keep(&options, inherited) } else { run(options, inherited, history).map(|()| 0) };
+        if options.keeper { keep(&options, inherited) } else { run(options, inherited, watched).map(|()| 0) };
     let status = match result {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
@@ -185,7 +190,13 @@ impl Supervisor {
     }
 }
 
-fn run(options: Options, inherited: Vec<(String, OwnedFd)>, history: History) -> Result<(), DaemonError> {
+/// What is known of the log.
+struct Watched {
+    lines_lost: Arc<AtomicU64>,
+    history: History,
+}
+
+fn run(options: Options, inherited: Vec<(String, OwnedFd)>, watched: Watched) -> Result<(), DaemonError> {
     let supervisor = Supervisor::find()?;
     raise_descriptor_limit();
     // Before there are many others, so that lowering the limit does not cut them off.
@@ -202,13 +213,16 @@ fn run(options: Options, inherited: Vec<(String, OwnedFd)>, history: History) ->
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DaemonError::Runtime)?;
     runtime.block_on(async {
         let state_directory = state_directory(&options.root);
-        let (broker, handle) = Broker::start(Start {
+        let (mut broker, handle) = Broker::start(Start {
             locations: Locations { root: options.root, config: options.config },
             runtime_directory: directory,
             state_directory,
             inheritance: Inheritance::new(inherited),
         })?;
-        let handle = handle.with_history(history);
+        let handle = handle.with_history(watched.history);
+        if let Some(sockets) = broker.scrape_sockets() {
+            tokio::spawn(scrape::serve(handle.clone(), sockets, watched.lines_lost));
+        }
         serve(broker, handle, (private, spare), !options.no_bus, supervisor)
             .await
             .map_err(DaemonError::Runtime)

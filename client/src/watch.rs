@@ -7,7 +7,7 @@
 use crate::connect::{Answer, Broker, get_all, managed_objects, manager};
 use crate::error::{Error, Failure};
 use crate::inspect::{ListenerStatus, Properties, Queue, Status, take};
-use crate::pools::PoolStatus;
+use crate::pools::{Forecast, PoolStatus};
 use crate::wire::{self, EventRow};
 use futures_util::StreamExt as _;
 use futures_util::stream::{BoxStream, select};
@@ -47,6 +47,8 @@ pub enum Change {
     PoolGone(String),
     /// Somebody lacks ports of a pool.
     Wanted(String),
+    /// The ports of a pool for some destination will be used up soon.
+    ExhaustionAhead(String),
     /// The broker as a whole: `running` or `degraded`, and what is not as it was configured.
     Manager {
         /// `running` or `degraded`.
@@ -186,6 +188,18 @@ impl Watch {
         }
     }
 
+    /// How the pools' destinations stand, as [`Broker::forecasts`] has it.
+    pub async fn forecasts(&self) -> Result<Vec<Forecast>, Error> {
+        let rows = self
+            .ask(|connection| {
+                Box::pin(
+                    async move { manager(&connection).await?.list_forecasts(wire::MAX_FORECAST_ROWS).await },
+                )
+            })
+            .await?;
+        Ok(rows.into_iter().map(Forecast::from).collect())
+    }
+
     /// What happened last that has a number above `after`, by number. For root, as the log is: [`Error::Refused`] for
     /// others.
     pub async fn events(&self, after: u64) -> Result<Vec<Event>, Error> {
@@ -238,6 +252,7 @@ fn read(message: &Message) -> Option<Change> {
             listener.or_else(|| wire::pool_name(path.as_str()).map(Change::PoolGone))
         }
         "Wanted" => wire::pool_name(path).map(Change::Wanted),
+        "ExhaustionAhead" => wire::pool_name(path).map(Change::ExhaustionAhead),
         _ => None,
     }
 }

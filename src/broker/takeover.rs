@@ -15,9 +15,11 @@ use super::protection::Protection;
 use super::queue::{Queue, Turn};
 use super::records::Records;
 use super::reload::{Loader, Reloads, errors_of};
+use super::scrape_sockets::ScrapeSockets;
 use super::shown::Shown;
 use super::stored::Stored;
 use super::surroundings::Surroundings;
+use super::tally::Tally;
 use super::told::Told;
 use super::{ASSERT_RESERVED_PORTS, Broker, NOTICES};
 use crate::config::Checked;
@@ -168,12 +170,14 @@ impl Broker {
         let (notices, _) = broadcast::channel(NOTICES);
         let gate = Gate::default();
         let queue = Queue::new(gate.clone());
+        let tally = Tally::default();
         let handle = Handle {
             queue: queue.clone(),
             turn: Turn::OWN,
             gate: gate.clone(),
             notices: notices.downgrade(),
             history: super::History::default(),
+            tally: tally.clone(),
         };
         let mut broker = Self {
             table: crate::listeners::Table::default(),
@@ -184,7 +188,7 @@ impl Broker {
             protection: Protection::new(ReservedPorts::default(), &records),
             learning: Learning::new(&start.state_directory),
             migration: Migration::new(MigrateRequests::default(), &records),
-            outbound: Outbound::new(&start.runtime_directory)?,
+            outbound: Outbound::new(&start.runtime_directory, tally.clone())?,
             draining_written: records.read_draining(),
             deposits: records.read_deposits(),
             // What was stored listens, and is our user's.
@@ -213,6 +217,8 @@ impl Broker {
             shown: Shown::default(),
             queue,
             gate,
+            metrics: ScrapeSockets::new(&start.runtime_directory),
+            tally,
         };
         broker.take_over(stored, named, &checked, is_takeover);
         if is_takeover {

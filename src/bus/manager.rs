@@ -98,7 +98,11 @@ impl Manager {
         let header = message.header();
         let reply = match self.call(message, &header, who).await {
             Ok(reply) => reply,
-            Err(failure) => failure.reply(&header)?.into(),
+            Err(failure) => {
+                let member = header.member().map(|member| member.as_str()).unwrap_or_default();
+                self.broker.refused(member, &failure.name);
+                failure.reply(&header)?.into()
+            }
         };
         if header.primary().flags().contains(Flags::NO_REPLY_EXPECTED) {
             return Ok(());
@@ -393,6 +397,10 @@ impl Manager {
             Notice::PoolWanted(name) => {
                 let path = properties::path_of_pool(&name);
                 connection.emit_signal(None::<&str>, path, POOL_INTERFACE, "Wanted", &()).await
+            }
+            Notice::ExhaustionAhead(view) => {
+                let (path, body) = (properties::path_of_pool(&view.pool), outbound::of_exhaustion(&view));
+                connection.emit_signal(None::<&str>, path, POOL_INTERFACE, "ExhaustionAhead", &body).await
             }
             Notice::PoolRemoved(name) => {
                 removed(connection, properties::path_of_pool(&name), POOL_INTERFACE).await

@@ -18,7 +18,10 @@ JSON: {\"state\": \"running\" | \"degraded\" | \"stopped\", \"version\", \"fault
        state or with other options than it should, \"changed\" (put right at once), \"mended\" and \"replaced\"
        (spoilt by a holder that is gone); \"holders\", \"holders-gone\"; \"differences\": [text]}, \"limits\":
        [{\"name\": key in [limits], \"limit\": value in effect, \"used\", \"greatest\": who has most or null,
-       \"hits\": since the start, \"hit_by\": [{\"who\", \"times\"}]}]}; version, listeners, learned, pools
+       \"hits\": since the start, \"hit_by\": [{\"who\", \"times\"}]}],
+       \"forecasts\": of destinations that have few ports left: [{\"pool\", \"protocol\", \"destination\": null for any,
+       \"used\", \"cooling\", \"capacity\", \"rate\": ports a second, \"exhausted_in\": seconds or null, \"ahead\": told
+       as near}]}; version, listeners, learned, pools
        and limits are null where it is stopped, and takeover where nothing was stored. Of a limit per user,
        used is what the one has that has most; sizes are bytes, times milliseconds.
 
@@ -41,8 +44,8 @@ Times are UTC. Where the locale is not UTF-8, only ASCII is shown.
     wait, \"overflows\": what found no room}],
   \"pools\": [{\"name\", \"state\", \"capacity\", \"waiting\", \"addresses\": [{\"address\", \"state\", \"leased\",
     \"cooling\"}]}],
-  \"destinations\": [{\"pool\", \"protocol\", \"destination\": null for any, \"used\", \"capacity\", \"rate\":
-    ports a second, \"exhausted_in\": seconds or null}],
+  \"destinations\": [{\"pool\", \"protocol\", \"destination\": null for any, \"used\", \"cooling\",
+    \"capacity\", \"rate\": ports a second, \"exhausted_in\": seconds or null, \"ahead\": it is near}],
   \"events\": [{\"time\": seconds since the epoch, \"level\": \"info\" | \"warning\" | \"error\", \"event\": the
     log's word, \"message\"}]}
 

@@ -11,6 +11,7 @@ mod check;
 mod deposit;
 mod exec;
 mod failure;
+mod forecast;
 mod help;
 mod import;
 mod learned;

@@ -9,6 +9,7 @@ use ratatui::style::{Color, Modifier, Style};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 /// How to print.
@@ -213,6 +214,16 @@ pub(crate) fn cut(text: &str, columns: usize) -> &str {
     end.and_then(|(at, _)| text.get(..at)).unwrap_or(text)
 }
 
+/// `55 s`, `12 min`, `3 h`, `9 d`.
+pub(crate) fn span(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..=119 => format!("{seconds} s"),
+        seconds @ 120..=7_199 => format!("{} min", seconds / 60),
+        seconds @ 7_200..=172_799 => format!("{} h", seconds / 3600),
+        seconds => format!("{} d", seconds / 86_400),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,6 +254,12 @@ mod tests {
         let text = PLAIN.table(&[row("端口"), row("e\u{301}t\u{301}"), row("abcd")]);
         assert_eq!(text, "端口  x\ne\u{301}t\u{301}    x\nabcd  x\n");
         assert_eq!((cut("端口", 3), cut("端口", 4), cut("abc", 0), cut("abc", 9)), ("端", "端口", "", "abc"));
+    }
+
+    #[test]
+    fn times_are_short() {
+        let spans = [0, 119, 120, 7_199, 7_200, 172_800].map(|s| span(Duration::from_secs(s)));
+        assert_eq!(spans, ["0 s", "119 s", "2 min", "119 min", "2 h", "2 d"]);
     }
 
     #[test]

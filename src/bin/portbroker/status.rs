@@ -3,9 +3,11 @@
 use crate::args::block_on;
 use crate::bar::share;
 use crate::failure::{Failure, complain};
-use crate::output::{Cell, Output, Paint};
+use crate::forecast::{self, destination, per_second};
+use crate::output::{Cell, Output, Paint, span};
 use portbroker::config::Limit;
 use portbroker_client::inspect::{LimitStatus, Status, Takeover};
+use portbroker_client::pools::Forecast;
 use portbroker_client::{Broker, Error};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -27,6 +29,7 @@ struct Document<'a> {
     pools: Option<Pools>,
     takeover: Option<Found<'a>>,
     limits: Option<Vec<LimitRow<'a>>>,
+    forecasts: Vec<forecast::Row<'a>>,
 }
 
 /// One of `limits`: `limit` is the value in effect, `used` what is in use of it (of a limit for each user, by who has
@@ -117,8 +120,10 @@ impl Counts {
 }
 
 pub(crate) fn run(broker: &Broker, output: Output, full: bool) -> Result<ExitCode, Failure> {
-    match block_on(broker.status()) {
-        Ok(status) => report(&status, output, full),
+    match block_on(async { Ok((broker.status().await?, broker.forecasts().await?)) }) {
+        Ok((status, forecasts)) => {
+            report(&Screen { status: &status, forecasts: near(&forecasts), full }, output)
+        }
         Err(Failure::Broker(error @ Error::NotReachable { .. })) => {
             complain(&error.to_string());
             let stopped = Document {
@@ -131,6 +136,7 @@ pub(crate) fn run(broker: &Broker, output: Output, full: bool) -> Result<ExitCod
                 pools: None,
                 limits: None,
                 takeover: None,
+                forecasts: vec![],
             };
             output.print(&stopped, || {
                 vec![vec![Cell::plain("portbroker"), Cell::new("stopped", Paint::Bad)]]
@@ -141,7 +147,13 @@ pub(crate) fn run(broker: &Broker, output: Output, full: bool) -> Result<ExitCod
     }
 }
 
-fn report(status: &Status, output: Output, full: bool) -> Result<ExitCode, Failure> {
+/// Destinations of which most ports are taken, or will be soon.
+fn near(forecasts: &[Forecast]) -> Vec<&Forecast> {
+    forecasts.iter().filter(|of| of.ahead || of.taken() >= NEAR).collect()
+}
+
+fn report(screen: &Screen<'_>, output: Output) -> Result<ExitCode, Failure> {
+    let status = screen.status;
     let (counts, pools) = (Counts::of(status), Pools::of(status));
     let document = Document {
         state: &status.state,
@@ -153,19 +165,21 @@ fn report(status: &Status, output: Output, full: bool) -> Result<ExitCode, Failu
         pools: Some(pools),
         limits: status.limits.as_ref().map(|limits| limits.iter().map(LimitRow::of).collect()),
         takeover: status.takeover.as_ref().map(Found::from),
+        forecasts: screen.forecasts.iter().map(|of| forecast::Row::from(*of)).collect(),
     };
-    output.print(&document, || Screen { status, full }.lines(counts, pools))?;
+    output.print(&document, || screen.lines(counts, pools))?;
     Ok(if status.state == "running" { ExitCode::SUCCESS } else { DEGRADED.into() })
 }
 
 /// So many of a kind are on the one screen.
 const ON_A_SCREEN: usize = 6;
-/// A limit of which less is in use need not be looked at.
+/// A limit, or the ports for a destination, of which less is in use need not be looked at.
 const NEAR: f64 = 0.8;
 
 /// What is well and what is not, on one screen unless `full` is wanted: what is not comes first.
 struct Screen<'a> {
     status: &'a Status,
+    forecasts: Vec<&'a Forecast>,
     full: bool,
 }
 
@@ -198,6 +212,8 @@ impl Screen<'_> {
             };
             lines.push(vec![Cell::plain("pools"), Cell::new(text, paint)]);
         }
+        let forecasts: Vec<String> = self.forecasts.iter().map(|of| forecast_text(of)).collect();
+        self.some("forecast", &forecasts, Paint::Waiting, &mut lines);
         self.limits(&mut lines);
         self.takeover(&mut lines);
         self.some("note", notes, Paint::Waiting, &mut lines);
@@ -237,6 +253,20 @@ impl Screen<'_> {
         lines.push(vec![Cell::plain("takeover"), Cell::plain(taken_over(takeover))]);
         self.some("differed", &takeover.differences, Paint::Plain, lines);
     }
+}
+
+/// As in `egress, tcp 198.51.100.7:443: 1800 of 2000 ports taken, +40/s, none left in 5 s`.
+fn forecast_text(of: &Forecast) -> String {
+    let taken = of.used.saturating_add(of.cooling);
+    let mut text = format!("{}, {}: {taken} of {} ports taken", of.pool, destination(of), of.capacity);
+    let rate = per_second(of.rate);
+    if !rate.is_empty() {
+        text.push_str(&format!(", {rate}"));
+    }
+    if let Some(time) = of.exhausted_in {
+        text.push_str(&format!(", none left in {}", span(time)));
+    }
+    text
 }
 
 fn listeners(Counts { listening, reserved, failed, lingering }: Counts) -> Cell {

@@ -19,7 +19,7 @@ const TRIES: usize = 8;
 const ROUNDS: usize = 8;
 
 impl Pool {
-    fn offer<'a>(&'a self, name: &'a PoolName) -> Offer<'a> {
+    pub(super) fn offer<'a>(&'a self, name: &'a PoolName) -> Offer<'a> {
         Offer {
             pool: name,
             addresses: &self.in_use,
@@ -40,7 +40,11 @@ impl Outbound {
         now: Instant,
     ) -> Result<Lease, Refusal> {
         self.keep(now);
-        self.tell_leased(request, outcome.as_ref().map(|lease| (lease.id, ports_of(&lease.ranges))), now);
+        let leased = outcome.as_ref().map(|lease| (lease.id, ports_of(&lease.ranges)));
+        if let Ok((_, ports)) = leased {
+            self.note_taken(request, ports, now);
+        }
+        self.tell_leased(request, leased, now);
         outcome
     }
 
@@ -60,7 +64,11 @@ impl Outbound {
             made
         });
         self.keep(now);
-        self.tell_leased(request, outcome.as_ref().map(|leased| (leased.id, leased.sockets.len())), now);
+        let leased = outcome.as_ref().map(|leased| (leased.id, leased.sockets.len()));
+        if let Ok((_, ports)) = leased {
+            self.note_taken(request, ports, now);
+        }
+        self.tell_leased(request, leased, now);
         outcome
     }
 
@@ -209,6 +217,7 @@ impl Outbound {
         }
         let owner = owner.to_string();
         self.ledger.release(lease, now).map_err(bad)?;
+        self.tally.count(|counters| counters.ended(1));
         self.keep(now);
         if self.told.has_a_line(Tale::Ended { leases: 1 }, now) {
             tracing::info!(event = "released", lease = lease.0, owner, "{owner} gave lease {lease} back");

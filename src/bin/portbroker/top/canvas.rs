@@ -5,7 +5,7 @@ use crate::output::{Cell, Paint, cut};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::{Modifier, Style};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 use unicode_width::UnicodeWidthStr as _;
 
 /// What the terminal has.
@@ -121,20 +121,11 @@ pub(crate) fn clock(time: SystemTime) -> String {
     format!("{:02}:{:02}:{:02}", of_day / 3600, of_day / 60 % 60, of_day % 60)
 }
 
-/// `55 s`, `12 min`, `3 h`, `9 d`.
-pub(crate) fn span(time: Duration) -> String {
-    match time.as_secs() {
-        seconds @ 0..=119 => format!("{seconds} s"),
-        seconds @ 120..=7_199 => format!("{} min", seconds / 60),
-        seconds @ 7_200..=172_799 => format!("{} h", seconds / 3600),
-        seconds => format!("{} d", seconds / 86_400),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::time::Duration;
 
     #[test]
     fn letters_that_a_terminal_has_not_are_told() {
@@ -157,8 +148,6 @@ mod tests {
     #[test]
     fn times_are_short() {
         assert_eq!(clock(UNIX_EPOCH + Duration::from_secs(86_399)), "23:59:59");
-        let spans = [0, 119, 120, 7_199, 7_200, 172_800].map(|s| span(Duration::from_secs(s)));
-        assert_eq!(spans, ["0 s", "119 s", "2 min", "119 min", "2 h", "2 d"]);
     }
 
     proptest! {

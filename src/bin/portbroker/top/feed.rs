@@ -1,7 +1,7 @@
 //! Where what is known comes from: one connection that hears what the broker announces, and asks for the rest by calls
 //! that cost it little. It is made again when it is lost.
 
-use super::model::{Destination, Update};
+use super::model::Update;
 use portbroker_client::watch::{Change, Changes, Watch};
 use portbroker_client::{Broker, Error};
 use std::cell::RefCell;
@@ -129,7 +129,7 @@ impl Questions {
             updates.push(Update::Queues(queues));
         }
         if self.destinations
-            && let Some(destinations) = known(destinations(watch).await, &mut self.destinations)?
+            && let Some(destinations) = known(watch.forecasts().await, &mut self.destinations)?
         {
             updates.push(Update::Destinations(destinations));
         }
@@ -168,8 +168,4 @@ fn known<T>(answer: Result<T, Error>, asks: &mut bool) -> Result<Option<T>, End>
             Ok(None)
         }
     }
-}
-
-async fn destinations(_watch: &Watch) -> Result<Vec<Destination>, Error> {
-    Ok(Vec::new())
 }

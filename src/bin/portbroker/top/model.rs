@@ -3,13 +3,12 @@
 //! Between two snapshots it is kept up by what the broker announces; what is not announced (addresses of pools, queues,
 //! destinations) is as it was asked for last.
 
-use crate::bar::share;
 use portbroker::model::PortSet;
 use portbroker_client::inspect::{ListenerStatus, Queue, Status};
-use portbroker_client::pools::PoolStatus;
+use portbroker_client::pools::{Forecast, PoolStatus};
 use portbroker_client::watch::{Change, Event, SocketQueue};
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// So many happenings are kept.
 const KEPT: usize = 1000;
@@ -26,7 +25,7 @@ pub(crate) enum Update {
     /// What waits anywhere.
     Queues(Vec<SocketQueue>),
     /// Those with the most in use.
-    Destinations(Vec<Destination>),
+    Destinations(Vec<Forecast>),
     /// What was said in the log.
     Events(Vec<Event>),
     /// The log is not for us: what is announced has to do.
@@ -42,27 +41,6 @@ pub(crate) enum Update {
 pub(crate) enum Said {
     Done(String),
     Failed(String),
-}
-
-/// How much of a pool is in use for one destination.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Destination {
-    pub(crate) pool: String,
-    pub(crate) protocol: String,
-    /// Empty: any.
-    pub(crate) destination: String,
-    pub(crate) used: u64,
-    pub(crate) capacity: u64,
-    /// Ports a second, more or less of them.
-    pub(crate) rate: f64,
-    pub(crate) exhausted_in: Option<Duration>,
-}
-
-impl Destination {
-    /// The share that is in use, from 0 to 1.
-    pub(crate) fn share(&self) -> f64 {
-        share(self.used, self.capacity)
-    }
 }
 
 /// How bad something is that happened.
@@ -113,7 +91,7 @@ pub(crate) struct Model {
     pub(crate) listeners: BTreeMap<String, ListenerStatus>,
     queues: HashMap<String, HashMap<u64, Queue>>,
     pub(crate) pools: BTreeMap<String, PoolStatus>,
-    pub(crate) destinations: Vec<Destination>,
+    pub(crate) destinations: Vec<Forecast>,
     /// The last one first.
     pub(crate) events: VecDeque<Happening>,
     /// Whether the log tells of hand-overs and refusals.
@@ -207,6 +185,12 @@ impl Model {
             Change::Wanted(name) => {
                 self.say(now, Level::Warning, "wanted", format!("somebody lacks ports of pool {name}"));
             }
+            // The log says it better.
+            Change::ExhaustionAhead(name) if !self.hears_log => {
+                let text = format!("ports of pool {name} will be used up soon");
+                self.say(now, Level::Warning, "exhaustion-ahead", text);
+            }
+            Change::ExhaustionAhead(_) => {}
             Change::Manager { state, faults } => {
                 let new: Vec<&String> = faults.iter().filter(|f| !self.faults.contains(f)).collect();
                 // The log has them too.

@@ -2,7 +2,7 @@
 
 use super::*;
 use portbroker_client::inspect::SocketStatus;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)

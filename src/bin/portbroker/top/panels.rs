@@ -1,12 +1,13 @@
 //! The rows of each panel.
 
-use super::canvas::{Column, Theme, clock, draw_row, left, mark, right, span, widths};
-use super::model::{Depth, Destination, Happening, Level, Model, ports_of_zone};
+use super::canvas::{Column, Theme, clock, draw_row, left, mark, right, widths};
+use super::model::{Depth, Happening, Level, Model, ports_of_zone};
 use super::ui::{Panel, PoolRow, Ui};
 use crate::bar::{paint_of_share, percent, share};
-use crate::output::{Cell, Paint};
+use crate::forecast::{destination, per_second};
+use crate::output::{Cell, Paint, span};
 use portbroker_client::inspect::ListenerStatus;
-use portbroker_client::pools::{PoolAddress, PoolStatus};
+use portbroker_client::pools::{Forecast, PoolAddress, PoolStatus};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Modifier;
@@ -76,7 +77,7 @@ pub(crate) fn draw(model: &Model, ui: &mut Ui, look: Look, panel: Panel, area: R
         }
         Panel::Destinations => {
             let rows = ui.destinations(model);
-            let cells = |row: &&Destination, widths: &[u16]| of_destination(row, look.theme, widths);
+            let cells = |row: &&Forecast, widths: &[u16]| of_destination(row, look.theme, widths);
             draw_rows(ui, look, (panel, "Destinations"), &DESTINATIONS, &rows, cells, area, buffer);
         }
         Panel::Events => {
@@ -184,20 +185,23 @@ fn of_address(pool: &PoolStatus, address: &PoolAddress, theme: Theme, widths: &[
     ]
 }
 
-fn of_destination(of: &Destination, theme: Theme, widths: &[u16]) -> Vec<Cell> {
-    let to = if of.destination.is_empty() { "any" } else { &of.destination };
-    let used = of.share();
-    let paint = if of.exhausted_in.is_some() { Paint::Bad } else { paint_of_share(used) };
+fn of_destination(of: &Forecast, theme: Theme, widths: &[u16]) -> Vec<Cell> {
+    let taken = of.taken();
+    let paint = if of.ahead { Paint::Bad } else { paint_of_share(taken) };
     let full_in = of.exhausted_in.map(span).unwrap_or_default();
-    let rate = if of.rate == 0.0 { String::new() } else { format!("{:+.0}/s", of.rate) };
     let columns = widths.get(5).copied().unwrap_or_default().saturating_sub(5);
+    let bar = theme.bar(
+        columns,
+        share(of.used.into(), of.capacity.into()),
+        share(of.cooling.into(), of.capacity.into()),
+    );
     vec![
-        Cell::plain(format!("{} {to}", of.protocol)),
+        Cell::plain(destination(of)),
         Cell::plain(&of.pool),
         Cell::plain(of.used.to_string()),
-        Cell::plain(rate),
-        Cell::new(full_in, Paint::Bad),
-        Cell::new(format!("{} {:>4}", theme.bar(columns, used, 0.0), percent(used).replace(' ', "")), paint),
+        Cell::plain(per_second(of.rate)),
+        Cell::new(full_in, if of.ahead { Paint::Bad } else { Paint::Plain }),
+        Cell::new(format!("{bar} {:>4}", percent(taken).replace(' ', "")), paint),
     ]
 }
 

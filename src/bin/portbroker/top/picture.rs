@@ -2,10 +2,11 @@
 
 use super::canvas::Theme;
 use super::feed;
-use super::model::{Destination, Happening, Level, Model, Update};
+use super::model::{Happening, Level, Model, Update};
 use super::view;
 use crate::args::block_on;
 use crate::failure::Failure;
+use crate::forecast;
 use crate::output::Output;
 use crate::terminal;
 use portbroker_client::Broker;
@@ -27,7 +28,7 @@ struct Document<'a> {
     faults: &'a [String],
     listeners: Vec<Listener<'a>>,
     pools: Vec<Pool<'a>>,
-    destinations: Vec<To<'a>>,
+    destinations: Vec<forecast::Row<'a>>,
     events: Vec<Happened<'a>>,
 }
 
@@ -61,17 +62,6 @@ struct Address<'a> {
 }
 
 #[derive(Debug, Serialize)]
-struct To<'a> {
-    pool: &'a str,
-    protocol: &'a str,
-    destination: Option<&'a str>,
-    used: u64,
-    capacity: u64,
-    rate: f64,
-    exhausted_in: Option<u64>,
-}
-
-#[derive(Debug, Serialize)]
 struct Happened<'a> {
     time: u64,
     level: &'static str,
@@ -99,9 +89,8 @@ fn modelled(updates: Vec<Update>, now: SystemTime) -> Model {
 }
 
 fn document(model: &Model) -> Document<'_> {
-    let listener = |of: &'_ portbroker_client::inspect::ListenerStatus| model.depth(of);
     let listeners = model.listeners.values().map(|of| {
-        let depth = listener(of);
+        let depth = model.depth(of);
         Listener {
             name: &of.name,
             state: &of.state,
@@ -119,31 +108,18 @@ fn document(model: &Model) -> Document<'_> {
         faults: &model.faults,
         listeners: listeners.collect(),
         pools: model.pools.values().map(pool).collect(),
-        destinations: model.destinations.iter().map(destination).collect(),
+        destinations: model.destinations.iter().map(forecast::Row::from).collect(),
         events: model.events.iter().map(happening).collect(),
     }
 }
 
 fn pool(of: &PoolStatus) -> Pool<'_> {
-    let address = |of: &PoolAddress| (of.leased, of.cooling);
     let addresses = of.addresses.iter().map(|of| {
-        let (leased, cooling) = address(of);
-        Address { address: &of.address, state: &of.state, leased, cooling }
+        let PoolAddress { address, state, leased, cooling } = of;
+        Address { address, state, leased: *leased, cooling: *cooling }
     });
     let addresses = addresses.collect();
     Pool { name: &of.name, state: &of.state, capacity: of.capacity, waiting: of.waiting, addresses }
-}
-
-fn destination(of: &Destination) -> To<'_> {
-    To {
-        pool: &of.pool,
-        protocol: &of.protocol,
-        destination: Some(of.destination.as_str()).filter(|to| !to.is_empty()),
-        used: of.used,
-        capacity: of.capacity,
-        rate: of.rate,
-        exhausted_in: of.exhausted_in.map(|time| time.as_secs()),
-    }
 }
 
 fn happening(of: &Happening) -> Happened<'_> {

@@ -1,8 +1,8 @@
 //! What the person at the terminal has chosen to see, and what the keys do. No I/O.
 
-use super::model::{Depth, Destination, Happening, Model, badness};
+use super::model::{Depth, Happening, Model, badness};
 use portbroker_client::inspect::ListenerStatus;
-use portbroker_client::pools::{PoolAddress, PoolStatus};
+use portbroker_client::pools::{Forecast, PoolAddress, PoolStatus};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use std::cmp::Reverse;
 
@@ -198,11 +198,12 @@ impl Ui {
     }
 
     /// The destinations, the fullest first.
-    pub(crate) fn destinations<'a>(&self, model: &'a Model) -> Vec<&'a Destination> {
+    pub(crate) fn destinations<'a>(&self, model: &'a Model) -> Vec<&'a Forecast> {
         let filter = self.filter.to_lowercase();
-        let fits = |of: &&Destination| has(&filter, &[&of.pool, &of.destination, &of.protocol]);
+        let to = |of: &'a Forecast| of.destination.as_deref().unwrap_or_default();
+        let fits = |of: &&'a Forecast| has(&filter, &[&of.pool, to(of), &of.protocol]);
         let mut all: Vec<_> = model.destinations.iter().filter(fits).collect();
-        all.sort_by(|a, b| b.share().total_cmp(&a.share()));
+        all.sort_by(|a, b| b.taken().total_cmp(&a.taken()));
         all
     }
 

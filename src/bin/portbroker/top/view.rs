@@ -1,10 +1,10 @@
 //! The picture: a function of what is known, of what was chosen, of the time and of the size. No I/O and no clock.
 
-use super::canvas::{Theme, clock, draw_line, mark, span};
+use super::canvas::{Theme, clock, draw_line, mark};
 use super::model::{Link, Model, Said};
 use super::panels::{self, Look};
 use super::ui::{Overlay, Panel, Ui};
-use crate::output::{Cell, Paint};
+use crate::output::{Cell, Paint, span};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Modifier;

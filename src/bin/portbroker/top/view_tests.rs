@@ -1,11 +1,11 @@
 //! The picture, on a terminal of ratatui's for tests.
 
+use super::super::model::Update;
 use super::super::model::tests::{listener, snapshot};
-use super::super::model::{Destination, Update};
 use super::*;
 use crate::bar::Letters;
 use portbroker_client::inspect::Queue;
-use portbroker_client::pools::{PoolAddress, PoolStatus};
+use portbroker_client::pools::{Forecast, PoolAddress, PoolStatus};
 use portbroker_client::watch::{Event, SocketQueue};
 use proptest::prelude::*;
 use ratatui::backend::TestBackend;
@@ -56,11 +56,13 @@ fn model(listeners: usize) -> Model {
     let queue = Queue { waiting: Some(12), limit: Some(128), overflows: Some(3) };
     model.take(Update::Queues(vec![SocketQueue { listener: "l0001".into(), inode: 7, queue }]), at(1));
     model.take(
-        Update::Destinations(vec![Destination {
+        Update::Destinations(vec![Forecast {
             pool: "egress".into(),
             protocol: "tcp".into(),
-            destination: "198.51.100.7:443".into(),
+            destination: Some("198.51.100.7:443".into()),
             used: 1800,
+            cooling: 0,
+            ahead: true,
             capacity: 2000,
             rate: 40.0,
             exhausted_in: Some(Duration::from_secs(5)),
