@@ -68,7 +68,9 @@ pub(crate) fn widths(columns: &[Column], total: u16) -> Vec<u16> {
         return vec![total];
     }
     for (width, column) in widths.iter_mut().zip(columns) {
-        let more = rest.min(column.most.saturating_sub(column.least));
+        // On a wide terminal there is more room for names.
+        let most = column.most.saturating_mul((total / 100).max(1));
+        let more = rest.min(most.saturating_sub(column.least));
         *width += more;
         rest -= more;
     }

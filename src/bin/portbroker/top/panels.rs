@@ -13,28 +13,28 @@ use ratatui::layout::Rect;
 use ratatui::style::Modifier;
 
 const LISTENERS: [Column; 6] = [
-    left("", 14, 24),
+    left("", 12, 16),
     left("STATE", 9, 9),
-    right("QUEUE", 9, 11),
-    right("DROPS", 5, 8),
-    left("HOLDER", 10, 24),
-    left("SOCKETS", 10, 60),
+    right("QUEUE", 9, 9),
+    right("DROPS", 5, 6),
+    left("HOLDER", 12, 18),
+    left("SOCKETS", 12, 60),
 ];
 const POOLS: [Column; 6] = [
-    left("", 16, 40),
+    left("", 15, 20),
     left("STATE", 8, 8),
-    right("LEASED", 7, 9),
-    right("COOLING", 7, 8),
-    left("USE", 10, 50),
-    left("", 6, 6),
+    right("LEASED", 6, 7),
+    right("COOLING", 7, 7),
+    left("USE", 10, 60),
+    left("", 5, 5),
 ];
 const DESTINATIONS: [Column; 6] = [
-    left("", 18, 48),
-    left("POOL", 8, 14),
-    right("USED", 6, 8),
-    right("RATE", 7, 9),
-    right("FULL IN", 7, 8),
-    left("USE", 10, 50),
+    left("", 18, 25),
+    left("POOL", 8, 10),
+    right("USED", 6, 6),
+    right("RATE", 7, 7),
+    right("FULL IN", 7, 7),
+    left("USE", 10, 60),
 ];
 const EVENTS: [Column; 3] = [left("", 10, 10), left("WHAT", 10, 14), left("", 1, 500)];
 
@@ -152,9 +152,9 @@ fn of_pool(pool: &PoolStatus) -> Vec<Cell> {
         let sum: u64 = pool.addresses.iter().map(|address| u64::from(of(address))).sum();
         sum.to_string()
     };
-    let mut room = format!("{} for one destination", pool.capacity);
+    let mut room = format!("{} a destination", pool.capacity);
     if pool.waiting > 0 {
-        room = format!("{} wait; {room}", pool.waiting);
+        room.push_str(&format!(", {} wait", pool.waiting));
     }
     let about = match pool.faults.first() {
         Some(fault) => Cell::new(fault, Paint::Bad),

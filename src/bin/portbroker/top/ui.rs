@@ -119,6 +119,9 @@ impl Place {
     pub(crate) fn show(&mut self, shown: usize, rows: usize) {
         self.shown = shown;
         self.chosen = self.chosen.min(rows.saturating_sub(1));
+        if shown == 0 {
+            return;
+        }
         let least = (self.chosen + 1).saturating_sub(shown);
         self.first = self.first.clamp(least, self.chosen.max(least)).min(rows.saturating_sub(shown));
     }

@@ -77,9 +77,7 @@ pub(crate) fn draw_all(model: &Model, theme: Theme, now: SystemTime, width: u16)
         u16::try_from(rows + 1).unwrap_or(u16::MAX)
     });
     let top = 1 + u16::from(fault_line(model).is_some());
-    // A buffer has no more cells than that many.
-    let most = u16::MAX / width.max(1);
-    let height = wants.iter().fold(top, |sum, rows| sum.saturating_add(*rows)).min(most);
+    let height = wants.iter().fold(top, |sum, rows| sum.saturating_add(*rows));
     let area = Rect { x: 0, y: 0, width, height };
     let mut buffer = Buffer::empty(area);
     let line = |y| Rect { y, height: 1, ..area };
