@@ -146,16 +146,25 @@ impl Watch {
         Status::read(manager, objects)
     }
 
+    /// One listener; `None` where it is no longer there. What is announced of one that a process was handed has that
+    /// process's name as it was then.
+    pub async fn listener(&self, name: &str) -> Result<Option<ListenerStatus>, Error> {
+        let properties = self.properties(wire::listener_path(name), wire::LISTENER_INTERFACE).await?;
+        properties.map(ListenerStatus::read).transpose()
+    }
+
     /// One pool; `None` where it is no longer there.
     pub async fn pool(&self, name: &str) -> Result<Option<PoolStatus>, Error> {
-        let path = wire::pool_path(name);
+        let properties = self.properties(wire::pool_path(name), wire::POOL_INTERFACE).await?;
+        properties.map(PoolStatus::read).transpose()
+    }
+
+    async fn properties(&self, path: String, interface: &'static str) -> Result<Option<Properties>, Error> {
         let properties = self
-            .ask(|connection| {
-                Box::pin(async move { get_all(&connection, &path, wire::POOL_INTERFACE).await })
-            })
+            .ask(|connection| Box::pin(async move { get_all(&connection, &path, interface).await }))
             .await;
         match properties {
-            Ok(properties) => PoolStatus::read(properties).map(Some),
+            Ok(properties) => Ok(Some(properties)),
             Err(error @ Error::NotReachable { .. }) => Err(error),
             Err(_) => Ok(None),
         }

@@ -19,6 +19,8 @@ const PLAIN: Look = Look { ink: INK, bold: false, reversed: false };
 
 impl Look {
     fn take(&mut self, codes: &str) {
+        // The first eight of 256 colours are those of old.
+        let codes = codes.replace("38;5;", "3");
         for code in codes.split([';', ':']) {
             match code {
                 "" | "0" => *self = PLAIN,

@@ -16,6 +16,8 @@ const RETRY: Duration = Duration::from_millis(500);
 const EVERYTHING: Duration = Duration::from_secs(60);
 /// Asking takes no more than one part in so many of the time, however much there is.
 const SHARE: u32 = 50;
+/// So many listeners that were handed over are asked for at a time.
+const HANDED: usize = 50;
 
 /// What to do, and how often.
 pub(crate) struct Feed {
@@ -41,8 +43,10 @@ impl Default for Questions {
     }
 }
 
-/// The receiver of updates is gone, or the broker is: why.
+/// The broker is gone: why.
 type End = String;
+/// Of what is to be asked for.
+type Names = RefCell<BTreeSet<String>>;
 
 impl Feed {
     /// For ever.
@@ -58,11 +62,15 @@ impl Feed {
     }
 
     async fn follow(&self, watch: &Watch, mut changes: Changes) -> End {
-        let pools: RefCell<BTreeSet<String>> = RefCell::default();
+        let (pools, handed) = (Names::default(), Names::default());
         let hear = async {
             while let Some(change) = changes.next().await {
-                if let Change::Pool(name) = &change {
-                    pools.borrow_mut().insert(name.clone());
+                match &change {
+                    Change::Pool(name) => drop(pools.borrow_mut().insert(name.clone())),
+                    Change::Listener(of) if of.holders.iter().any(|holder| holder.ends_with(']')) => {
+                        handed.borrow_mut().insert(of.name.clone());
+                    }
+                    _ => {}
                 }
                 let _ = self.updates.send(Update::Changed(change)).await;
             }
@@ -70,11 +78,11 @@ impl Feed {
         };
         tokio::select! {
             why = hear => why,
-            why = self.ask(watch, &pools) => why,
+            why = self.ask(watch, &pools, &handed) => why,
         }
     }
 
-    async fn ask(&self, watch: &Watch, pools: &RefCell<BTreeSet<String>>) -> End {
+    async fn ask(&self, watch: &Watch, pools: &Names, handed: &Names) -> End {
         let mut questions = Questions::default();
         let mut everything = Instant::now();
         loop {
@@ -88,8 +96,11 @@ impl Feed {
                     }
                     Err(error) => return error.to_string(),
                 }
-            } else if let Err(why) = self.ask_for_pools(watch, pools).await {
-                return why;
+            } else {
+                let asked = self.ask_for_pools(watch, pools).await;
+                if let Err(why) = asked.and(self.ask_for_handed(watch, handed).await) {
+                    return why;
+                }
             }
             match questions.ask(watch).await {
                 Ok(updates) => {
@@ -107,7 +118,18 @@ impl Feed {
         }
     }
 
-    async fn ask_for_pools(&self, watch: &Watch, pools: &RefCell<BTreeSet<String>>) -> Result<(), End> {
+    /// A process that was handed a listener runs another program soon: `portbroker exec` does.
+    async fn ask_for_handed(&self, watch: &Watch, handed: &Names) -> Result<(), End> {
+        for name in std::mem::take(&mut *handed.borrow_mut()).into_iter().take(HANDED) {
+            let listener = watch.listener(&name).await.map_err(|error| error.to_string())?;
+            if let Some(listener) = listener {
+                let _ = self.updates.send(Update::Listener(Box::new(listener))).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask_for_pools(&self, watch: &Watch, pools: &Names) -> Result<(), End> {
         let names: Vec<String> = pools.borrow().iter().cloned().collect();
         for name in names {
             let pool = watch.pool(&name).await.map_err(|error| error.to_string())?;

@@ -21,7 +21,7 @@ use feed::Feed;
 use model::{Model, Said, Update};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::getpid;
-use portbroker_client::Broker;
+use portbroker_client::{Broker, Error};
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use screen::Screen;
 use std::io::{self, IsTerminal as _};
@@ -178,6 +178,8 @@ impl Top<'_> {
             let said = match broker.drain(&address, undo).await {
                 Ok(()) if undo => Said::Done(format!("{address} is given out again")),
                 Ok(()) => Said::Done(format!("{address} is drained")),
+                // The screen is not wide, and who says it is clear.
+                Err(Error::Refused { message, .. }) => Said::Failed(message),
                 Err(error) => Said::Failed(error.to_string()),
             };
             let _ = updates.send(Update::Said(said)).await;

@@ -20,6 +20,8 @@ pub(crate) enum Update {
     Snapshot(Box<Status>),
     /// Something changed.
     Changed(Change),
+    /// A listener as it is now.
+    Listener(Box<ListenerStatus>),
     /// A pool as it is now; `None`: it is gone.
     Pool(String, Option<Box<PoolStatus>>),
     /// What waits anywhere.
@@ -123,6 +125,9 @@ impl Model {
         match update {
             Update::Snapshot(status) => self.take_snapshot(*status, now),
             Update::Changed(change) => self.take_change(change, now),
+            Update::Listener(listener) => {
+                self.listeners.insert(listener.name.clone(), *listener);
+            }
             Update::Pool(name, Some(pool)) => {
                 self.pools.insert(name, *pool);
             }
