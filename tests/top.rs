@@ -19,7 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::io::Write as _;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use tty::Tty;
 
@@ -455,6 +455,30 @@ fn what_is_longer_than_the_terminal_goes_to_a_pager() {
         // No pager of one's own with the rights of another.
         let tty = top_with(&daemon, (80, 10), &[mine[0], ("SUDO_UID", "1000")], "list listeners");
         tty.wait("less", |seen| seen.starts_with("NAME") && !seen.contains("paged"));
+    });
+}
+
+#[test]
+fn status_is_on_one_screen() {
+    in_netns(|| {
+        #[expect(clippy::disallowed_methods, reason = "somebody else's services")]
+        let taken: Vec<TcpListener> =
+            (0..30).map(|n| TcpListener::bind(("127.0.0.1", 9000 + n)).unwrap()).collect();
+        let configuration: String = (0..30)
+            .map(|n| format!("[[listener]]\nname = \"l{n}\"\nstream = [\"127.0.0.1:{}\"]\n", 9000 + n))
+            .collect();
+        let daemon = Daemon::start(&configuration);
+        let tty = top_with(&daemon, (80, 24), &[], "status");
+        let seen = tty.wait_for("ended with 1");
+        assert!(seen.contains("and 25 more: see \"portbroker status --full\""), "{seen}");
+        assert!(seen.contains("30 failed") && seen.contains("before"), "{seen}");
+        let (status, text, _) = run(&mut daemon.portbroker(&["status"]));
+        assert!(status == 1 && text.contains("127.0.0.1:9029") && !text.contains("more"), "{text}");
+        let tty = top_with(&daemon, (80, 24), &[], "status --full");
+        tty.wait("a pager", |seen| seen.starts_with("portbroker  ") && !seen.contains("ended"));
+        tty.keys(&["q"]);
+        tty.wait_for("ended with 1");
+        drop(taken);
     });
 }
 

@@ -62,7 +62,8 @@ pub(crate) fn of(screen: &str, columns: u32) -> String {
         }
         // tmux leaves blanks out at the end of a line, also those of a heading.
         if look.reversed && column < columns {
-            draw(&mut svg, &mut column, top, look, &" ".repeat(usize::try_from(columns - column).unwrap()));
+            let blanks = " ".repeat(usize::try_from(columns - column).unwrap());
+            draw(&mut svg, &mut column, top, look, &blanks);
         }
     }
     svg.push_str("</svg>\n");

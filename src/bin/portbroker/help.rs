@@ -5,8 +5,8 @@ Exit statuses: 0 done, 1 refused or failed, 2 usage, 69 broker not reachable, 77
 78 configuration. `status` alone: 0 all is well, 1 degraded, 3 not running.";
 
 pub(crate) const STATUS_HELP: &str = "\
-What is not well comes first. Of many faults, limits or differences only the first are shown, and of
-limits those that were hit or nearly are; --full shows all. Exit status 0 where all is well, 1 where
+What is not well comes first. On a terminal it is one screen: of many faults or differences only the
+first, and of limits those that were hit or nearly are; --full shows all. Exit status 0 where all is well, 1 where
 something is not as it was configured, 3 where the broker does not run.
 JSON: {\"state\": \"running\" | \"degraded\" | \"stopped\", \"version\", \"faults\": [text],
        \"notes\": [text], what sockets are served without,

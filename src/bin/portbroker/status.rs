@@ -11,6 +11,7 @@ use portbroker_client::pools::Forecast;
 use portbroker_client::{Broker, Error};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 
 const DEGRADED: u8 = 1;
@@ -120,6 +121,8 @@ impl Counts {
 }
 
 pub(crate) fn run(broker: &Broker, output: Output, full: bool) -> Result<ExitCode, Failure> {
+    // A program that reads it has no screen.
+    let full = full || !io::stdout().is_terminal();
     match block_on(async { Ok((broker.status().await?, broker.forecasts().await?)) }) {
         Ok((status, forecasts)) => {
             report(&Screen { status: &status, forecasts: near(&forecasts), full }, output)
@@ -320,4 +323,83 @@ fn taken_over(takeover: &Takeover) -> String {
     }
     text.push_str(&format!("; {} holders, {} gone", count("holders"), count("holders-gone")));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn limit(name: &str, used: u64, limit: u64, hits: u64) -> LimitStatus {
+        let hit_by = if hits > 0 { vec![("user 7".to_owned(), hits)] } else { vec![] };
+        LimitStatus { name: name.to_owned(), limit, used, greatest: None, hits, hit_by }
+    }
+
+    fn status() -> Status {
+        Status {
+            state: "degraded".into(),
+            version: "1.2".into(),
+            faults: (0..20).map(|n| format!("fault {n}")).collect(),
+            notes: vec!["a note".into()],
+            learned_ports: Some(1),
+            limits: Some(vec![
+                limit("connections", 12, 4096, 0),
+                limit("connections-per-user", 64, 128, 0),
+                limit("calls-per-user", 1, 64, 3),
+                limit("unread-time", 99, 100, 0),
+            ]),
+            takeover: None,
+            listeners: vec![],
+            pools: vec![],
+        }
+    }
+
+    fn text(status: &Status, forecasts: Vec<&Forecast>, full: bool) -> Vec<String> {
+        let lines = Screen { status, forecasts, full }.lines(Counts::of(status), Pools::of(status));
+        let line = |cells: &Vec<Cell>| cells.iter().map(Cell::text).collect::<Vec<_>>().join(" ");
+        lines.iter().map(line).collect()
+    }
+
+    #[test]
+    fn what_is_not_well_comes_first_and_all_is_on_one_screen() {
+        let forecast = Forecast {
+            pool: "egress".into(),
+            protocol: "tcp".into(),
+            destination: Some("198.51.100.7:443".into()),
+            used: 90,
+            cooling: 5,
+            capacity: 100,
+            rate: 1.0,
+            exhausted_in: Some(Duration::from_secs(5)),
+            ahead: true,
+        };
+        assert_eq!(
+            near(&[forecast.clone(), Forecast { used: 5, ahead: false, ..forecast.clone() }]),
+            [&forecast]
+        );
+        let expected = [
+            "portbroker 1.2",
+            "state degraded",
+            "fault fault 0",
+            "fault fault 1",
+            "fault fault 2",
+            "fault fault 3",
+            "fault fault 4",
+            "fault and 15 more: see \"portbroker status --full\"",
+            "listeners 0 listening, 0 reserved, 0 failed",
+            "learned 1 port",
+            "forecast egress, tcp 198.51.100.7:443: 95 of 100 ports taken, +1.0/s, none left in 5 s",
+            "limit calls-per-user: 1 of 64; hit 3 times, last by user 7 (3)",
+            "limits 3 are well, the nearest is connections-per-user: 64 of 128",
+            "note a note",
+        ];
+        assert_eq!(text(&status(), vec![&forecast], false), expected);
+    }
+
+    #[test]
+    fn everything_can_be_had() {
+        let lines = text(&status(), vec![], true);
+        let count = |word: &str| lines.iter().filter(|line| line.starts_with(word)).count();
+        assert_eq!((count("fault "), count("limit "), count("limits ")), (20, 4, 0), "{lines:#?}");
+    }
 }
