@@ -19,7 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::io::Write as _;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use tty::Tty;
 
@@ -411,7 +411,8 @@ fn scripts_get_one_picture() {
         assert!(errors.contains("needs a terminal") && errors.contains("--once"), "{errors}");
         let tty = top_with(&daemon, (80, 24), &[("TERM", "dumb")], "top");
         assert!(tty.wait_for("as before").contains("ended with 2"));
-        let tty = top_with(&daemon, (80, 24), &[], "--socket /nonexistent/bus top");
+        let line = line(&daemon, "top").replace(daemon.socket().to_str().unwrap(), "/nonexistent/bus");
+        let tty = Tty::start(80, 24, &[], &format!("cd '{}'; {line}", daemon.folder().display()));
         given_back(&tty, 69);
         // A reader that has seen enough.
         let (reader, writer) = nix::unistd::pipe().unwrap();
@@ -461,24 +462,22 @@ fn what_is_longer_than_the_terminal_goes_to_a_pager() {
 #[test]
 fn status_is_on_one_screen() {
     in_netns(|| {
-        #[expect(clippy::disallowed_methods, reason = "somebody else's services")]
-        let taken: Vec<TcpListener> =
-            (0..30).map(|n| TcpListener::bind(("127.0.0.1", 9000 + n)).unwrap()).collect();
-        let configuration: String = (0..30)
-            .map(|n| format!("[[listener]]\nname = \"l{n}\"\nstream = [\"127.0.0.1:{}\"]\n", 9000 + n))
-            .collect();
+        // Of which no address is on this host.
+        let pool = |n| {
+            format!("[[pool]]\nname = \"p{n}\"\naddresses = [\"203.0.113.{n}\"]\nports = \"10000-10009\"\n")
+        };
+        let configuration: String = (1..=20).map(pool).collect();
         let daemon = Daemon::start(&configuration);
         let tty = top_with(&daemon, (80, 24), &[], "status");
         let seen = tty.wait_for("ended with 1");
-        assert!(seen.contains("and 25 more: see \"portbroker status --full\""), "{seen}");
-        assert!(seen.contains("30 failed") && seen.contains("before"), "{seen}");
+        assert!(seen.contains("and 15 more: see \"portbroker status --full\""), "{seen}");
+        assert!(seen.contains("20 failed") && seen.contains("before"), "{seen}");
         let (status, text, _) = run(&mut daemon.portbroker(&["status"]));
-        assert!(status == 1 && text.contains("127.0.0.1:9029") && !text.contains("more"), "{text}");
+        assert!(status == 1 && text.contains("203.0.113.20") && !text.contains("more"), "{text}");
         let tty = top_with(&daemon, (80, 24), &[], "status --full");
         tty.wait("a pager", |seen| seen.starts_with("portbroker  ") && !seen.contains("ended"));
         tty.keys(&["q"]);
         tty.wait_for("ended with 1");
-        drop(taken);
     });
 }
 

@@ -16,6 +16,8 @@ const RETRY: Duration = Duration::from_millis(500);
 const EVERYTHING: Duration = Duration::from_secs(60);
 /// Asking takes no more than one part in so many of the time, however much there is.
 const SHARE: u32 = 50;
+/// But not more seldom than so, also on a machine on which everything takes long.
+const LONGEST: Duration = Duration::from_secs(5);
 /// So many listeners that were handed over are asked for at a time.
 const HANDED: usize = 50;
 
@@ -110,7 +112,7 @@ impl Feed {
                 }
                 Err(why) => return why,
             }
-            let pause = self.interval.max(begun.elapsed() * SHARE);
+            let pause = self.interval.max((begun.elapsed() * SHARE).min(LONGEST));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.again.notified() => everything = Instant::now(),
