@@ -105,7 +105,7 @@ fn a_climb_is_told_before_the_ports_are_used_up_and_once() {
 
         // The client library has the same.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let broker = Broker::at(daemon.socket());
+        let broker = Broker::new().socket_path(daemon.socket());
         let seen = runtime.block_on(broker.forecasts()).unwrap();
         let seen: &Forecast = seen.iter().find(|of| of.destination.as_deref() == Some(TO)).unwrap();
         assert!(seen.ahead && seen.exhausted_in == Some(Duration::ZERO) && seen.taken() > 0.99, "{seen:?}");
