@@ -178,7 +178,8 @@ fn very_many_destinations_take_no_more_memory_than_few() {
             client.pairs(&session, "egress", "tcp", TO, 1).unwrap();
             forecasts(&client).first().is_some_and(|row| row.2 == TO)
         });
-        assert_eq!(forecasts(&client).len(), MAX_FORECAST_ROWS as usize);
+        let followed = forecasts(&client).len();
+        assert!((64..=MAX_FORECAST_ROWS as usize).contains(&followed), "{followed}");
     });
 }
 

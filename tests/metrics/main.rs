@@ -30,7 +30,6 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -228,7 +227,7 @@ fn a_reload_moves_the_sockets_and_only_loopback_is_taken() {
         assert!(status == 1 && told.contains("metrics: cannot listen at 127.0.0.1:9189"), "{told}");
         eventually("the old address is left", || scrape_tcp(TCP).is_err());
         assert_eq!(std::fs::metadata(socket(&daemon)).unwrap().mode() & 0o7777, 0o600);
-        assert_eq!(scraped(&daemon).one("portbroker_faults", &[]), 1.0);
+        shows(&daemon, "the fault is counted", |seen| seen.one("portbroker_faults", &[]) == 1.0);
         drop(other);
         assert_eq!(reload(&daemon, "listen = \"127.0.0.1:9189\"").0, 0);
         assert!(scrape_tcp("127.0.0.1:9189").is_ok());
@@ -304,7 +303,7 @@ fn bad_scrapers_slow_nobody_but_themselves() {
 
         // Whoever hangs is ended by and by, and what was open is closed.
         let cut_off = "portbroker_scrapes_cut_off_total";
-        assert!(scraped(&daemon).one(cut_off, &[]) >= 200.0);
+        shows(&daemon, "they are counted", |seen| seen.one(cut_off, &[]) >= 200.0);
         for mut stream in bad {
             let _ = stream.read_to_end(&mut Vec::new());
         }
