@@ -57,8 +57,8 @@ fn it_is_installed_into_a_running_system_and_taken_out_again() {
     );
     let by_id = format!("journalctl -q -x MESSAGE_ID={}", field("MESSAGE_ID"));
     let explained = lab.ok(&by_id);
-    assert!(explained.contains("-- Subject: Sockets were handed over"), "{explained}");
-    assert!(explained.contains("-- (unit: db.service), which holds them from now on."), "{explained}");
+    assert!(explained.contains("Subject: Sockets were handed over"), "{explained}");
+    assert!(explained.contains("(unit: db.service), which holds them from now on."), "{explained}");
 
     lab.step("metrics, for root and a group");
     let of_socket = "stat -c '%U:%G %a' /run/portbroker/metrics";
