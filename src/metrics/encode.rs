@@ -192,6 +192,16 @@ fn pools(page: &mut Page<'_>, of: &Snapshot) -> Result<(), fmt::Error> {
         rows().map(|row| (one("pool", &row.pool), float(row.addresses))),
     )?;
     page.gauges(
+        "portbroker_pool_leases",
+        "Leases of the pool, those that cool included",
+        rows().map(|row| (one("pool", &row.pool), float(row.leases))),
+    )?;
+    page.gauges(
+        "portbroker_pool_leased_ports",
+        "Ports of the pool that are leased, over all destinations",
+        rows().map(|row| (one("pool", &row.pool), float(row.leased))),
+    )?;
+    page.gauges(
         "portbroker_pool_waiting_requests",
         "Requests that wait for ports",
         rows().map(|row| (one("pool", &row.pool), float(row.waiting))),

@@ -95,6 +95,8 @@ fn what_happens_is_counted() {
         assert_eq!(seen.one("portbroker_leases_made_total", &[]), 2.0);
         assert_eq!(seen.one("portbroker_leased_ports_total", &[]), 40.0);
         assert_eq!(seen.one("portbroker_pool_capacity_ports", &[("pool", "egress")]), 400.0);
+        assert_eq!(seen.one("portbroker_pool_leased_ports", &[("pool", "egress")]), 10.0);
+        assert!(seen.one("portbroker_pool_leases", &[("pool", "egress")]) >= 1.0, "the other may cool");
         assert_eq!(seen.one("portbroker_pool_addresses", &[("pool", "egress")]), 4.0);
         let leased: f64 = seen.all("portbroker_address_ports", &[("state", "leased")]).iter().sum();
         assert_eq!(leased, 10.0, "four addresses");
