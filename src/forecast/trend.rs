@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 pub const AHEAD: Duration = Duration::from_secs(300);
 /// What was told is averted when the end is so many times as far away.
 const AVERTED: u32 = 2;
-/// Something that was told is not told again before this.
+/// What was told is not averted before this.
 const PAUSE: Duration = Duration::from_secs(60);
+/// What comes and goes is told again after a pause that doubles up to this, and after it as if for the first time.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 /// How long a port cools, at most, that nobody uses: TCP_TIMEWAIT_LEN of the kernel.
 const COOLS: f64 = 60.0;
 /// What is to be told must have gone on so long: a burst looks like a climb when it comes.
@@ -66,7 +68,7 @@ pub struct Outlook {
     pub rate: f64,
     /// When nothing is left, if it goes on so; `None`: never.
     pub exhausted_in: Option<Duration>,
-    /// That was told, and is not averted.
+    /// It is near, and not averted; it is told unless that came and went of late.
     pub ahead: bool,
 }
 
@@ -100,8 +102,10 @@ pub(super) struct Trend {
     averages: [Average; 2],
     /// Since when it seems that the end is near, and what was taken then.
     seems: Option<(Instant, u64)>,
-    /// When it was told that the end is near, and that is not averted.
-    told: Option<Instant>,
+    /// Since when the end is near, and whether that was told.
+    near: Option<(Instant, bool)>,
+    /// When it was told last, and how long it is not told again.
+    told: Option<(Instant, Duration)>,
 }
 
 /// Counts are far below 2^52.
@@ -157,6 +161,7 @@ impl Trend {
             at: now,
             averages: [average(FAST), average(SLOW)],
             seems: None,
+            near: None,
             told: None,
         }
     }
@@ -165,7 +170,7 @@ impl Trend {
     pub(super) fn resting(level: Level, now: Instant) -> Self {
         let (used, cooling) = (float(level.used), float(level.cooling));
         let average = |seconds| Average { seconds, used, cooling };
-        Self { level, at: now, averages: [average(FAST), average(SLOW)], seems: None, told: None }
+        Self { level, at: now, averages: [average(FAST), average(SLOW)], seems: None, near: None, told: None }
     }
 
     pub(super) fn level(&self) -> Level {
@@ -200,7 +205,7 @@ impl Trend {
         let rates = if end(&slow) >= end(&fast) { slow } else { fast };
         let exhausted_in = rates.end(&level).and_then(|end| Duration::try_from_secs_f64(end).ok());
         let exhausted_in = exhausted_in.filter(|_| level.capacity > 0);
-        Outlook { level, rate: rates.sum(), exhausted_in, ahead: self.told.is_some() }
+        Outlook { level, rate: rates.sum(), exhausted_in, ahead: self.near.is_some() }
     }
 
     /// The end is near where it comes soon and half is taken already, for at the begin everything grows; or where a
@@ -209,27 +214,46 @@ impl Trend {
         let Outlook { level, exhausted_in, .. } = self.outlook(now);
         let (taken, capacity) = (level.taken(), level.capacity);
         let within = |time: Duration| exhausted_in.is_some_and(|end| end <= time);
-        match self.told {
+        match self.near {
             None => {
                 let near = within(AHEAD) && taken >= capacity.div_ceil(2);
                 let goes_on = near && self.goes_on(now);
                 let full = level.free() <= capacity / 20;
-                let ahead = capacity > 0 && (goes_on || near && within(AT_ONCE) || full);
-                ahead.then(|| {
-                    (self.told, self.seems) = (Some(now), None);
-                    Crossing::Ahead
-                })
+                if capacity == 0 || !(goes_on || near && within(AT_ONCE) || full) {
+                    return None;
+                }
+                self.seems = None;
+                let tells = self.tells(now);
+                self.near = Some((now, tells));
+                tells.then_some(Crossing::Ahead)
             }
-            Some(told) => {
+            Some((since, was_told)) => {
                 let far = !within(AHEAD * AVERTED) || taken < capacity / 8 * 3;
                 let room = level.free() > capacity / 10 || taken == 0;
                 let over = (far && room) || capacity == 0;
-                (over && now.saturating_duration_since(told) >= PAUSE).then(|| {
-                    self.told = None;
-                    Crossing::Averted
-                })
+                if !over || now.saturating_duration_since(since) < PAUSE {
+                    return None;
+                }
+                self.near = None;
+                was_told.then_some(Crossing::Averted)
             }
         }
+    }
+
+    /// Whether it is not too soon to tell it again.
+    fn tells(&mut self, now: Instant) -> bool {
+        let next = match self.told {
+            Some((told, pause)) => {
+                let since = now.saturating_duration_since(told);
+                if since < pause {
+                    return false;
+                }
+                if since < LONGEST_PAUSE { (pause * 2).min(LONGEST_PAUSE) } else { PAUSE }
+            }
+            None => PAUSE,
+        };
+        self.told = Some((now, next));
+        true
     }
 
     /// Whether it has grown as fast as it seems, for long enough.

@@ -73,6 +73,12 @@ impl Ledger {
         named.collect()
     }
 
+    /// How many leases of a pool there are, cooling ones included.
+    #[must_use]
+    pub fn leases_of_pool(&self, pool: &PoolName) -> u32 {
+        self.pools.find(pool).and_then(|id| self.pools.get(id)).map_or(0, |pool| pool.leases)
+    }
+
     /// How many leases of a session are held.
     #[must_use]
     pub fn leases_of(&self, session: SessionId) -> usize {

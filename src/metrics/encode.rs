@@ -1,6 +1,5 @@
 //! The names of the metrics, and what each means.
 
-use super::label::Text;
 use super::{Process, Snapshot};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text;
@@ -39,7 +38,7 @@ impl Collector for All {
     }
 }
 
-type Label<'a> = (&'static str, Text<'a>);
+type Label<'a> = (&'static str, &'a str);
 
 /// Where the families are written, one after the other.
 struct Page<'a>(DescriptorEncoder<'a>);
@@ -102,7 +101,7 @@ fn float(count: u64) -> f64 {
 }
 
 fn one<'a>(key: &'static str, value: &'a str) -> [Label<'a>; 1] {
-    [(key, Text(value))]
+    [(key, value)]
 }
 
 fn listeners(page: &mut Page<'_>, of: &Snapshot) -> Result<(), fmt::Error> {
@@ -146,9 +145,10 @@ fn calls(page: &mut Page<'_>, of: &Snapshot) -> Result<(), fmt::Error> {
     page.counters(
         "portbroker_refusals",
         "Calls that were refused, by what they asked for and the name of the error",
-        counters.refusals.iter().map(|((request, reason), count)| {
-            ([("request", Text(request.as_str())), ("reason", Text(reason))], *count)
-        }),
+        counters
+            .refusals
+            .iter()
+            .map(|((request, reason), count)| ([("request", request.as_str()), ("reason", reason)], *count)),
     )?;
     let rows = || of.limits.iter();
     page.gauges(
@@ -192,12 +192,21 @@ fn pools(page: &mut Page<'_>, of: &Snapshot) -> Result<(), fmt::Error> {
         rows().map(|row| (one("pool", &row.pool), float(row.addresses))),
     )?;
     page.gauges(
+        "portbroker_pool_leases",
+        "Leases of the pool, those that cool included",
+        rows().map(|row| (one("pool", &row.pool), float(row.leases))),
+    )?;
+    page.gauges(
+        "portbroker_pool_leased_ports",
+        "Ports of the pool that are leased, over all destinations",
+        rows().map(|row| (one("pool", &row.pool), float(row.leased))),
+    )?;
+    page.gauges(
         "portbroker_pool_waiting_requests",
         "Requests that wait for ports",
         rows().map(|row| (one("pool", &row.pool), float(row.waiting))),
     )?;
-    let address =
-        |pool, address, state| [("pool", Text(pool)), ("address", Text(address)), ("state", Text(state))];
+    let address = |pool, address, state| [("pool", pool), ("address", address), ("state", state)];
     page.gauges(
         "portbroker_address_ports",
         "Ports of a source address over all destinations, leased or cooling",
@@ -216,7 +225,7 @@ fn forecasts(page: &mut Page<'_>, of: &Snapshot) -> Result<(), fmt::Error> {
         rows().flat_map(|row| {
             let labels = |state| {
                 let [pool, protocol, destination] = way(row);
-                [pool, protocol, destination, ("state", Text(state))]
+                [pool, protocol, destination, ("state", state)]
             };
             let free = row.capacity.saturating_sub(row.used).saturating_sub(row.cooling);
             [("used", row.used), ("cooling", row.cooling), ("free", free)]
@@ -243,7 +252,7 @@ fn forecasts(page: &mut Page<'_>, of: &Snapshot) -> Result<(), fmt::Error> {
 
 fn way(row: &super::ForecastRow) -> [Label<'_>; 3] {
     let destination = if row.destination.is_empty() { "any" } else { &row.destination };
-    [("pool", Text(&row.pool)), ("protocol", Text(&row.protocol)), ("destination", Text(destination))]
+    [("pool", &row.pool), ("protocol", &row.protocol), ("destination", destination)]
 }
 
 fn own(page: &mut Page<'_>, of: &Snapshot, process: &Process) -> Result<(), fmt::Error> {

@@ -5,7 +5,6 @@
 
 mod counters;
 mod encode;
-mod label;
 mod snapshot;
 
 pub use counters::{Counters, Request};

@@ -90,6 +90,10 @@ pub struct PoolRow {
     pub waiting: u64,
     /// Its addresses in use.
     pub addresses: u64,
+    /// Leases of it, cooling ones included.
+    pub leases: u64,
+    /// Ports of it that are leased, over all destinations.
+    pub leased: u64,
 }
 
 /// A source address.

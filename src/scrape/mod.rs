@@ -2,10 +2,10 @@
 //!
 //! Whoever scrapes must not keep anybody else waiting, be it for want of patience, of manners or of number:
 //! - The broker is asked once a second at most, whoever asks how often; others have the same answer.
-//! - At most [`MOST`] connections are open. One more ends the oldest: who asks at once is answered before that, and who
-//!   hangs gives way to who does not.
-//! - At most [`A_SECOND`] connections a second are taken, and the others wait in the kernel's queue.
-//! - A request has at most [`http::MOST_BYTES`], and each half of a conversation [`PATIENCE`].
+//! - At most 32 connections are open. One more ends the oldest: who asks at once is answered before that, and who hangs
+//!   gives way to who does not.
+//! - At most a hundred connections a second are taken, and the others wait in the kernel's queue.
+//! - A request has at most 8 KiB, and each half of a conversation five seconds.
 //!
 //! While nobody scrapes there is nothing that wakes.
 

@@ -2,6 +2,7 @@
 
 use super::Outbound;
 use crate::metrics::{AddressRow, ForecastRow, MOST_ADDRESSES, MOST_POOLS, PoolRow, Snapshot};
+use crate::model::PoolName;
 use std::time::Instant;
 
 fn count(count: usize) -> u64 {
@@ -16,7 +17,11 @@ impl Outbound {
         for view in self.views() {
             let in_use = view.addresses.iter().filter(|address| address.state == "in-use").count();
             if snapshot.pools.len() < MOST_POOLS {
+                let name = PoolName::try_from(view.name.as_str()).ok();
+                let leases = name.as_ref().map_or(0, |name| self.ledger.leases_of_pool(name));
                 snapshot.pools.push(PoolRow {
+                    leases: u64::from(leases),
+                    leased: name.as_ref().map_or(0, |name| self.ledger.held(name, None)),
                     pool: view.name.clone(),
                     state: view.state,
                     capacity: view.capacity,
