@@ -49,7 +49,10 @@ impl History {
 
     /// One more.
     pub fn add(&self, time: SystemTime, level: &'static str, event: String, mut message: String) {
-        message.truncate(message.floor_char_boundary(LONGEST));
+        if message.len() > LONGEST {
+            let end = (0..=LONGEST).rev().find(|at| message.is_char_boundary(*at));
+            message.truncate(end.unwrap_or_default());
+        }
         let mut kept = self.kept();
         kept.last += 1;
         let number = kept.last;
