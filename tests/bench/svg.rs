@@ -32,6 +32,8 @@ impl Look {
                 "32" => self.ink = "#a6e3a1",
                 "33" => self.ink = "#f9e2af",
                 "39" => self.ink = INK,
+                // The paper has one colour.
+                "49" => {}
                 other => panic!("the picture knows no escape {other:?}"),
             }
         }

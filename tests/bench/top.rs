@@ -147,15 +147,13 @@ fn picture() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("mysqld.sock");
     let daemon = Daemon::start(&SCENE.replace("/run/mysqld.sock", socket.to_str().unwrap()));
-    let holds = |arguments: &[&str]| {
-        let mut command = daemon.portbroker(arguments);
-        command.stdout(Stdio::null()).spawn().unwrap()
-    };
+    let holds =
+        |arguments: &[&str]| Holds(daemon.portbroker(arguments).stdout(Stdio::null()).spawn().unwrap());
     let sleeps = "import time; time.sleep(1000)";
     let mut children = vec![
         holds(&["exec", "mysql", "--", "python3", "-c", sleeps]),
         holds(&["exec", "web", "dns", "--", "python3", "-c", sleeps]),
-        holds(&["lease", "egress", "--to", "198.51.100.7:443", "--block", "32000"]),
+        holds(&["lease", "egress", "--to", "198.51.100.7:443", "--block", "18000"]),
         holds(&["lease", "egress", "--to", "203.0.113.20:5432", "--block", "6000"]),
     ];
     let waiting: Vec<TcpStream> = (0..37).map(|_| TcpStream::connect("127.0.0.1:443").unwrap()).collect();
@@ -175,9 +173,15 @@ fn picture() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bench/top.svg");
     std::fs::write(file, svg::of(&tty.coloured(), 80)).unwrap();
     println!("{}\n{file}", tty.text());
-    drop(waiting);
-    for child in &mut children {
-        child.kill().unwrap();
-        child.wait().unwrap();
+    drop((waiting, children));
+}
+
+/// A process that has something until it is dropped, also where the picture fails.
+struct Holds(std::process::Child);
+
+impl Drop for Holds {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
