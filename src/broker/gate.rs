@@ -5,9 +5,11 @@
 
 use super::command::Refusal;
 use crate::config::{Limit, Limits};
+use crate::kernel::stream::are_too_many_in_flight;
 use crate::limits::{Books, Claim, LeftOut, Over, Room, Usage, Who};
 use crate::policy::Caller;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::Notify;
@@ -30,6 +32,8 @@ struct Inner {
     books: Mutex<Books>,
     /// Connections with descriptors that may be unread.
     debtors: Mutex<Debtors>,
+    /// More is stored than could be taken over, and all of that is in flight.
+    overfull: AtomicBool,
     freed: Notify,
 }
 
@@ -79,6 +83,11 @@ impl Gate {
         self.books().see_room(room);
     }
 
+    /// More is stored than the process may have open: from now on the kernel is asked whether anything can be sent.
+    pub(super) fn see_overfull(&self) {
+        self.0.overfull.store(true, Ordering::Relaxed);
+    }
+
     /// A limit as it is in effect.
     #[must_use]
     pub fn most(&self, limit: Limit) -> u64 {
@@ -102,6 +111,14 @@ impl Gate {
 
     /// Counts descriptors before they are made for a caller.
     pub fn descriptors(&self, caller: &Caller, count: usize) -> Result<Held, Refusal> {
+        if self.0.overfull.load(Ordering::Relaxed) && are_too_many_in_flight() {
+            return Err(Refusal::CannotSend(
+                "no sockets can be sent to anybody: more of them are stored than the broker may have descriptors, and the \
+                 kernel counts them as sent and not read; raise LimitNOFILE= of the broker as \"portbroker status\" says, \
+                 and \"systemctl restart portbroker\""
+                    .to_owned(),
+            ));
+        }
         let who = caller.unit.clone().map_or(Who::User(caller.uid), Who::Unit);
         let count = u64::try_from(count).unwrap_or(u64::MAX);
         self.claim(&who, Claim::Descriptors(count)).map_err(|over| {

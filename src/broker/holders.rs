@@ -68,6 +68,8 @@ impl Hold {
 
 /// All holders.
 pub(super) struct Holders {
+    /// Who has sockets that are stored and could not be taken over: for the next daemon.
+    left: Vec<Held>,
     watch: HolderWatch,
     by_id: HashMap<HolderId, Holder>,
     by_record: HashMap<HolderRecord, HolderId>,
@@ -76,12 +78,20 @@ pub(super) struct Holders {
 
 impl Holders {
     pub(super) fn new(watch: HolderWatch) -> Self {
-        Self { watch, by_id: HashMap::new(), by_record: HashMap::new(), last_id: 0 }
+        Self { left: Vec::new(), watch, by_id: HashMap::new(), by_record: HashMap::new(), last_id: 0 }
     }
 
     /// The next holder that is gone.
     pub(super) async fn gone(&mut self) -> u64 {
         self.watch.next().await
+    }
+
+    /// Sockets that an earlier daemon's holder has and this daemon has not, to be written down as they were.
+    pub(super) fn leave(&mut self, holder: &HolderRecord, sockets: Vec<HeldSocket>) {
+        if !sockets.is_empty() {
+            let (holder, sockets) = (holder.clone(), Some(sockets));
+            self.left.push(Held { holder, listeners: Vec::new(), sockets });
+        }
     }
 
     /// Looks at units whose end may not have been told.
@@ -246,6 +256,7 @@ impl Broker {
             let (holder, sockets) = (holder.record.clone(), Some(sockets));
             holds.then_some(Held { holder, listeners, sockets })
         });
-        self.records.write_holders(&state::Holders::new(entries.collect()));
+        let holders = state::Holders::new(entries.collect());
+        self.records.write_holders(&holders.with(&self.holders.left));
     }
 }

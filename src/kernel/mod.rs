@@ -23,6 +23,7 @@ pub mod listening;
 pub mod memory;
 pub mod migrate_requests;
 pub mod notify_socket;
+pub mod oom;
 pub mod outbound_socket;
 pub mod peer;
 pub mod process;

@@ -13,6 +13,9 @@ mod egress;
 #[expect(dead_code, reason = "other tests use the rest")]
 mod leases;
 #[cfg(test)]
+#[path = "../support/memory.rs"]
+mod memory;
+#[cfg(test)]
 #[path = "../support/netns.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod netns;
@@ -23,6 +26,8 @@ mod served;
 
 #[cfg(test)]
 mod end;
+#[cfg(test)]
+mod few;
 #[cfg(test)]
 mod figure;
 #[cfg(test)]
