@@ -27,6 +27,7 @@ pub mod oom;
 pub mod outbound_socket;
 pub mod peer;
 pub mod process;
+mod received;
 pub mod reserved_ports;
 mod sock_diag;
 pub mod socket;

@@ -11,20 +11,16 @@
 //! It must not know which sockets these are, nor what the store has.
 
 use super::descriptors::{Purpose, leaves_room};
+use super::received::{MOST_IN_A_MESSAGE, receive};
 use super::sockopt::set_int;
-use nix::cmsg_space;
-use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recv,
-    recvmsg, sendmsg, socketpair,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, recv, sendmsg, socketpair,
 };
 use nix::sys::stat::fstat;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-/// A message takes no more, `SCM_MAX_FD` of the kernel.
-const MOST_IN_A_MESSAGE: usize = 253;
 /// The first byte of a message.
 const VERSION: u8 = 1;
 /// What may be queued, in bytes as the kernel counts them: about 768 a message, whatever is in it. Ten thousand
@@ -149,28 +145,14 @@ impl SocketsBox {
     }
 
     fn look_from_offset(&mut self, found: &mut Vec<OwnedFd>) -> Result<(), Unseen> {
-        let mut room = cmsg_space!([RawFd; MOST_IN_A_MESSAGE]);
         let mut byte = [0];
         loop {
-            let mut parts = [IoSliceMut::new(&mut byte)];
-            let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-            let message =
-                match recvmsg::<UnixAddr>(self.queue.as_raw_fd(), &mut parts, Some(&mut room), flags) {
-                    Ok(message) => message,
-                    Err(Errno::EAGAIN) => return Ok(()),
-                    Err(error) => return Err(Unseen::Failed(error.into())),
-                };
-            let (length, cut) = (message.bytes, message.flags.contains(MsgFlags::MSG_CTRUNC));
-            let rights =
-                message.cmsgs().map_err(|error| Unseen::Failed(error.into()))?.filter_map(
-                    |part| match part {
-                        ControlMessageOwned::ScmRights(sockets) => Some(sockets),
-                        _ => None,
-                    },
-                );
-            // All of them are ours to close, whichever are kept.
-            let received: Vec<OwnedFd> = rights.flatten().map(owned).collect();
-            if length == 0 {
+            let message = match receive(&self.queue, &mut byte, MsgFlags::MSG_PEEK) {
+                Ok(message) => message,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(Unseen::Failed(error)),
+            };
+            if message.length == 0 {
                 // The other end is closed, and nothing more can come.
                 return Ok(());
             }
@@ -178,10 +160,10 @@ impl SocketsBox {
                 let text = format!("it has a message of version {}", byte[0]);
                 return Err(Unseen::Failed(io::Error::other(text)));
             }
-            let before = found.len();
-            let all = received.len();
-            found.extend(received.into_iter().filter(|socket| leaves_room(socket, Purpose::Takeover)));
-            if cut || found.len() - before < all {
+            let (before, all) = (found.len(), message.descriptors.len());
+            let has_room = |socket: &OwnedFd| leaves_room(socket, Purpose::Takeover);
+            found.extend(message.descriptors.into_iter().filter(has_room));
+            if message.lacks_descriptors || found.len() - before < all {
                 return Err(Unseen::NoRoom(None));
             }
             self.messages += 1;
@@ -199,13 +181,6 @@ impl SocketsBox {
         // Without room for sockets the kernel closes those of a message.
         while matches!(recv(self.queue.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT), Ok(1..)) {}
     }
-}
-
-/// A descriptor that has just been received.
-#[expect(unsafe_code, reason = "the numbers of a message become owners")]
-fn owned(raw: RawFd) -> OwnedFd {
-    // SAFETY: recvmsg(2) has just put it into our table, and told nobody else of it.
-    unsafe { OwnedFd::from_raw_fd(raw) }
 }
 
 fn count(sockets: &[OwnedFd]) -> u64 {

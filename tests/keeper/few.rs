@@ -164,7 +164,7 @@ fn a_configuration_that_does_not_fit_into_memory_loses_nothing_and_can_be_put_ri
                 20_000 + n % 5000
             )
         };
-        let large: String = (0..100_000).map(table).collect();
+        let large: String = (0..12_000).map(table).collect();
         write(&keeper.config(), &format!("{WEB}{large}"));
         let daemon = child_of(&keeper).unwrap();
         send(keeper.pid(), Signal::SIGHUP);

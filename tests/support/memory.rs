@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Takes memory for as long as the victim lives, once it is told to, and is itself none that the kernel would kill.
+/// Takes memory for as long as the victim lives, once it is told to.
 const HOG: &str = "
 import sys
-open('/proc/self/oom_score_adj', 'w').write('-1000')
 def lives():
     try: return open(f'/proc/{sys.argv[1]}/stat').read().rsplit(')', 1)[1].split()[0] not in 'ZX'
     except OSError: return False
@@ -119,6 +118,8 @@ fn lives(pid: u32) -> bool {
 pub(crate) fn squeeze_out(cgroup: &MemoryCgroup, pid: u32) {
     let before = cgroup.kills();
     cgroup.put(pid);
+    // Whoever else is in it takes more. (To make that one less likely would need a privilege.)
+    fs::write(format!("/proc/{pid}/oom_score_adj"), "1000").unwrap();
     let mut hog: Child = cgroup
         .starting(Command::new("python3").args(["-c", HOG, &pid.to_string()]))
         .stdin(Stdio::piped())
