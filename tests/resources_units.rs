@@ -1,4 +1,4 @@
-//! On a booted system: the bus and PID 1 itself started anew, fewer descriptors than are stored, too little memory. The
+//! On a booted system: the private socket, the bus and PID 1 itself started anew, fewer descriptors than are stored, too little memory. The
 //! sockets stay the same throughout.
 
 #![cfg(test)]
@@ -19,12 +19,25 @@ fn listeners(count: u16) -> String {
     (0..count).map(table).collect()
 }
 
+/// Asks without pause and takes a socket each time, and says what was not answered.
+const CALLS: &str = "#!/bin/sh
+count=0
+while :; do
+    portbroker exec p1 -- true || echo lost
+    portbroker list listeners >/dev/null || echo lost
+    count=$((count + 1))
+    echo $count >/run/calls
+done
+";
+
 fn booted(name: &str, count: u16) -> Lab {
     prepare(name)
         .install(Path::new(env!("CARGO_MANIFEST_DIR")), Path::new(env!("CARGO_BIN_EXE_portbroker")))
         .file(CONFIGURATION, &listeners(count))
         .file("/opt/storm.py", STORM)
         .unit("storm.service", "[Service]\nExecStart=/usr/bin/python3 /opt/storm.py\n")
+        .program("/opt/calls", CALLS)
+        .unit("calls.service", "[Service]\nExecStart=/opt/calls\n")
         .boot()
 }
 
@@ -64,13 +77,27 @@ fn nobody_was_refused(lab: &Lab) {
 }
 
 #[test]
-fn a_bus_and_a_pid_1_that_are_started_anew_change_nothing() {
+fn a_private_socket_a_bus_and_a_pid_1_that_are_started_anew_change_nothing() {
     let lab = booted("anew", 100);
     lab.ok("systemctl start storm");
     let inodes = lab.ok(INODES);
     let status = "busctl get-property org.portbroker.PortBroker1 /org/portbroker/PortBroker1 \
                   org.portbroker.PortBroker1.Manager State | grep running";
     lab.wait_for(status, 20);
+
+    lab.step("the private socket");
+    lab.ok("systemctl start calls");
+    for _ in 0..5 {
+        lab.wait_for("test -s /run/calls", 20);
+        let (before, count) = (pid(&lab), lab.ok("cat /run/calls"));
+        lab.ok("systemctl restart portbroker.socket");
+        is_another_and_well(&lab, &before);
+        lab.wait_for(&format!("test $(cat /run/calls) -gt $(({count} + 3))"), 20);
+        assert_eq!(lab.ok(INODES), inodes);
+    }
+    lab.ok("systemctl stop calls");
+    assert_eq!(lab.ok("journalctl _SYSTEMD_UNIT=calls.service -o cat -q"), "");
+    lab.wait_for(status, 90);
 
     lab.step("the bus");
     let first = pid(&lab);

@@ -106,8 +106,8 @@ mod tests {
     fn all_descriptors_of_the_longest_message_come_and_are_close_on_exec() {
         let (here, there) = pair();
         let many: Vec<BorrowedFd<'_>> = vec![here.as_fd(); MOST_IN_A_MESSAGE];
-        send(&here, b"text", &many).unwrap();
         setsockopt(&there, sockopt::PassCred, &true).unwrap();
+        send(&here, b"text", &many).unwrap();
         let mut bytes = [0; 2];
         for flags in [MsgFlags::MSG_PEEK, MsgFlags::empty()] {
             let received = receive(&there, &mut bytes, flags).unwrap();
