@@ -85,7 +85,7 @@ fn few(keeper: &Daemon, program: &Path, may_send: bool) {
     kill_daemon(keeper);
     eventually("all as before", || status(keeper).0 == faults);
     assert_eq!(shown(keeper), before);
-    services.map(Served::end);
+    services.into_iter().for_each(Served::end);
     // Their ends were seen, though one of them was nobody's for a life.
     for port in ["p20000", "p20299"] {
         eventually("it refuses again", || states(keeper, port) == ["reserved"]);

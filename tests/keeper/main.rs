@@ -21,7 +21,6 @@ mod memory;
 mod netns;
 #[cfg(test)]
 #[path = "../support/served.rs"]
-#[expect(dead_code, reason = "other tests use the rest")]
 mod served;
 
 #[cfg(test)]
