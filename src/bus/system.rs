@@ -110,7 +110,18 @@ async fn serve_once(broker: &Handle) -> zbus::Result<()> {
                 };
                 let (manager, connection, identity) = (manager.clone(), connection.clone(), Arc::clone(&identity));
                 tokio::spawn(async move {
-                    if let Err(error) = answer(manager, &connection, &message, &identity, place).await {
+                    let answered = answer(manager, &connection, &message, &identity, place);
+                    let answered = if waits {
+                        let header = message.header();
+                        // Who has left waits no more.
+                        tokio::select! {
+                            answered = answered => answered,
+                            Ok(()) = identity.left(&header) => Ok(()),
+                        }
+                    } else {
+                        answered.await
+                    };
+                    if let Err(error) = answered {
                         tracing::debug!(%error, "a call on the system bus could not be answered");
                     }
                     drop(all);
