@@ -187,8 +187,9 @@ manager = dbus.Interface(bus.get_object('org.portbroker.PortBroker1', '/org/port
     'org.portbroker.PortBroker1.Manager')
 session, lifeline = manager.OpenSession({}, signature='a{sv}')
 kept = lifeline.take()
+null = subprocess.DEVNULL
 if len(sys.argv) > 3:
-    print(subprocess.Popen(['sleep', '1000'], pass_fds=[kept], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL).pid, flush=True)
+    print(subprocess.Popen(['sleep', '200'], pass_fds=[kept], stdin=null, stdout=null, stderr=null).pid, flush=True)
 try:
     lease, pairs = manager.LeasePairs(session, 'egress', 'tcp', '127.0.0.1:443', 200, {'wait': dbus.UInt32(int(sys.argv[2]))},
         signature='osssua{sv}', timeout=120)
@@ -235,8 +236,9 @@ fn open_to_all(folder: &Path) {
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// A user of Debian's beside `nobody`: dbus-daemon knows nobody whom the system does not.
+/// Users of Debian's beside `nobody`: dbus-daemon knows nobody whom the system does not.
 const DAEMON: u32 = 1;
+const BIN: u32 = 2;
 
 #[test]
 fn who_waits_on_the_bus_is_served_in_turn_told_when_time_is_up_and_forgotten_when_it_leaves() {
@@ -244,7 +246,7 @@ fn who_waits_on_the_bus_is_served_in_turn_told_when_time_is_up_and_forgotten_whe
         let folder = tempfile::tempdir().unwrap();
         open_to_all(folder.path());
         let bus = Bus::start(folder.path());
-        let pool = format!("{POOL}allow = [\"user:{NOBODY}\", \"user:{DAEMON}\"]\n");
+        let pool = format!("{POOL}allow = [\"user:{NOBODY}\", \"user:{DAEMON}\", \"user:{BIN}\"]\n");
         let daemon = Daemon::start_with(&pool, |command| {
             command.env("DBUS_SYSTEM_BUS_ADDRESS", &bus.address);
         });
@@ -261,7 +263,7 @@ fn who_waits_on_the_bus_is_served_in_turn_told_when_time_is_up_and_forgotten_whe
             waiter
         };
         // The turn would be that of the one who leaves; a process that it has started keeps its session.
-        let mut leaves = start(DAEMON, true);
+        let mut leaves = start(BIN, true);
         let (mut first, mut second, mut third) =
             (start(NOBODY, false), start(NOBODY, false), start(DAEMON, false));
 
