@@ -24,12 +24,12 @@ use tokio::task::{JoinError, JoinHandle};
 /// The answer to somebody who asked for a reload.
 type Reply = oneshot::Sender<Result<(), Refusal>>;
 /// What was read.
-pub(super) type Read = Result<Checked, JoinError>;
+pub(super) type Read = Result<Box<Checked>, JoinError>;
 
 /// Reloads that are under way.
 #[derive(Debug, Default)]
 pub(super) struct Reloads {
-    reading: Option<JoinHandle<Checked>>,
+    reading: Option<JoinHandle<Box<Checked>>>,
     /// Who waits for what is being read.
     asked: Vec<Reply>,
     /// Who asked since that began.
@@ -132,7 +132,7 @@ impl Broker {
             let loader = self.loader.clone();
             self.reloads.asked = std::mem::take(&mut self.reloads.next);
             store::notify_reloading();
-            self.reloads.reading = Some(tokio::task::spawn_blocking(move || loader.load()));
+            self.reloads.reading = Some(tokio::task::spawn_blocking(move || Box::new(loader.load())));
         }
     }
 
@@ -140,7 +140,7 @@ impl Broker {
     pub(super) fn take_read(&mut self, read: Read) {
         let asked = std::mem::take(&mut self.reloads.asked);
         let outcome = match read {
-            Ok(checked) => self.take(checked),
+            Ok(checked) => self.take(*checked),
             Err(error) => {
                 Err(Refusal::InvalidConfiguration(format!("it could not be read to its end: {error}")))
             }

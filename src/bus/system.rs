@@ -3,6 +3,7 @@
 use super::caller::BusIdentity;
 use super::manager::Manager;
 use super::senders::{Place, Senders};
+use super::signals;
 use super::transport::MAX_MESSAGE;
 use crate::broker::{Handle, Turn};
 use crate::kernel::inotify::path_appears;
@@ -128,7 +129,7 @@ async fn serve_once(broker: &Handle) -> zbus::Result<()> {
                 });
             },
             notice = notices.recv() => match notice {
-                Ok(notice) => manager.announce(&connection, notice).await?,
+                Ok(notice) => connection.send(&signals::of(notice)?).await?,
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return Ok(()),
             },

@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn a_flood_is_some_lines_and_a_sum_and_others_have_theirs() {
         let (mut lines, begin) = (Lines::default(), Instant::now());
-        let about = |n: u32| if n % 2 == 0 { "leased" } else { "released" };
+        let about = |n: u32| if n.is_multiple_of(2) { "leased" } else { "released" };
         let written = (0..1000).filter(|n| lines.has_a_line(&BAD, about(*n), 5, true, begin)).count();
         assert_eq!(written, 5);
         assert!(lines.has_a_line(&GOOD, "leased", 5, true, begin));
