@@ -3,7 +3,7 @@
 mod journal;
 mod log;
 
-use crate::broker::{Broker, Handle, Inheritance, Start, StartError, Stop};
+use crate::broker::{Broker, Handle, Inheritance, LogGauge, Start, StartError, Stop};
 use crate::bus::{
     PrivateSocketError, bind_private_socket, is_stopped_for_good, serve_private_socket, serve_system_bus,
 };
@@ -91,9 +91,11 @@ enum DaemonError {
 pub fn main() -> ExitCode {
     let options = Options::parse();
     let log = start_logging();
+    let gauge = log.as_ref().map(Log::gauge).unwrap_or_default();
     // Before the runtime and its threads: this changes the environment.
     let inherited = store::take_listen_fds();
-    let result = if options.keeper { keep(&options, inherited) } else { run(options, inherited).map(|()| 0) };
+    let result =
+        if options.keeper { keep(&options, inherited) } else { run(options, inherited, gauge).map(|()| 0) };
     let status = match result {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
@@ -182,7 +184,7 @@ impl Supervisor {
     }
 }
 
-fn run(options: Options, inherited: Vec<(String, OwnedFd)>) -> Result<(), DaemonError> {
+fn run(options: Options, inherited: Vec<(String, OwnedFd)>, log: LogGauge) -> Result<(), DaemonError> {
     let supervisor = Supervisor::find()?;
     raise_descriptor_limit();
     let (private, inherited): (Vec<_>, Vec<_>) =
@@ -205,6 +207,7 @@ fn run(options: Options, inherited: Vec<(String, OwnedFd)>) -> Result<(), Daemon
             runtime_directory: directory,
             state_directory,
             inheritance,
+            log,
         })?;
         serve(broker, handle, (private, spare), !options.no_bus, supervisor)
             .await

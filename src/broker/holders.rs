@@ -2,7 +2,9 @@
 
 use super::Broker;
 use super::command::{Acquire, Refusal};
+use super::gate::whose_lines;
 use crate::kernel::holder::{HolderClaim, HolderWatch, Presence, shown_process};
+use crate::limits::Who;
 use crate::listeners::{HolderId, Released, SocketId};
 use crate::model::ListenerName;
 use crate::state::{self, Held, HeldSocket, HolderRecord};
@@ -30,6 +32,8 @@ impl From<&HolderClaim> for HolderRecord {
 pub(super) struct Holder {
     /// What it was called when it came.
     shown: String,
+    /// On whose behalf its lines of the log are; `None`: an earlier daemon's knowledge.
+    who: Option<Who>,
     /// How it is written down, to be found again by the next daemon.
     pub(super) record: HolderRecord,
 }
@@ -122,14 +126,21 @@ impl Holders {
         if self.watch.add(id.0, claim)? == Presence::Gone {
             return Ok(None);
         }
-        self.by_id.insert(id, Holder { shown, record: record.clone() });
+        self.by_id.insert(id, Holder { shown, who: None, record: record.clone() });
         self.by_record.insert(record, id);
         Ok(Some((id, true)))
     }
 
+    /// It came by a call of this one's.
+    fn is_of(&mut self, id: HolderId, who: Who) {
+        if let Some(holder) = self.by_id.get_mut(&id) {
+            holder.who = Some(who);
+        }
+    }
+
     /// From now on there may be one whom no file tells of.
     pub(super) fn admit_unknown(&mut self) -> HolderId {
-        let unknown = || Holder { shown: "unknown".to_owned(), record: HolderRecord::Unknown };
+        let unknown = || Holder { shown: "unknown".to_owned(), who: None, record: HolderRecord::Unknown };
         self.by_id.entry(UNKNOWN).or_insert_with(unknown);
         UNKNOWN
     }
@@ -165,6 +176,7 @@ impl Broker {
                 ));
             }
         };
+        self.holders.is_of(id, whose_lines(&request.caller));
         let now = Instant::now();
         let mut newly = Vec::new();
         for name in names {
@@ -227,9 +239,12 @@ impl Broker {
         let now = Instant::now();
         let held: Vec<ListenerName> = self.table.held_by(id).cloned().collect();
         let Released { free, ended } = self.table.release(id, now);
-        let holder = holder.shown();
+        let (who, holder) = (holder.who.clone(), holder.shown());
         for name in &free {
-            tracing::info!(event = "released", listener = %name, holder, "{holder}, which held {name}, is gone");
+            let is_told = who.as_ref().is_none_or(|who| self.gate.has_a_line(who, "released"));
+            if is_told {
+                tracing::info!(event = "released", listener = %name, holder, "{holder}, which held {name}, is gone");
+            }
             self.mend(name);
             self.act_on(name, true);
         }

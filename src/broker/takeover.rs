@@ -6,9 +6,11 @@ use super::comparison::{Comparison, Found as Counted};
 use super::descriptors::Descriptors;
 use super::draining::Migration;
 use super::gate::Gate;
+use super::hidden::mind_what_is_hidden;
 use super::holders::Holders;
 use super::known_holders::KnownHolders;
 use super::learning::Learning;
+use super::log_gauge::LogGauge;
 use super::options::NotInEffect;
 use super::outbound::Outbound;
 use super::protection::Protection;
@@ -20,7 +22,7 @@ use super::stored::Stored;
 use super::surroundings::Surroundings;
 use super::told::Told;
 use super::{ASSERT_RESERVED_PORTS, Broker, NOTICES};
-use crate::config::Checked;
+use crate::config::{Checked, Fault};
 use crate::kernel::hangups::HangupWatch;
 use crate::kernel::holder::HolderWatch;
 use crate::kernel::migrate_requests::MigrateRequests;
@@ -50,6 +52,8 @@ pub struct Start {
     pub state_directory: PathBuf,
     /// Sockets that came with LISTEN_FDS, by name, without the private socket.
     pub inheritance: Inheritance,
+    /// How its log is.
+    pub log: LogGauge,
 }
 
 /// Sockets that came with LISTEN_FDS.
@@ -177,7 +181,7 @@ impl Broker {
         let (stored, chosen) = identify_beside(stored, || choose(&loader, &records, is_takeover));
         let (checked, configuration_faults) = chosen?;
         let (notices, _) = broadcast::channel(NOTICES);
-        let gate = Gate::default();
+        let gate = Gate::new(start.log.clone());
         let queue = Queue::new(gate.clone());
         let handle = Handle {
             queue: queue.clone(),
@@ -194,7 +198,7 @@ impl Broker {
             protection: Protection::new(ReservedPorts::default(), &records),
             learning: Learning::new(&start.state_directory),
             migration: Migration::new(MigrateRequests::default(), &records),
-            outbound: Outbound::new(&start.runtime_directory)?,
+            outbound: Outbound::new(&start.runtime_directory, gate.clone())?,
             draining_written: records.read_draining(),
             deposits: records.read_deposits(),
             // What was stored listens, and is our user's.
@@ -396,7 +400,14 @@ fn endpoints_of(named: Vec<(ListenerName, OwnedFd)>) -> Named {
 /// The configuration to start with: the one on disk, or, where that has errors and sockets were inherited
 /// that must not be lost, the last good one, with the errors.
 fn choose(loader: &Loader, records: &Records, inherited: bool) -> Result<(Checked, Vec<String>), StartError> {
-    let checked = loader.load();
+    let mut checked = loader.load();
+    if inherited {
+        mind_what_is_hidden(&mut checked, &records.last_good(), || {
+            let last_good = loader.load_file(records.last_good());
+            let is_good = !last_good.faults.iter().any(Fault::is_error);
+            is_good.then(|| last_good.config.listeners.into_iter().collect())
+        });
+    }
     let Some(errors) = errors_of(&checked) else { return Ok((checked, Vec::new())) };
     if inherited {
         let last_good = loader.load_file(records.last_good());

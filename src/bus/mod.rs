@@ -13,6 +13,7 @@ mod outgoing;
 mod private;
 mod properties;
 mod senders;
+mod signals;
 mod system;
 mod systemd;
 mod transport;

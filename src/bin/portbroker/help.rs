@@ -17,7 +17,7 @@ JSON: {\"state\": \"running\" | \"degraded\" | \"stopped\", \"version\", \"fault
        state or with other options than it should, \"changed\" (put right at once), \"mended\" and \"replaced\"
        (spoilt by a holder that is gone); \"holders\", \"holders-gone\"; \"differences\": [text]}, \"limits\":
        [{\"name\": key in [limits], \"limit\": value in effect, \"used\", \"greatest\": who has most or null,
-       \"hits\": since the start, \"hit_by\": [{\"who\", \"times\"}]}]}; version, listeners, learned, pools
+       \"hits\": since the start, of log-buffer lines that were lost, \"hit_by\": [{\"who\", \"times\"}]}]}; version, listeners, learned, pools
        and limits are null where it is stopped, and takeover where nothing was stored. Of a limit per user,
        used is what the one has that has most; sizes are bytes, times milliseconds.
 

@@ -207,7 +207,9 @@ fn limit_line(limit: &LimitStatus) -> Vec<Cell> {
     if let Some(greatest) = greatest {
         text.push_str(&format!(", most of it {greatest}"));
     }
-    if *hits > 0 {
+    if *hits > 0 && known == Some(Limit::LogBuffer) {
+        text.push_str(&format!("; {hits} lines of the log lost"));
+    } else if *hits > 0 {
         let by: Vec<String> = hit_by.iter().take(3).map(|(who, times)| format!("{who} ({times})")).collect();
         text.push_str(&format!("; hit {hits} times, last by {}", by.join(", ")));
     }
