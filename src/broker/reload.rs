@@ -186,7 +186,8 @@ impl Broker {
     fn mind_what_is_hidden(&self, checked: &mut Checked) {
         let hidden = checked.faults.iter_mut().filter(|fault| !fault.is_error());
         for fault in hidden {
-            let is_of = |listener: &Listener| listener.config.origin.file == fault.origin.file;
+            // It may be the directory that the file is in.
+            let is_of = |listener: &Listener| listener.config.origin.file.starts_with(&*fault.origin.file);
             if fault.message.starts_with(CANNOT_BE_READ)
                 && self.table.iter().any(|(_, listener)| is_of(listener))
             {

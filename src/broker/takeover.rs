@@ -20,7 +20,7 @@ use super::stored::Stored;
 use super::surroundings::Surroundings;
 use super::told::Told;
 use super::{ASSERT_RESERVED_PORTS, Broker, NOTICES};
-use crate::config::Checked;
+use crate::config::{Checked, Severity};
 use crate::kernel::hangups::HangupWatch;
 use crate::kernel::holder::HolderWatch;
 use crate::kernel::migrate_requests::MigrateRequests;
@@ -30,11 +30,12 @@ use crate::kernel::socket_owner;
 use crate::kernel::stored_sockets::{STORED, StoredSockets};
 use crate::kernel::timer::Every;
 use crate::listeners::{BySocket, Change, Slot, Target};
-use crate::model::{Endpoint, ListenerName};
-use crate::sources::Locations;
+use crate::model::{Endpoint, ListenerName, UnitName};
+use crate::sources::units::CANNOT_BE_READ;
+use crate::sources::{Locations, unit_of_file};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tokio::sync::broadcast;
 
@@ -376,10 +377,44 @@ fn endpoints_of(named: Vec<(ListenerName, OwnedFd)>) -> Named {
     (inherited, found)
 }
 
+fn is_any_hidden(checked: &Checked) -> bool {
+    checked.faults.iter().any(|fault| fault.message.starts_with(CANNOT_BE_READ))
+}
+
+/// As a reload does it: what cannot be read any more is an error where the last daemon had listeners of it. Of what file
+/// they were is not known of these; but those of a unit are for that unit, and for nobody else.
+fn mind_what_is_hidden(checked: &mut Checked, last: &Checked) {
+    let missing: BTreeSet<&UnitName> = last
+        .config
+        .listeners
+        .iter()
+        .filter(|(name, _)| !checked.config.listeners.contains_key(*name))
+        .flat_map(|(_, listener)| listener.allow.iter().filter_map(|grant| grant.unit.as_ref()))
+        .collect();
+    for fault in checked.faults.iter_mut().filter(|fault| fault.message.starts_with(CANNOT_BE_READ)) {
+        let is_of_missing = match unit_of(&fault.origin.file) {
+            Some(unit) => missing.contains(&&unit),
+            // A directory of units.
+            None => !missing.is_empty(),
+        };
+        if is_of_missing {
+            fault.severity = Severity::Error;
+        }
+    }
+}
+
+/// The unit of a file, or of a directory of drop-ins.
+fn unit_of(path: &Path) -> Option<UnitName> {
+    unit_of_file(path).or_else(|| unit_of_file(&path.with_extension("")))
+}
+
 /// The configuration to start with: the one on disk, or, where that has errors and sockets were inherited
 /// that must not be lost, the last good one, with the errors.
 fn choose(loader: &Loader, records: &Records, inherited: bool) -> Result<(Checked, Vec<String>), StartError> {
-    let checked = loader.load();
+    let mut checked = loader.load();
+    if inherited && is_any_hidden(&checked) {
+        mind_what_is_hidden(&mut checked, &loader.load_file(records.last_good()));
+    }
     let Some(errors) = errors_of(&checked) else { return Ok((checked, Vec::new())) };
     if inherited {
         let last_good = loader.load_file(records.last_good());
@@ -394,4 +429,39 @@ fn choose(loader: &Loader, records: &Records, inherited: bool) -> Result<(Checke
         return Ok((last_good, errors));
     }
     Err(StartError::Configuration(errors.join("\n")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::show;
+    use std::fs;
+
+    #[test]
+    fn after_a_restart_a_unit_that_cannot_be_read_any_more_has_its_listeners_still() {
+        const TOO_LARGE: usize = 5 << 20;
+        let place = tempfile::tempdir().unwrap();
+        let units = place.path().join("etc/systemd/system");
+        fs::create_dir_all(&units).unwrap();
+        let section = |port| format!("[X-PortBroker]\nListenStream=127.0.0.1:{port}\n");
+        fs::write(units.join("a.service"), section(8001)).unwrap();
+        fs::write(units.join("b.service"), section(8002)).unwrap();
+        let locations = Locations { root: place.path().to_owned(), config: None };
+        let loader = Loader { locations, inherited: Vec::new() };
+        let records = Records::new(place.path());
+        let (before, faults) = choose(&loader, &records, true).unwrap();
+        assert_eq!((before.config.listeners.len(), faults.len()), (2, 0));
+        records.write_last_good(&show::to_toml(&before.config));
+        // What never had one, and one that was taken out, make no difference.
+        fs::write(units.join("c.service"), "x".repeat(TOO_LARGE)).unwrap();
+        fs::remove_file(units.join("b.service")).unwrap();
+        let (after, faults) = choose(&loader, &records, true).unwrap();
+        assert_eq!((after.config.listeners.len(), faults.len()), (1, 0));
+        fs::write(units.join("a.service"), section(8001) + &"#".repeat(TOO_LARGE)).unwrap();
+        let (after, faults) = choose(&loader, &records, true).unwrap();
+        assert_eq!(after.config.listeners.len(), 2, "the last good ones");
+        assert!(faults.len() == 1 && faults[0].contains("a.service: error: cannot be read"), "{faults:?}");
+        let (cold, faults) = choose(&loader, &records, false).unwrap();
+        assert_eq!((cold.config.listeners.len(), faults.len()), (0, 0), "of nothing nothing can be lost");
+    }
 }
