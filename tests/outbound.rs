@@ -110,7 +110,10 @@ fn every_wrong_argument_has_its_error() {
         assert_eq!(forged.name, Some(ErrorName::NoSuchPool));
         let log = daemon.log();
         let lines: Vec<&str> = log.lines().filter(|line| line.contains("forged")).collect();
-        assert!(lines.len() == 1 && lines[0].contains("refused a lease") && !log.contains('\u{1b}'), "{lines:?}");
+        assert!(
+            lines.len() == 1 && lines[0].contains("refused a lease") && !log.contains('\u{1b}'),
+            "{lines:?}"
+        );
         let path = session.path.as_ref();
         let option = |key, value| HashMap::from([(key, value)]);
         for options in [option("else", Variant::U32(1)), option("minimum", Variant::U32(1))] {

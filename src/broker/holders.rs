@@ -2,6 +2,7 @@
 
 use super::Broker;
 use super::command::{Acquire, Refusal};
+use super::gate::Held as Counted;
 use crate::kernel::holder::{HolderClaim, HolderWatch, Presence, shown_process};
 use crate::listeners::{HolderId, Released, SocketId};
 use crate::model::ListenerName;
@@ -32,6 +33,10 @@ pub(super) struct Holder {
     shown: String,
     /// How it is written down, to be found again by the next daemon.
     pub(super) record: HolderRecord,
+    /// The user that it was when it came to this daemon.
+    uid: Option<u32>,
+    /// It is counted, where it is a process that came to this daemon.
+    _counted: Option<Counted>,
 }
 
 impl Holder {
@@ -112,14 +117,26 @@ impl Holders {
         if self.watch.add(id.0, claim)? == Presence::Gone {
             return Ok(None);
         }
-        self.by_id.insert(id, Holder { shown, record: record.clone() });
+        self.by_id.insert(id, Holder { shown, record: record.clone(), uid: None, _counted: None });
         self.by_record.insert(record, id);
         Ok(Some((id, true)))
     }
 
+    /// Whether a holder is watched already.
+    fn knows(&self, claim: &HolderClaim) -> bool {
+        self.by_record.contains_key(&HolderRecord::from(claim))
+    }
+
+    fn count(&mut self, id: HolderId, uid: u32, counted: Option<Counted>) {
+        if let Some(holder) = self.by_id.get_mut(&id) {
+            (holder.uid, holder._counted) = (Some(uid), counted);
+        }
+    }
+
     /// From now on there may be one whom no file tells of.
     pub(super) fn admit_unknown(&mut self) -> HolderId {
-        let unknown = || Holder { shown: "unknown".to_owned(), record: HolderRecord::Unknown };
+        let record = HolderRecord::Unknown;
+        let unknown = || Holder { shown: "unknown".to_owned(), record, uid: None, _counted: None };
         self.by_id.entry(UNKNOWN).or_insert_with(unknown);
         UNKNOWN
     }
@@ -144,6 +161,12 @@ impl Broker {
         let vanished = || Refusal::BadArgument("the caller is gone".to_owned());
         let claim = request.holder.clone().ok_or_else(vanished)?;
         let is_unit = matches!(claim, HolderClaim::Unit { .. });
+        // A unit is watched by its cgroup, and takes no descriptor.
+        let counted = if is_unit || self.holders.knows(&claim) {
+            None
+        } else {
+            Some(self.gate.holder(&request.caller)?)
+        };
         let (id, new) = match self.holders.admit(claim) {
             Ok(Some(admitted)) => admitted,
             Ok(None) => return Err(vanished()),
@@ -155,6 +178,9 @@ impl Broker {
                 ));
             }
         };
+        if new {
+            self.holders.count(id, request.caller.uid, counted);
+        }
         let now = Instant::now();
         let mut newly = Vec::new();
         for name in names {
@@ -168,6 +194,11 @@ impl Broker {
             self.write_holders();
         }
         Ok(Hold { holder: id, is_unit, new, newly })
+    }
+
+    /// The user of one of these, for what is said of all of them.
+    pub(super) fn user_of(&self, holders: &BTreeSet<HolderId>) -> Option<u32> {
+        holders.iter().find_map(|id| self.holders.get(*id)?.uid)
     }
 
     /// These were handed over to somebody who is known: nobody else is presumed to hold them.
@@ -217,10 +248,12 @@ impl Broker {
         let now = Instant::now();
         let held: Vec<ListenerName> = self.table.held_by(id).cloned().collect();
         let Released { free, ended } = self.table.release(id, now);
-        let holder = holder.shown();
+        let (of, holder) = (holder.uid, holder.shown());
         for name in &free {
-            tracing::info!(event = "released", listener = %name, holder, "{holder}, which held {name}, is gone");
-            self.mend(name);
+            if of.is_none_or(|uid| self.gate.has_a_line(uid)) {
+                tracing::info!(event = "released", listener = %name, holder, "{holder}, which held {name}, is gone");
+            }
+            self.mend(name, of);
             self.act_on(name, true);
         }
         self.settle_drains();

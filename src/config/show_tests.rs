@@ -57,6 +57,7 @@ unread-bytes-per-user = "16M"                # default
 unread-bytes = "64M"                         # default
 unread-time = "30s"                          # default
 log-lines-per-user = 100                     # default
+holders-per-user = 1024                      # default
 
 [[listener]]
 name = "db"                                  # /db.service:4:1
