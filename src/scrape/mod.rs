@@ -153,8 +153,9 @@ impl Shared {
                 Err(()) => http::unavailable(),
             },
             Ok(Ok(Answer::Refuse(refusal))) => refusal,
-            // It went away, or said nothing: nobody waits for an answer.
-            Ok(Err(_)) | Err(_) => return,
+            // It went away: nobody waits for an answer.
+            Ok(Err(_)) => return,
+            Err(_) => return drop(self.ended.fetch_add(1, Ordering::Relaxed)),
         };
         let sent = timeout(PATIENCE, async {
             stream.write_all(answer.head.as_bytes()).await?;
