@@ -3,8 +3,9 @@
 mod events;
 mod journal;
 mod log;
+mod recent;
 
-use crate::broker::{Broker, Handle, Inheritance, LogGauge, Start, StartError, Stop};
+use crate::broker::{Broker, Handle, History, Inheritance, LogGauge, Start, StartError, Stop};
 use crate::bus::{
     PrivateSocketError, bind_private_socket, is_stopped_for_good, serve_private_socket, serve_system_bus,
 };
@@ -92,12 +93,13 @@ enum DaemonError {
 #[must_use]
 pub fn main() -> ExitCode {
     let options = Options::parse();
-    let log = start_logging();
-    let gauge = log.as_ref().map(Log::gauge).unwrap_or_default();
+    let history = History::default();
+    let log = start_logging(&history);
     // Before the runtime and its threads: this changes the environment.
     let inherited = store::take_listen_fds();
+    let watched = Watched { log: log.as_ref().map(Log::gauge).unwrap_or_default(), history };
     let result =
-        if options.keeper { keep(&options, inherited) } else { run(options, inherited, gauge).map(|()| 0) };
+        if options.keeper { keep(&options, inherited) } else { run(options, inherited, watched).map(|()| 0) };
     let status = match result {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
@@ -119,12 +121,12 @@ pub fn main() -> ExitCode {
     status
 }
 
-/// Logs to the journal where stderr is connected to it, else to stderr. RUST_LOG filters. Without a standard error
-/// there is no log.
-fn start_logging() -> Option<Log> {
+/// Logs to the journal where stderr is connected to it, else to stderr, and the last lines to `history`. RUST_LOG
+/// filters. Without a standard error there is no log.
+fn start_logging(history: &History) -> Option<Log> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,zbus=warn"));
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(filter).with(recent::Layer(history.clone()));
     let sink = std::env::var_os("JOURNAL_STREAM").and_then(|_| Sink::journal().ok());
     if let Some(sink) = sink {
         let log = Log::new(sink);
@@ -186,7 +188,13 @@ impl Supervisor {
     }
 }
 
-fn run(options: Options, inherited: Vec<(String, OwnedFd)>, log: LogGauge) -> Result<(), DaemonError> {
+/// What is known of the log.
+struct Watched {
+    log: LogGauge,
+    history: History,
+}
+
+fn run(options: Options, inherited: Vec<(String, OwnedFd)>, watched: Watched) -> Result<(), DaemonError> {
     let supervisor = Supervisor::find()?;
     raise_descriptor_limit();
     let (private, inherited): (Vec<_>, Vec<_>) =
@@ -209,10 +217,11 @@ fn run(options: Options, inherited: Vec<(String, OwnedFd)>, log: LogGauge) -> Re
             runtime_directory: directory,
             state_directory,
             inheritance,
-            log: log.clone(),
+            log: watched.log.clone(),
         })?;
+        let handle = handle.with_history(watched.history);
         if let Some(sockets) = broker.scrape_sockets() {
-            tokio::spawn(scrape::serve(handle.clone(), sockets, log));
+            tokio::spawn(scrape::serve(handle.clone(), sockets, watched.log));
         }
         serve(broker, handle, (private, spare), !options.no_bus, supervisor)
             .await

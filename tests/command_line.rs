@@ -385,7 +385,9 @@ fn stateful(state: &'static str) -> Peer {
             )
         }
         ("GetAll", _) => Reply::Properties(properties("listening")),
-        ("Queues", _) => Reply::Error("org.freedesktop.DBus.Error.UnknownMethod", "of a later version"),
+        ("Queues" | "ListForecasts", _) => {
+            Reply::Error("org.freedesktop.DBus.Error.UnknownMethod", "of a later version")
+        }
         _ => {
             let path = wire::listener_path("web").try_into().unwrap();
             let interfaces = HashMap::from([(wire::LISTENER_INTERFACE.to_owned(), properties("listening"))]);
@@ -407,7 +409,7 @@ fn status_tells_well_from_degraded_from_stopped() {
     assert_eq!(status, 1);
     assert_eq!(
         text,
-        "{\"state\":\"degraded\",\"version\":\"1.2\",\"faults\":[\"one\"],\"notes\":[],\"listeners\":{\"listening\":1,\"reserved\":0,\"failed\":0,\"lingering\":0},\"learned\":null,\"pools\":{\"ready\":0,\"degraded\":0,\"failed\":0,\"leased\":0,\"cooling\":0},\"takeover\":{\"kept\":2,\"stored\":3,\"differences\":[\"one is let go\"]},\"limits\":null}\n"
+        "{\"state\":\"degraded\",\"version\":\"1.2\",\"faults\":[\"one\"],\"notes\":[],\"listeners\":{\"listening\":1,\"reserved\":0,\"failed\":0,\"lingering\":0},\"learned\":null,\"pools\":{\"ready\":0,\"degraded\":0,\"failed\":0,\"leased\":0,\"cooling\":0},\"takeover\":{\"kept\":2,\"stored\":3,\"differences\":[\"one is let go\"]},\"limits\":null,\"forecasts\":[]}\n"
     );
     let (_, text, _) = run(&mut portbroker(degraded.path(), "status"));
     assert!(
@@ -420,7 +422,7 @@ fn status_tells_well_from_degraded_from_stopped() {
     assert_eq!(status, 3);
     assert_eq!(
         text,
-        "{\"state\":\"stopped\",\"version\":null,\"faults\":[],\"notes\":[],\"listeners\":null,\"learned\":null,\"pools\":null,\"takeover\":null,\"limits\":null}\n"
+        "{\"state\":\"stopped\",\"version\":null,\"faults\":[],\"notes\":[],\"listeners\":null,\"learned\":null,\"pools\":null,\"takeover\":null,\"limits\":null,\"forecasts\":[]}\n"
     );
     assert!(message.contains("not reachable"), "{message}");
 }

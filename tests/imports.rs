@@ -81,6 +81,9 @@ const PURE: [&str; 18] = [
     "keeper/store.rs",
 ];
 
+/// What `portbroker top` shows is a function of what is known, what was chosen, and the time.
+const PICTURE: [&str; 5] = ["model.rs", "ui.rs", "canvas.rs", "panels.rs", "view.rs"];
+
 /// What no pure room may name, with the reason that a failure gives.
 const IMPURE: [(&str, &str); 18] = [
     ("std::fs", "files are read by sources"),
@@ -249,6 +252,19 @@ fn every_program_imports_only_what_it_is_for() {
             Some((_, allowed)) => found.extend(faults(path, text, &program, "portbroker", allowed)),
             None => found.push(format!("{} is a program that the map does not know", path.display())),
         }
+    }
+    report(&found);
+}
+
+#[test]
+fn the_picture_of_top_is_a_function() {
+    let mut found = Vec::new();
+    for file in PICTURE {
+        let path = Path::new("bin/portbroker/top").join(file);
+        let text = fs::read_to_string(source().join(&path)).unwrap();
+        // A time is an argument of it, and the clock is not looked at.
+        let text = code(&text).replace("SystemTime::now", "Instant::now").replace("SystemTime", "");
+        found.extend(impurities(&path, &text));
     }
     report(&found);
 }

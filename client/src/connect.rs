@@ -243,6 +243,11 @@ impl Broker {
         ListenerStatus::read(properties)
     }
 
+    /// How long a question may take.
+    pub(crate) fn patience(&self) -> Duration {
+        self.timeout
+    }
+
     /// How many answers may have been lost until now.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)

@@ -42,6 +42,7 @@ pub mod pools;
 mod session;
 mod shard;
 mod socket;
+pub mod watch;
 pub mod wire;
 
 pub use bind::BindError;

@@ -145,7 +145,7 @@ impl PoolStatus {
         Ok(pools)
     }
 
-    fn read(mut properties: Properties) -> Result<Self, Error> {
+    pub(crate) fn read(mut properties: Properties) -> Result<Self, Error> {
         let addresses: Vec<PoolAddressRow> = take(&mut properties, "Addresses")?;
         let left_out: Vec<LeftOutRow> = take(&mut properties, "LeftOut")?;
         Ok(Self {

@@ -66,6 +66,11 @@ pub const MAX_LEASE_ROWS: u32 = 10_000;
 /// Rows that ListForecasts answers with at most: more destinations are not followed.
 pub const MAX_FORECAST_ROWS: u32 = 256;
 
+/// Listeners that one call of ListQueues looks at, at most.
+pub const MAX_LISTENERS_LOOKED_AT: u32 = 1000;
+/// Rows that ListEvents answers with at most.
+pub const MAX_EVENT_ROWS: u32 = 1000;
+
 /// The errors of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorName {
@@ -278,6 +283,16 @@ pub trait Manager {
     /// For root. Errors: BadArgument where no pool has the address, NotAllowed.
     fn drain_address(&self, address: &str, options: HashMap<&str, Variant<'_>>) -> zbus::Result<()>;
 
+    /// What waits in the sockets of all listeners after the one named `after` (empty: from the first), of at most `most`
+    /// of them (and [`MAX_LISTENERS_LOOKED_AT`]): the name to go on after, empty where these were the last; and a row for
+    /// each socket in which something waits or in which something found no room.
+    fn list_queues(&self, after: &str, most: u32) -> zbus::Result<(String, Vec<WaitingRow>)>;
+
+    /// What happened last that has a number above `after`, by number, the last `most` of it (and [`MAX_EVENT_ROWS`]): what
+    /// was said in the log, as far as the daemon remembers. The numbers begin anew with each daemon. For root, as the log
+    /// is. Errors: NotAllowed.
+    fn list_events(&self, after: u64, most: u32) -> zbus::Result<Vec<EventRow>>;
+
     /// Reads the configuration again. All or nothing: on any fault the old one goes on, and the error
     /// (InvalidConfiguration) has all faults in its message. What cannot be had of one that was taken, such as a port
     /// that somebody else has, is in `Faults` from then on, and tried again.
@@ -328,6 +343,14 @@ pub trait Manager {
 /// A learned port, as ListLearned has it: port, protocol (`tcp`, `udp`), unit, first and last seen, in seconds since
 /// the epoch.
 pub type LearnedRow = (u16, String, String, u64, u64);
+
+/// What waits in a socket, as ListQueues has it: listener, inode, how much waits, for how much there is room (0: not
+/// known), how much found no room since the socket was made. See [`ListenerProxy::queues`].
+pub type WaitingRow = (String, u64, u32, u32, u32);
+
+/// Something that happened, as ListEvents has it: number, microseconds since the epoch, level (`error`, `warning`, `info`),
+/// the log's word for it, such as `hand-over` (or empty), message.
+pub type EventRow = (u64, u64, String, String, String);
 
 /// A lease, as ListLeases has it: number, session's number, pool, protocol, destination (empty: any), kind (`pairs`,
 /// `blocks`, `sockets`), ports, state (`held`, or `cooling` after its end), owner (`crawler.service`, `uid 1000`),

@@ -1,15 +1,16 @@
 //! What can be asked of the broker, and how it refuses. The handle is what the bus has of it.
 
 use super::gate::{Gate, Held};
+use super::history::{Happening, History};
 use super::outbound::{Ask, ForecastView, PoolView, Shortage};
 use super::queue::{Queue, Turn};
 use super::tally::Tally;
-use super::view::{ListenerView, QueueView, Summary, View};
+use super::view::{ListenerView, QueueView, Summary, View, Waiting as WhatWaits};
 use crate::kernel::holder::HolderClaim;
 use crate::learn::Learned;
 use crate::metrics::Snapshot;
 use crate::model::{ListenerName, UnitName};
-use crate::policy::Caller;
+use crate::policy::{Caller, Decision, may_administer};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -125,6 +126,7 @@ pub(super) enum Command {
     Reload(Option<Caller>, oneshot::Sender<Result<(), Refusal>>),
     Renew(Caller, String, oneshot::Sender<Result<(), Refusal>>),
     Queues(String, oneshot::Sender<Option<Vec<QueueView>>>),
+    Waiting(String, usize, oneshot::Sender<WhatWaits>),
     Deposits(UnitName, oneshot::Sender<Vec<String>>),
     Learned(oneshot::Sender<Vec<Learned>>),
     Forget(Caller, u16, oneshot::Sender<Result<(), Refusal>>),
@@ -160,6 +162,7 @@ pub struct Handle {
     pub(super) turn: Turn,
     pub(super) gate: Gate,
     pub(super) notices: broadcast::WeakSender<Notice>,
+    pub(super) history: History,
     pub(super) tally: Tally,
 }
 
@@ -168,6 +171,12 @@ impl Handle {
     #[must_use]
     pub fn in_turn_of(&self, turn: Turn) -> Self {
         Self { turn, ..self.clone() }
+    }
+
+    /// The same, with the history that the log is kept in.
+    #[must_use]
+    pub fn with_history(self, history: History) -> Self {
+        Self { history, ..self }
     }
 
     /// Whose turn it takes.
@@ -209,6 +218,22 @@ impl Handle {
     /// What waits in the sockets of a listener; `None`: there is no such listener.
     pub async fn queues(&self, name: String) -> Result<Option<Vec<QueueView>>, Stopping> {
         self.ask(|reply| Command::Queues(name, reply)).await
+    }
+
+    /// What waits in the sockets of the listeners after one, of at most so many listeners.
+    pub async fn what_waits(&self, after: String, most: usize) -> Result<WhatWaits, Stopping> {
+        self.ask(|reply| Command::Waiting(after, most, reply)).await
+    }
+
+    /// What was said in the log after a number: for administrators, as the log is.
+    pub fn happenings(&self, caller: &Caller, after: u64, most: usize) -> Result<Vec<Happening>, Refusal> {
+        match may_administer(caller) {
+            Decision::Allowed => Ok(self.history.after(after, most)),
+            // Whoever looks on asks, and it is no fault of theirs: it is not in the log.
+            Decision::Denied(reason) => {
+                Err(Refusal::NotAllowed { action: "see what happened: only root may".to_owned(), reason })
+            }
+        }
     }
 
     /// The names that a unit has been handed for its descriptor store since the boot.

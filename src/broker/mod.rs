@@ -16,6 +16,7 @@ mod effects;
 mod gate;
 mod handover;
 mod hidden;
+mod history;
 mod holders;
 mod inspection;
 mod known_holders;
@@ -46,6 +47,7 @@ pub use crate::learn::Learned;
 pub use crate::leases::{Kind, Lease};
 pub use command::{Acquire, Handed, Handle, NamedSocket, Notice, ObjectKind, Refusal, Stopping};
 pub use gate::{Debtor, Gate, Held};
+pub use history::{Happening, History};
 pub use log_gauge::LogGauge;
 pub use lookout::Lookout;
 pub use outbound::{
@@ -55,7 +57,7 @@ pub use queue::Turn;
 pub use reload::Loader;
 pub use scrape_sockets::{ScrapeChange, ScrapePlace, ScrapeSocket};
 pub use takeover::{Inheritance, Start, StartError};
-pub use view::{ListenerView, QueueView, SocketView, Summary, TakeoverView, View};
+pub use view::{ListenerView, QueueView, SocketView, Summary, TakeoverView, View, Waiting};
 
 use crate::config::Checked;
 use crate::kernel::hangups::HangupWatch;
@@ -357,6 +359,7 @@ impl Broker {
             Command::Forget(caller, port, reply) => drop(reply.send(self.forget(&caller, port))),
             Command::Renew(caller, name, reply) => drop(reply.send(self.renew(&caller, &name))),
             Command::Queues(name, reply) => drop(reply.send(self.queues(&name))),
+            Command::Waiting(after, most, reply) => drop(reply.send(self.what_waits(&after, most))),
             Command::Deposits(unit, reply) => drop(reply.send(self.deposits.of(&unit))),
             Command::Outbound(ask) => self.answer_outbound(ask),
             Command::LookAtDescriptors => self.look_at_descriptors(),

@@ -3,7 +3,7 @@
 use super::Broker;
 use super::command::ObjectKind;
 use super::effects::inode_of;
-use super::view::{self, ListenerView, QueueView, SocketView, Summary, View};
+use super::view::{self, ListenerView, QueueView, SocketView, Summary, View, Waiting};
 use crate::kernel::socket::Queue;
 use crate::listeners::{HolderId, Listener, SocketId};
 use crate::model::ListenerName;
@@ -131,6 +131,26 @@ impl Broker {
             Some(QueueView { inode: inode_of(socket), waiting, limit, overflows })
         };
         Some(ids.into_iter().filter_map(queue).collect())
+    }
+
+    /// What waits anywhere, of at most so many listeners after one, by name: to look at a socket takes some system calls,
+    /// and others wait meanwhile. Those that only linger come beside the last ones that are configured.
+    pub(super) fn what_waits(&self, after: &str, most: usize) -> Waiting {
+        let mut names: Vec<&str> =
+            self.table.iter().map(|(name, _)| name.as_str()).skip_while(|name| *name <= after).collect();
+        let next = (names.len() > most).then(|| names.get(most.saturating_sub(1))).flatten();
+        let next = next.map(|name| (*name).to_owned());
+        names.truncate(most);
+        if next.is_none() {
+            let lingering = self.table.lingering().names().map(ListenerName::as_str);
+            names.extend(lingering.filter(|name| self.table.get(name).is_err()).take(most));
+        }
+        let has_something = |queue: &QueueView| queue.waiting > 0 || queue.overflows.is_some_and(|n| n > 0);
+        let of_one = |name: &str| {
+            let queues = self.queues(name).unwrap_or_default().into_iter().filter(has_something);
+            queues.map(|queue| (name.to_owned(), queue)).collect::<Vec<_>>()
+        };
+        Waiting { sockets: names.into_iter().flat_map(of_one).collect(), next }
     }
 
     fn view_of(&self, name: &ListenerName, listener: &Listener) -> ListenerView {

@@ -191,6 +191,7 @@ impl Broker {
             turn: Turn::OWN,
             gate: gate.clone(),
             notices: notices.downgrade(),
+            history: super::History::default(),
             tally: tally.clone(),
         };
         let mut broker = Self {

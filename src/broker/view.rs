@@ -92,6 +92,15 @@ pub struct QueueView {
     pub overflows: Option<u32>,
 }
 
+/// What waits in the sockets of some listeners.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Sockets in which something waits, or in which something found no room, with their listeners.
+    pub sockets: Vec<(String, QueueView)>,
+    /// The last listener that was looked at, where there are more.
+    pub next: Option<String>,
+}
+
 /// The word for a socket's state: a datagram socket that receives counts as listening.
 pub(super) fn state_word(state: Option<Target>) -> &'static str {
     match state {

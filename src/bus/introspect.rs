@@ -82,6 +82,14 @@ const MANAGER: &str = r#" <interface name="org.freedesktop.DBus.ObjectManager">
   <method name="DrainAddress">
    <arg name="address" type="s" direction="in"/><arg name="options" type="a{sv}" direction="in"/>
   </method>
+  <method name="ListQueues">
+   <arg name="after" type="s" direction="in"/><arg name="most" type="u" direction="in"/>
+   <arg name="next" type="s" direction="out"/><arg name="queues" type="a(stuuu)" direction="out"/>
+  </method>
+  <method name="ListEvents">
+   <arg name="after" type="t" direction="in"/><arg name="most" type="u" direction="in"/>
+   <arg name="events" type="a(ttsss)" direction="out"/>
+  </method>
   <method name="Reload"/>
   <method name="RenewListener"><arg name="name" type="s" direction="in"/></method>
   <property name="Version" type="s" access="read"/>

@@ -6,8 +6,9 @@ use crate::broker::{Acquire, Handed, Handle, Held, ObjectKind, View};
 use crate::kernel::holder::HolderClaim;
 use crate::policy::Caller;
 use portbroker_client::wire::{
-    ErrorName, LISTENER_INTERFACE, LISTENER_PREFIX, MANAGER_INTERFACE, MANAGER_PATH, OPTION_HOLDER,
-    POOL_INTERFACE, POOL_PREFIX, listener_name, listener_path, pool_name, pool_path,
+    ErrorName, LISTENER_INTERFACE, LISTENER_PREFIX, MANAGER_INTERFACE, MANAGER_PATH, MAX_EVENT_ROWS,
+    MAX_LISTENERS_LOOKED_AT, OPTION_HOLDER, POOL_INTERFACE, POOL_PREFIX, listener_name, listener_path,
+    pool_name, pool_path,
 };
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -202,6 +203,17 @@ impl Manager {
                 let (caller, _) = who.identify(call, false).await?;
                 self.broker.forget(caller, port).await??;
                 reply.build(&())?
+            }
+            (Some(MANAGER_INTERFACE) | None, "ListQueues") => {
+                let (after, most): (String, u32) = argument(message)?;
+                let most = usize::try_from(most.clamp(1, MAX_LISTENERS_LOOKED_AT)).unwrap_or(1);
+                reply.build(&properties::of_waiting(self.broker.what_waits(after, most).await?))?
+            }
+            (Some(MANAGER_INTERFACE) | None, "ListEvents") => {
+                let (after, most): (u64, u32) = argument(message)?;
+                let (caller, _) = who.identify(call, false).await?;
+                let most = usize::try_from(most.min(MAX_EVENT_ROWS)).unwrap_or_default();
+                reply.build(&properties::of_happenings(self.broker.happenings(&caller, after, most)?))?
             }
             (Some(MANAGER_INTERFACE) | None, "Reload") => {
                 let (caller, _) = who.identify(call, false).await?;

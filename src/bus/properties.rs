@@ -1,12 +1,16 @@
 //! Properties of the objects, as D-Bus values.
 
-use crate::broker::{Learned, ListenerView, PoolView, QueueView, Summary, TakeoverView, View};
+use crate::broker::{
+    Happening, Learned, ListenerView, PoolView, QueueView, Summary, TakeoverView, View, Waiting,
+};
 use crate::limits::Usage;
 use portbroker_client::wire::{
-    LISTENER_INTERFACE, LearnedRow, LimitRow, POOL_INTERFACE, PoolAddressRow, listener_path, pool_path,
+    EventRow, LISTENER_INTERFACE, LearnedRow, LimitRow, POOL_INTERFACE, PoolAddressRow, WaitingRow,
+    listener_path, pool_path,
 };
 use serde::{Serialize, Serializer};
 use std::collections::HashMap;
+use std::time::UNIX_EPOCH;
 use zbus::message::Message;
 use zbus::wire::{Signature, Type};
 use zbus::{ObjectPath, OwnedObjectPath, Variant};
@@ -141,6 +145,24 @@ pub(super) fn of_queues(queues: &[QueueView]) -> Vec<(u64, Properties)> {
         (queue.inode, known.collect())
     };
     queues.iter().map(facts).collect()
+}
+
+/// What ListQueues returns.
+pub(super) fn of_waiting(waiting: Waiting) -> (String, Vec<WaitingRow>) {
+    let row = |(name, queue): (String, QueueView)| {
+        let QueueView { inode, waiting, limit, overflows } = queue;
+        (name, inode, waiting, limit.unwrap_or_default(), overflows.unwrap_or_default())
+    };
+    (waiting.next.unwrap_or_default(), waiting.sockets.into_iter().map(row).collect())
+}
+
+/// What ListEvents returns.
+pub(super) fn of_happenings(happenings: Vec<Happening>) -> Vec<EventRow> {
+    let row = |Happening { number, time, level, event, message }: Happening| {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        (number, u64::try_from(since.as_micros()).unwrap_or(u64::MAX), level.to_owned(), event, message)
+    };
+    happenings.into_iter().map(row).collect()
 }
 
 pub(super) fn path_of(name: &str) -> OwnedObjectPath {

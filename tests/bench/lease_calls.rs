@@ -115,7 +115,7 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    fn connect(daemon: &Daemon, session: OwnedObjectPath) -> Self {
+    pub(crate) fn connect(daemon: &Daemon, session: OwnedObjectPath) -> Self {
         let mut stream = UnixStream::connect(daemon.socket()).unwrap();
         let uid: String = nix::unistd::geteuid().to_string().bytes().map(|b| format!("{b:02x}")).collect();
         stream.write_all(format!("\0AUTH EXTERNAL {uid}\r\n").as_bytes()).unwrap();

@@ -2,10 +2,11 @@
 
 use crate::failure::{self, Failure};
 use crate::help::*;
-use crate::output::Output;
+use crate::output::{Output, Pages};
+use crate::progress::Progress;
 use crate::{
     activate, cat_config, check, deposit, exec, import, learned, lease, leases, listeners, packaging, pools,
-    reload, renew, status,
+    reload, renew, status, top,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use portbroker::model::{ListenerName, PoolName};
@@ -25,6 +26,9 @@ pub(crate) struct Arguments {
     /// Print one JSON document on one line
     #[arg(long, global = true)]
     json: bool,
+    /// Do not show what is longer than the terminal in a pager
+    #[arg(long, global = true)]
+    no_pager: bool,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -33,7 +37,14 @@ pub(crate) struct Arguments {
 enum Verb {
     /// Whether the broker runs and holds all that it should
     #[command(after_help = STATUS_HELP)]
-    Status,
+    Status {
+        /// Every limit, fault and difference, however many there are
+        #[arg(long)]
+        full: bool,
+    },
+    /// The broker, live: listeners, pools, destinations, events
+    #[command(after_help = TOP_HELP)]
+    Top(Top),
     /// All of one kind
     #[command(subcommand, after_help = LIST_HELP)]
     List(List),
@@ -204,6 +215,21 @@ pub(crate) struct Lease {
     pub(crate) command: Vec<OsString>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Top {
+    /// Print one picture, of everything, and end
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Ask for what the broker does not announce so often: 500ms, 5s; at least 100ms
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
+    pub(crate) interval: Duration,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|_| "write it as in 500ms or 5s".to_owned())?;
+    if time < Duration::from_millis(100) { Err("at least 100ms".to_owned()) } else { Ok(time) }
+}
+
 fn waiting_time(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|_| "write it as in 10s or 5min".to_owned())?;
     let most = Duration::from_millis(u64::from(portbroker_client::wire::MAX_WAIT));
@@ -242,9 +268,11 @@ impl Arguments {
             Some(path) => Broker::new().socket_path(path),
             None => Broker::new(),
         };
-        let output = Output::new(self.json);
+        let pages = if self.no_pager { Pages::Never } else { Pages::OnATerminal };
+        let output = Output::new(self.json, pages);
         let result = match self.verb {
-            Verb::Status => status::run(&broker, output),
+            Verb::Status { full } => status::run(&broker, output, full),
+            Verb::Top(arguments) => top::run(&broker, output, &arguments),
             Verb::List(List::Listeners) => listeners::list(&broker, output),
             Verb::List(List::Learned) => learned::list(&broker, output),
             Verb::List(List::Pools) => pools::list(&broker, output),
@@ -273,6 +301,7 @@ impl Arguments {
 /// Runs one question to the broker to its end.
 pub(crate) fn block_on<T>(question: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    let _progress = Progress::begin("asking the broker");
     Ok(runtime.map_err(failure::no_runtime)?.block_on(question)?)
 }
 
@@ -319,5 +348,7 @@ mod tests {
         for line in ["deposit a:b", "deposit portbroker", "show listener a\nFDSTORE=1", "deposit"] {
             assert!(parse(&format!("portbroker {line}")).is_err(), "{line}");
         }
+        assert!(parse("portbroker top --interval 500ms").is_ok());
+        assert!(parse("portbroker top --interval 0s").is_err());
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::failure::{CONFIGURATION, Failure};
 use crate::output::{Cell, Output};
+use crate::progress::Progress;
 use portbroker::config::{Checked, Colour, build, render, show};
 use portbroker::sources::{Locations, gather_unit, survey, text_of, unit_of_file};
 use std::io::{self, Write};
@@ -11,10 +12,12 @@ use std::process::ExitCode;
 /// Checks everything, or one file.
 pub(crate) fn run(output: Output, root: PathBuf, path: Option<&Path>) -> Result<ExitCode, Failure> {
     let locations = Locations { root, config: path.map(Path::to_owned) };
+    let progress = Progress::begin("reading the configuration");
     let checked = match path.map(|path| (path, unit_of_file(path))) {
         Some((path, Some(unit))) => build(&gather_unit(&locations.root, path, unit)),
         _ => build(&survey(&locations)),
     };
+    drop(progress);
     complain(output, &locations, &checked);
     output.print(&show::faults_json(&checked), || vec![vec![Cell::plain(show::summary(&checked))]])?;
     Ok(status(&checked))

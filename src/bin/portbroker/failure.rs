@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 pub(crate) const FAILED: u8 = 1;
+/// As clap's.
+const USAGE: u8 = 2;
 /// `EX_UNAVAILABLE`
 const NOT_REACHABLE: u8 = 69;
 /// `EX_NOPERM`
@@ -43,6 +45,11 @@ pub(crate) enum Failure {
         /// Why not.
         source: io::Error,
     },
+    /// A live view of no terminal.
+    #[error(
+        "top needs a terminal on standard input and output: \"portbroker top --once\" prints one picture"
+    )]
+    NoTerminal,
     /// Standard output.
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
@@ -57,6 +64,7 @@ impl Failure {
     fn status(&self) -> u8 {
         match self {
             Self::Broker(error) | Self::Reload { reload: error, .. } => status_of(error),
+            Self::NoTerminal => USAGE,
             Self::Store(_) | Self::Manual { .. } | Self::Output(_) => FAILED,
         }
     }

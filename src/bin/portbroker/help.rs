@@ -5,8 +5,9 @@ Exit statuses: 0 done, 1 refused or failed, 2 usage, 69 broker not reachable, 77
 78 configuration. `status` alone: 0 all is well, 1 degraded, 3 not running.";
 
 pub(crate) const STATUS_HELP: &str = "\
-Exit status 0 where all is well, 1 where something is not as it was configured, 3 where the broker
-does not run.
+What is not well comes first. On a terminal it is one screen: of many faults or differences only the
+first, and of limits those that were hit or nearly are; --full shows all. Exit status 0 where all is well, 1 where
+something is not as it was configured, 3 where the broker does not run.
 JSON: {\"state\": \"running\" | \"degraded\" | \"stopped\", \"version\", \"faults\": [text],
        \"notes\": [text], what sockets are served without,
        \"listeners\": {\"listening\", \"reserved\", \"failed\", \"lingering\"}, \"learned\": number of ports that are
@@ -17,13 +18,42 @@ JSON: {\"state\": \"running\" | \"degraded\" | \"stopped\", \"version\", \"fault
        state or with other options than it should, \"changed\" (put right at once), \"mended\" and \"replaced\"
        (spoilt by a holder that is gone); \"holders\", \"holders-gone\"; \"differences\": [text]}, \"limits\":
        [{\"name\": key in [limits], \"limit\": value in effect, \"used\", \"greatest\": who has most or null,
-       \"hits\": since the start, of log-buffer lines that were lost, \"hit_by\": [{\"who\", \"times\"}]}]}; version, listeners, learned, pools
+       \"hits\": since the start, of log-buffer lines that were lost, \"hit_by\": [{\"who\", \"times\"}]}],
+       \"forecasts\": of destinations that have few ports left: [{\"pool\", \"protocol\", \"destination\": null for any,
+       \"used\", \"cooling\", \"capacity\", \"rate\": ports a second, \"exhausted_in\": seconds or null, \"ahead\": told
+       as near}]}; version, listeners, learned, pools
        and limits are null where it is stopped, and takeover where nothing was stored. Of a limit per user,
        used is what the one has that has most; sizes are bytes, times milliseconds.
 
 Examples:
   portbroker status
+  portbroker status --full --no-pager
   portbroker --json status | jq -r '.faults[]'";
+
+pub(crate) const TOP_HELP: &str = "\
+Listeners with their states, holders and queues, pools with a bar for each address, the destinations
+of which most is in use with when nothing is left, and what happens. ? shows the keys: among others
+sorting, a filter, and draining an address, which is asked before. What changes comes from the broker
+by itself, the rest is asked for every second, or less often where there is very much of it. It goes on
+when the broker is restarted. Only root sees what the log says of hand-overs and refusals.
+Times are UTC. Where the locale is not UTF-8, only ASCII is shown.
+--once, or --json, prints one picture of everything. JSON:
+ {\"state\", \"version\", \"faults\": [text],
+  \"listeners\": [{\"name\", \"state\", \"holders\": [text], \"sockets\": [text], \"queue\": connections that
+    wait, \"backlog\": room for them in the sockets in which any do, or null, \"bytes\": of datagrams that
+    wait, \"overflows\": what found no room}],
+  \"pools\": [{\"name\", \"state\", \"capacity\", \"waiting\", \"addresses\": [{\"address\", \"state\", \"leased\",
+    \"cooling\"}]}],
+  \"destinations\": [{\"pool\", \"protocol\", \"destination\": null for any, \"used\", \"cooling\",
+    \"capacity\", \"rate\": ports a second, \"exhausted_in\": seconds or null, \"ahead\": it is near}],
+  \"events\": [{\"time\": seconds since the epoch, \"level\": \"info\" | \"warning\" | \"error\", \"event\": the
+    log's word, \"message\"}]}
+
+Examples:
+  portbroker top
+  portbroker top --interval 5s
+  portbroker top --once
+  portbroker --json top | jq -r '.listeners[] | select(.queue > 0).name'";
 
 pub(crate) const LIST_HELP: &str = "\
 JSON of listeners: an array of what `show listener` prints, without what waits in the sockets.

@@ -6,6 +6,7 @@
 
 use crate::args;
 use crate::failure::{self, FAILED, Failure, complain};
+use crate::progress::Progress;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use portbroker_client::{Broker, Protocol, Session, Target};
@@ -52,8 +53,10 @@ pub(crate) fn run(broker: &Broker, arguments: &args::Lease) -> Result<ExitCode, 
 async fn hold(broker: &Broker, arguments: &args::Lease) -> Result<ExitCode, Failure> {
     // From now on, so that none is lost between the lease and the command.
     let mut signals = Received::new().map_err(failure::no_runtime)?;
+    let progress = Progress::begin("waiting for ports");
     let session = broker.open_session().await?;
     let document = lease(&session, arguments).await?;
+    drop(progress);
     let line = serde_json::to_string(&document).map_err(|error| Failure::Output(error.into()))?;
     let mut stdout = io::stdout().lock();
     let printed = writeln!(stdout, "{line}").and_then(|()| stdout.flush());

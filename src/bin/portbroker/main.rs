@@ -1,15 +1,17 @@
 //! `portbroker`, the command-line tool: asks the broker, and prints what it says.
 //!
-//! One file a verb; [`args`] is the command line, [`output`] the form of what is printed, and [`failure`] what
-//! an exit status means.
+//! One file a verb; [`args`] is the command line, [`output`] the form of what is printed, [`progress`] what is said
+//! meanwhile, and [`failure`] what an exit status means.
 
 mod activate;
 mod args;
+mod bar;
 mod cat_config;
 mod check;
 mod deposit;
 mod exec;
 mod failure;
+mod forecast;
 mod help;
 mod import;
 mod learned;
@@ -18,11 +20,15 @@ mod leases;
 mod listeners;
 mod output;
 mod packaging;
+mod pager;
 mod pools;
+mod progress;
 mod reload;
 mod renew;
 mod status;
 mod store;
+mod terminal;
+mod top;
 
 use clap::Parser;
 

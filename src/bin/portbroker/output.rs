@@ -1,11 +1,16 @@
-//! The form of what is printed: one JSON document on one line, or text, in colour where a person reads it.
+//! The form of what is printed: one JSON document on one line, or text, in colour where a person reads it, and in a
+//! pager where it is longer than the terminal.
 //!
 //! Names of processes and files come from others; [`printable`] keeps them from talking to the terminal.
 
 use crate::failure::Failure;
+use crate::{pager, terminal};
+use ratatui::style::{Color, Modifier, Style};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 /// How to print.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +18,14 @@ pub(crate) struct Output {
     json: bool,
     colour: bool,
     colour_errors: bool,
+    pages: bool,
+}
+
+/// Whether what is longer than the terminal is shown in a pager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pages {
+    OnATerminal,
+    Never,
 }
 
 /// Colours by meaning.
@@ -40,6 +53,19 @@ impl Cell {
     pub(crate) fn plain(text: impl AsRef<str>) -> Self {
         Self::new(text, Paint::Plain)
     }
+
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub(crate) fn paint(&self) -> Paint {
+        self.paint
+    }
+
+    /// How many columns it takes.
+    pub(crate) fn width(&self) -> usize {
+        self.text.width()
+    }
 }
 
 impl Paint {
@@ -61,18 +87,38 @@ impl Paint {
             Self::Bad => "\x1b[31m",
         }
     }
+
+    /// The same for a screen.
+    pub(crate) fn style(self) -> Style {
+        match self {
+            Self::Plain => Style::new(),
+            Self::Heading => Style::new().add_modifier(Modifier::BOLD),
+            Self::Good => Style::new().fg(Color::Green),
+            Self::Waiting => Style::new().fg(Color::Yellow),
+            Self::Bad => Style::new().fg(Color::Red),
+        }
+    }
 }
 
 impl Output {
-    pub(crate) fn new(json: bool) -> Self {
-        // https://no-color.org: any value but the empty one.
-        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-            || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+    pub(crate) fn new(json: bool, pages: Pages) -> Self {
+        let (wanted, is_terminal) = (terminal::wants_colours(), io::stdout().is_terminal());
         Self {
             json,
-            colour: io::stdout().is_terminal() && !unwanted,
-            colour_errors: io::stderr().is_terminal() && !unwanted,
+            colour: is_terminal && wanted,
+            colour_errors: io::stderr().is_terminal() && wanted,
+            pages: is_terminal && pages == Pages::OnATerminal && !json && !terminal::is_dumb(),
         }
+    }
+
+    /// Whether one line of JSON is wanted.
+    pub(crate) fn is_json(self) -> bool {
+        self.json
+    }
+
+    /// Whether what is written to standard output may have colours.
+    pub(crate) fn colours(self) -> bool {
+        self.colour
     }
 
     /// Whether what is written to standard error may have colours.
@@ -103,6 +149,10 @@ impl Output {
         if self.json {
             document.push('\n');
         }
+        let is_long = || document.lines().count() >= usize::from(terminal::size().1);
+        if self.pages && is_long() && pager::show(&document) {
+            return Ok(());
+        }
         let mut stdout = io::stdout().lock();
         stdout.write_all(document.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::Output)
     }
@@ -112,7 +162,7 @@ impl Output {
         let mut widths: Vec<usize> = Vec::new();
         for row in rows {
             for (column, cell) in row.iter().enumerate().take(row.len().saturating_sub(1)) {
-                let width = cell.text.chars().count();
+                let width = cell.width();
                 match widths.get_mut(column) {
                     Some(widest) => *widest = width.max(*widest),
                     None => widths.push(width),
@@ -133,7 +183,7 @@ impl Output {
             line.push_str(&format!("{begin}{}{end}", cell.text));
             if column + 1 < row.len() {
                 let width = widths.get(column).copied().unwrap_or_default();
-                let padding = width.saturating_sub(cell.text.chars().count());
+                let padding = width.saturating_sub(cell.width());
                 line.push_str(&" ".repeat(padding + 2));
             }
         }
@@ -154,9 +204,31 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// As much of a text as so many columns take. A letter of two columns that has room for one is left out.
+pub(crate) fn cut(text: &str, columns: usize) -> &str {
+    let mut taken = 0;
+    let end = text.char_indices().find(|(_, c)| {
+        taken += c.width().unwrap_or_default();
+        taken > columns
+    });
+    end.and_then(|(at, _)| text.get(..at)).unwrap_or(text)
+}
+
+/// `55 s`, `12 min`, `3 h`, `9 d`.
+pub(crate) fn span(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..=119 => format!("{seconds} s"),
+        seconds @ 120..=7_199 => format!("{} min", seconds / 60),
+        seconds @ 7_200..=172_799 => format!("{} h", seconds / 3600),
+        seconds => format!("{} d", seconds / 86_400),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PLAIN: Output = Output { json: false, colour: false, colour_errors: false, pages: false };
 
     fn rows() -> Vec<Vec<Cell>> {
         let row = |texts: [&str; 3]| texts.map(Cell::plain).to_vec();
@@ -165,16 +237,29 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_and_lines_have_no_blanks_at_their_end() {
-        let text = Output { json: false, colour: false, colour_errors: false }.table(&rows());
+        let text = PLAIN.table(&rows());
         assert_eq!(text, "NAME   STATE  SOCKETS\nmysql  up     tcp 1\na\n");
     }
 
     #[test]
     fn colour_does_not_move_columns() {
         let cell = |paint| vec![Cell::new("up", paint), Cell::plain("x")];
-        let text = Output { json: false, colour: true, colour_errors: false }
-            .table(&[cell(Paint::Good), cell(Paint::Plain)]);
+        let text = Output { colour: true, ..PLAIN }.table(&[cell(Paint::Good), cell(Paint::Plain)]);
         assert_eq!(text, "\x1b[32mup\x1b[0m  x\nup  x\n");
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_a_terminal_shows_them() {
+        let row = |name: &str| vec![Cell::plain(name), Cell::plain("x")];
+        let text = PLAIN.table(&[row("端口"), row("e\u{301}t\u{301}"), row("abcd")]);
+        assert_eq!(text, "端口  x\ne\u{301}t\u{301}    x\nabcd  x\n");
+        assert_eq!((cut("端口", 3), cut("端口", 4), cut("abc", 0), cut("abc", 9)), ("端", "端口", "", "abc"));
+    }
+
+    #[test]
+    fn times_are_short() {
+        let spans = [0, 119, 120, 7_199, 7_200, 172_800].map(|s| span(Duration::from_secs(s)));
+        assert_eq!(spans, ["0 s", "119 s", "2 min", "119 min", "2 h", "2 d"]);
     }
 
     #[test]
