@@ -64,6 +64,9 @@ pub const MAX_WAIT: u32 = 600_000;
 /// Reload and Release came without options, and are documented by introspection as they came; they take this one as a
 /// last argument, `a{sv}`.
 pub const OPTION_INTERACTIVE: &str = "interactive";
+/// What the error NotAllowed has beside its text (the body is `sa{sv}`), `b`: true where the same would be allowed to who
+/// authenticates, and is asked with [`OPTION_INTERACTIVE`].
+pub const DETAIL_CHALLENGE: &str = "challenge";
 /// How long somebody may take to authenticate, in seconds.
 pub const MAX_AUTHENTICATION: u64 = 120;
 /// Option of DrainAddress, `b`: take the address back into use.

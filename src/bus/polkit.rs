@@ -9,7 +9,7 @@ use super::manager::Identify;
 use super::{Failure, manager};
 use crate::broker::Handle;
 use crate::policy::{Administration, Caller, Decision, may_administer, may_be_authorized};
-use portbroker_client::wire::{ErrorName, MAX_AUTHENTICATION, OPTION_INTERACTIVE};
+use portbroker_client::wire::{DETAIL_CHALLENGE, ErrorName, MAX_AUTHENTICATION, OPTION_INTERACTIVE};
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -193,7 +193,9 @@ pub(super) async fn authorize(
     let (what, id) = (question.action.words(), question.action.id());
     let Caller { uid, pid, .. } = caller;
     let why = match may_be_authorized(&caller) {
-        Decision::Denied(reason) => Denial { told: "only root may".to_owned(), reason: reason.to_owned() },
+        Decision::Denied(reason) => {
+            Denial { told: "only root may".to_owned(), reason: reason.to_owned(), challenge: false }
+        }
         Decision::Allowed => {
             let Some(_place) = Place::take(uid) else {
                 let text = "polkit is asked too many questions at once: wait for the answers to yours";
@@ -214,7 +216,7 @@ pub(super) async fn authorize(
             }
         }
     };
-    let Denial { told, reason } = why;
+    let Denial { told, reason, challenge } = why;
     if broker.gate().has_a_line(uid) {
         tracing::warn!(
             event = "refusal",
@@ -225,17 +227,22 @@ pub(super) async fn authorize(
             "refused pid {pid} of user {uid} to {what}: {reason}"
         );
     }
-    Err(Failure::ours(ErrorName::NotAllowed, format!("you may not {what}: {told}")))
+    let refused = Failure::ours(ErrorName::NotAllowed, format!("you may not {what}: {told}"));
+    let details = challenge.then_some((DETAIL_CHALLENGE, Variant::Bool(true)));
+    Err(Failure { details: details.into_iter().collect(), ..refused })
 }
 
 /// Why somebody may not: for the caller, and for the log.
 struct Denial {
     told: String,
     reason: String,
+    /// Whether it would be another thing after an authentication.
+    challenge: bool,
 }
 
 impl Denial {
     fn of(answer: Result<Answer, Silence>, id: &str) -> Self {
+        let challenge = matches!(answer, Ok(Answer::Challenge));
         let (told, reason) = match answer {
             Ok(Answer::Challenge) => (
                 format!(
@@ -255,7 +262,7 @@ impl Denial {
                 format!("no word of polkit: {silence}"),
             ),
         };
-        Self { told, reason }
+        Self { told, reason, challenge }
     }
 }
 

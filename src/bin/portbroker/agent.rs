@@ -5,8 +5,7 @@
 use crate::args::block_on;
 use crate::failure::Failure;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, geteuid};
-use portbroker_client::wire::ErrorName;
+use nix::unistd::Pid;
 use portbroker_client::{Broker, Error};
 use std::io::{IsTerminal as _, Read as _};
 use std::process::{Child, Command, Stdio};
@@ -20,7 +19,7 @@ pub(crate) enum AskPassword {
     No,
 }
 
-/// Asks the broker for what administers. Where it says that this user may not, it is asked again, and the user for a
+/// Asks the broker for what administers. Where that takes an authentication, it is asked again, and the user for a
 /// password, by the agent of the session or by one on this terminal.
 pub(crate) fn administer<T, Q>(
     broker: &Broker,
@@ -31,9 +30,7 @@ where
     Q: Future<Output = Result<T, Error>>,
 {
     match block_on(question(broker.clone())) {
-        Err(Failure::Broker(Error::Refused { name: ErrorName::NotAllowed, .. }))
-            if password == AskPassword::Yes && !geteuid().is_root() =>
-        {
+        Err(Failure::Broker(Error::AuthenticationRequired { .. })) if password == AskPassword::Yes => {
             let agent = Agent::start();
             let answer = block_on(question(broker.clone().interactive(true)));
             drop(agent);
