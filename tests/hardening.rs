@@ -64,9 +64,7 @@ fn the_unit_is_exposed_as_little_as_is_said() {
     let messages = generate(directory.path(), &units, &Host { tool, systemd: None });
     assert!(messages.is_empty(), "{messages:?}");
     assert!(
-        fs::read_to_string(units.join("portbroker.service.d/zzz-portbroker.conf"))
-            .unwrap()
-            .contains("CAP_CHOWN")
+        fs::read_to_string(units.join("portbroker.service.d/50-sockets.conf")).unwrap().contains("CAP_CHOWN")
     );
     let (within, said) = is_within(&units, WITH_PATHS);
     assert!(within, "{said}");
@@ -171,6 +169,12 @@ fn what_is_configured_works_inside_and_nothing_else_may_be_done() {
         "",
         "nobody else's to read"
     );
+
+    lab.step("an administrator's own drop-in has the last word, also on the system calls");
+    lab.write("/etc/systemd/system/portbroker.service.d/override.conf", "[Service]\nSystemCallFilter=\n");
+    lab.ok("systemctl daemon-reload && systemctl restart portbroker && portbroker status");
+    lab.ok("rm /etc/systemd/system/portbroker.service.d/override.conf && systemctl daemon-reload");
+    lab.ok("systemctl restart portbroker && portbroker status");
 
     lab.step("and all of it is served, also after a kill");
     lab.ok("systemctl kill -s KILL portbroker");

@@ -65,6 +65,8 @@ pub(super) struct Manager {
     pub(super) broker: Handle,
     /// How many sockets one reply takes on this transport.
     pub(super) limit: usize,
+    /// Whether there is a bus to ask polkit on.
+    pub(super) asks_polkit: bool,
 }
 
 /// The objects that have interfaces of ours.
@@ -253,7 +255,7 @@ impl Manager {
         let interactive = polkit::is_interactive_only(call, &options)?;
         let question = Question { action: Administration::Reload, details: Vec::new(), interactive };
         let (caller, _) = who.identify(call, false).await?;
-        let caller = polkit::authorize(&self.broker, question, call, who, caller).await?;
+        let caller = polkit::authorize(self, question, call, who, caller).await?;
         Ok(self.broker.reload(Some(caller)).await??)
     }
 

@@ -135,7 +135,7 @@ impl Manager {
             Err(Refusal::NotAllowed { .. }) => {
                 let details = vec![("lease", lease.to_string())];
                 let question = Question { action: Administration::Release, details, interactive };
-                let caller = polkit::authorize(&self.broker, question, call, who, caller).await?;
+                let caller = polkit::authorize(self, question, call, who, caller).await?;
                 Ok(self.broker.release(caller, LeaseId(lease)).await??)
             }
             released => Ok(released?),
@@ -149,7 +149,7 @@ impl Manager {
         let details = vec![("address", address.to_string())];
         let question = Question { action: Administration::Drain, details, interactive };
         let (caller, _) = who.identify(call, false).await?;
-        let caller = polkit::authorize(&self.broker, question, call, who, caller).await?;
+        let caller = polkit::authorize(self, question, call, who, caller).await?;
         Ok(self.broker.drain(caller, address, drain).await??)
     }
 

@@ -5,9 +5,8 @@
 //! nothing need be cancelled, and nobody else of the bus waits. (One method, for which a library would be more than
 //! this file.)
 
-use super::manager::Identify;
-use super::{Failure, manager};
-use crate::broker::Handle;
+use super::Failure;
+use super::manager::{self, Identify, Manager};
 use crate::policy::{Administration, Caller, Decision, may_administer, may_be_authorized};
 use portbroker_client::wire::{DETAIL_CHALLENGE, ErrorName, MAX_AUTHENTICATION, OPTION_INTERACTIVE};
 use std::collections::{BTreeMap, HashMap};
@@ -111,6 +110,8 @@ enum Answer {
 /// Why polkit says nothing.
 #[derive(Debug, thiserror::Error)]
 enum Silence {
+    #[error("the broker was started with --no-bus")]
+    Unwanted,
     #[error("this process is gone, or of another system than the broker")]
     NoSubject,
     #[error("there is no system bus here ({0})")]
@@ -181,7 +182,7 @@ impl Drop for Place {
 /// The caller as one who may do this, for this call: an administrator as it is, and anybody else whom polkit lets. The
 /// one way to everything that administers and is not for root alone.
 pub(super) async fn authorize(
-    broker: &Handle,
+    manager: &Manager,
     question: Question,
     call: &Header<'_>,
     who: &impl Identify,
@@ -190,46 +191,34 @@ pub(super) async fn authorize(
     if may_administer(&caller) == Decision::Allowed {
         return Ok(caller);
     }
-    let (what, id) = (question.action.words(), question.action.id());
-    let Caller { uid, pid, .. } = caller;
-    let why = match may_be_authorized(&caller) {
-        Decision::Denied(reason) => {
-            Denial { told: "only root may".to_owned(), reason: reason.to_owned(), challenge: false }
-        }
-        Decision::Allowed => {
-            let Some(_place) = Place::take(uid) else {
-                let text = "polkit is asked too many questions at once: wait for the answers to yours";
-                return Err(Failure::standard("LimitsExceeded", text));
-            };
-            match ask(who.subject(call).await?, &question).await {
-                Ok(Answer::Yes) => {
-                    tracing::info!(
-                        event = "authorized",
-                        action = id,
-                        uid,
-                        pid,
-                        "polkit lets pid {pid} of user {uid} {what} ({id})"
-                    );
-                    return Ok(Caller { administrator: true, ..caller });
-                }
-                answer => Denial::of(answer, id),
-            }
-        }
-    };
-    let Denial { told, reason, challenge } = why;
-    if broker.gate().has_a_line(uid) {
-        tracing::warn!(
-            event = "refusal",
-            action = id,
-            reason,
-            uid,
-            pid,
-            "refused pid {pid} of user {uid} to {what}: {reason}"
-        );
+    if let Decision::Denied(reason) = may_be_authorized(&caller) {
+        let denial = Denial { told: "only root may".to_owned(), reason: reason.to_owned(), challenge: false };
+        return Err(denial.refuse(manager, question.action, &caller));
     }
-    let refused = Failure::ours(ErrorName::NotAllowed, format!("you may not {what}: {told}"));
-    let details = challenge.then_some((DETAIL_CHALLENGE, Variant::Bool(true)));
-    Err(Failure { details: details.into_iter().collect(), ..refused })
+    let Caller { uid, pid, .. } = caller;
+    let Some(_place) = Place::take(uid) else {
+        let text = "polkit is asked too many questions at once: wait for the answers to yours";
+        return Err(Failure::standard("LimitsExceeded", text));
+    };
+    let subject = if manager.asks_polkit {
+        who.subject(call).await?.ok_or(Silence::NoSubject)
+    } else {
+        Err(Silence::Unwanted)
+    };
+    let (what, id) = (question.action.words(), question.action.id());
+    match ask(subject, &question).await {
+        Ok(Answer::Yes) => {
+            tracing::info!(
+                event = "authorized",
+                action = id,
+                uid,
+                pid,
+                "polkit lets pid {pid} of user {uid} {what} ({id})"
+            );
+            Ok(Caller { administrator: true, ..caller })
+        }
+        answer => Err(Denial::of(answer, id).refuse(manager, question.action, &caller)),
+    }
 }
 
 /// Why somebody may not: for the caller, and for the log.
@@ -264,11 +253,30 @@ impl Denial {
         };
         Self { told, reason, challenge }
     }
+
+    /// The answer to the caller, with an event in the log.
+    fn refuse(self, manager: &Manager, action: Administration, caller: &Caller) -> Failure {
+        let Self { told, reason, challenge } = self;
+        let (what, &Caller { uid, pid, .. }) = (action.words(), caller);
+        if manager.broker.gate().has_a_line(uid) {
+            tracing::warn!(
+                event = "refusal",
+                action = action.id(),
+                reason,
+                uid,
+                pid,
+                "refused pid {pid} of user {uid} to {what}: {reason}"
+            );
+        }
+        let details = challenge.then_some((DETAIL_CHALLENGE, Variant::Bool(true)));
+        let refused = Failure::ours(ErrorName::NotAllowed, format!("you may not {what}: {told}"));
+        Failure { details: details.into_iter().collect(), ..refused }
+    }
 }
 
 /// Asks polkit. Dropped before it is done, the question is withdrawn, and a dialog with it.
-async fn ask(subject: Option<Subject>, question: &Question) -> Result<Answer, Silence> {
-    let subject = subject.ok_or(Silence::NoSubject)?;
+async fn ask(subject: Result<Subject, Silence>, question: &Question) -> Result<Answer, Silence> {
+    let subject = subject?;
     let patience = if question.interactive { AUTHENTICATES } else { THINKS };
     tokio::time::timeout(patience, check(&subject, question)).await.unwrap_or(Err(Silence::Late(patience)))
 }
