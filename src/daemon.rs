@@ -9,7 +9,7 @@ use crate::broker::{Broker, Handle, History, Inheritance, LogGauge, Start, Start
 use crate::bus::{
     PrivateSocketError, bind_private_socket, is_stopped_for_good, serve_private_socket, serve_system_bus,
 };
-use crate::generator::STAMP;
+use crate::generator::{DAEMON, PRIVILEGES, STAMP};
 use crate::keeper::{KEEPER, Keeper, KeeperError, LOCK, Plan};
 use crate::kernel::child::end_with_parent;
 use crate::kernel::descriptors::{self, Spare};
@@ -17,7 +17,6 @@ use crate::kernel::inotify::watch_generator_stamp;
 use crate::kernel::store;
 use crate::scrape;
 use crate::sources::Locations;
-use crate::sources::units::DELIVERY_FILE;
 use clap::Parser;
 use log::{Log, Sink};
 use std::ffi::OsString;
@@ -284,7 +283,7 @@ async fn serve(
     if bus {
         tokio::spawn(serve_system_bus(handle.clone()));
     }
-    let serving = tokio::spawn(serve_private_socket(private, handle, spare));
+    let serving = tokio::spawn(serve_private_socket(private, handle, spare, bus));
     let mut running = tokio::spawn(broker.run(stopped));
     store::notify_ready();
     // What is for good: a keeper says it by SIGINT, systemd is asked.
@@ -307,7 +306,7 @@ async fn serve(
 
 /// What the generator of systemd's has written for our own unit: privileges that the configuration asks for.
 fn own_drop_in() -> Option<String> {
-    std::fs::read_to_string(Path::new("/run/systemd/generator/portbroker.service.d").join(DELIVERY_FILE)).ok()
+    std::fs::read_to_string(format!("/run/systemd/generator/{DAEMON}.d/{PRIVILEGES}")).ok()
 }
 
 /// Reloads at SIGHUP, and at `systemctl daemon-reload`, which runs our generator, which leaves a mark.

@@ -57,6 +57,18 @@ pub const OPTION_AHEAD: &str = "ahead";
 pub const OPTION_WAIT: &str = "wait";
 /// The longest wait, in milliseconds: ten minutes.
 pub const MAX_WAIT: u32 = 600_000;
+/// Option of what administers (Reload, Release, DrainAddress), `b`: where polkit lets nobody do it who has not
+/// authenticated, the user is asked for a password, and the call may take two minutes. The flag of a D-Bus message that
+/// allows interactive authorization means the same.
+///
+/// Reload and Release came without options, and are documented by introspection as they came; they take this one as a
+/// last argument, `a{sv}`.
+pub const OPTION_INTERACTIVE: &str = "interactive";
+/// What the error NotAllowed has beside its text (the body is `sa{sv}`), `b`: true where the same would be allowed to who
+/// authenticates, and is asked with [`OPTION_INTERACTIVE`].
+pub const DETAIL_CHALLENGE: &str = "challenge";
+/// How long somebody may take to authenticate, in seconds.
+pub const MAX_AUTHENTICATION: u64 = 120;
 /// Option of DrainAddress, `b`: take the address back into use.
 pub const OPTION_UNDO: &str = "undo";
 /// Ports that one lease has at most.
@@ -261,7 +273,8 @@ pub trait Manager {
         options: HashMap<&str, Variant<'_>>,
     ) -> zbus::Result<(u64, Vec<(String, u16, OwnedFd)>)>;
 
-    /// Ends a lease of the caller's (the same unit, or user where it has none); root may end any.
+    /// Ends a lease of the caller's (the same unit, or user where it has none); root, and whom polkit lets, may end any.
+    /// Options, as a last argument that may be left out: [`OPTION_INTERACTIVE`].
     /// Errors: BadArgument where there is no such lease, NotAllowed.
     fn release(&self, lease: u64) -> zbus::Result<()>;
 
@@ -279,8 +292,8 @@ pub trait Manager {
     /// what the caller has leases for itself; for root, of all.
     fn list_forecasts(&self, most: u32) -> zbus::Result<Vec<ForecastRow>>;
 
-    /// Gives out nothing more of a source address, in no pool; what is leased lives on. Options: [`OPTION_UNDO`].
-    /// For root. Errors: BadArgument where no pool has the address, NotAllowed.
+    /// Gives out nothing more of a source address, in no pool; what is leased lives on. Options: [`OPTION_UNDO`],
+    /// [`OPTION_INTERACTIVE`]. For root, and whom polkit lets. Errors: BadArgument where no pool has the address, NotAllowed.
     fn drain_address(&self, address: &str, options: HashMap<&str, Variant<'_>>) -> zbus::Result<()>;
 
     /// What waits in the sockets of all listeners after the one named `after` (empty: from the first), of at most `most`
@@ -295,7 +308,8 @@ pub trait Manager {
 
     /// Reads the configuration again. All or nothing: on any fault the old one goes on, and the error
     /// (InvalidConfiguration) has all faults in its message. What cannot be had of one that was taken, such as a port
-    /// that somebody else has, is in `Faults` from then on, and tried again.
+    /// that somebody else has, is in `Faults` from then on, and tried again. For root, and whom polkit lets.
+    /// Options, as an argument that may be left out: [`OPTION_INTERACTIVE`].
     fn reload(&self) -> zbus::Result<()>;
 
     /// New sockets for a listener, in place of some that a holder has spoilt: beside the old ones, which are closed

@@ -1,5 +1,6 @@
 //! The command line, and which verb does what it says.
 
+use crate::agent::AskPassword;
 use crate::failure::{self, Failure};
 use crate::help::*;
 use crate::output::{Output, Pages};
@@ -29,6 +30,9 @@ pub(crate) struct Arguments {
     /// Do not show what is longer than the terminal in a pager
     #[arg(long, global = true)]
     no_pager: bool,
+    /// Ask nobody for a password where polkit wants one
+    #[arg(long, global = true)]
+    no_ask_password: bool,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -270,6 +274,7 @@ impl Arguments {
         };
         let pages = if self.no_pager { Pages::Never } else { Pages::OnATerminal };
         let output = Output::new(self.json, pages);
+        let password = if self.no_ask_password { AskPassword::No } else { AskPassword::Yes };
         let result = match self.verb {
             Verb::Status { full } => status::run(&broker, output, full),
             Verb::Top(arguments) => top::run(&broker, output, &arguments),
@@ -279,13 +284,13 @@ impl Arguments {
             Verb::List(List::Leases) => leases::list(&broker, output),
             Verb::Show(Show::Pool { name }) => pools::show(&broker, output, &name),
             Verb::Lease(arguments) => lease::run(&broker, &arguments),
-            Verb::Release { lease } => leases::release(&broker, output, lease),
-            Verb::Drain { address, undo } => pools::drain(&broker, output, &address.to_string(), undo),
+            Verb::Release { lease } => leases::release(&broker, output, lease, password),
+            Verb::Drain { address, undo } => pools::drain(&broker, output, address, undo, password),
             Verb::Forget { port } => learned::forget(&broker, output, port),
             Verb::Show(Show::Listener { name }) => listeners::show(&broker, output, &name),
             Verb::Check { path, root } => check::run(output, root.root, path.as_deref()),
             Verb::CatConfig(root) => cat_config::run(output, root.root),
-            Verb::Reload => reload::run(&broker, output),
+            Verb::Reload => reload::run(&broker, output, password),
             Verb::Renew { name } => renew::run(&broker, output, &name),
             Verb::Exec(arguments) => exec::run(&broker, &arguments),
             Verb::Deposit(arguments) => deposit::run(&broker, output, &arguments),

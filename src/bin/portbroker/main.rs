@@ -4,6 +4,7 @@
 //! meanwhile, and [`failure`] what an exit status means.
 
 mod activate;
+mod agent;
 mod args;
 mod bar;
 mod cat_config;
