@@ -5,6 +5,7 @@ use super::gate::Gate;
 use super::{Broker, Refusal};
 use crate::kernel::socket::{BindError, ListenerSocket, Mended, SocketError, SocketState, endpoint_of};
 use crate::kernel::socket_owner;
+use crate::limits::Who;
 
 use crate::listeners::{Action, SocketId, Target};
 use crate::model::{Endpoint, ListenerName};
@@ -52,6 +53,14 @@ impl Broker {
     fn bind(&mut self, name: &ListenerName, id: SocketId) {
         let Some((_, listener)) = self.table.owner(id) else { return };
         let Some(endpoint) = self.table.slot(id).map(|slot| slot.endpoint.clone()) else { return };
+        if self.stored.has_left() && ListenerSocket::is_in_use(&endpoint, &listener.config.options) {
+            // Most likely ours, and then a new one beside it would take half of its clients.
+            let text = format!(
+                "{endpoint} is not bound anew, for its socket may be one of those that are stored and could not be taken \
+                 over: see \"portbroker status\""
+            );
+            return self.fail(name, id, &endpoint, text);
+        }
         if !self.alone && ListenerSocket::has_company(&endpoint, &listener.config.options) {
             let ours = self.sockets.values().map(inode_of).collect();
             if socket_owner::left_behind(&endpoint, &ours) {
@@ -157,9 +166,9 @@ impl Broker {
         }
     }
 
-    /// A holder is gone: what it did to the shared sockets is found and put right. `of`: the user that it was, where that
+    /// A holder is gone: what it did to the shared sockets is found and put right. `of`: on whose behalf it was, where that
     /// is known; what users do again and again has so many lines of the log, and no more.
-    pub(super) fn mend(&mut self, name: &ListenerName, of: Option<u32>) {
+    pub(super) fn mend(&mut self, name: &ListenerName, of: Option<&Who>) {
         let Ok((_, listener)) = self.table.get(name.as_str()) else { return };
         let bound: Vec<_> = listener.slots.iter().filter_map(|slot| Some((slot.id, slot.state?))).collect();
         for (id, state) in bound {
@@ -173,7 +182,7 @@ impl Broker {
         &mut self,
         name: &ListenerName,
         (id, state): (SocketId, Target),
-        of: Option<u32>,
+        of: Option<&Who>,
         how: impl FnOnce(&mut ListenerSocket) -> Result<Mended, SocketError>,
     ) {
         let Some(socket) = self.sockets.get_mut(&id) else { return };
@@ -181,7 +190,7 @@ impl Broker {
         let endpoint = socket.endpoint().clone();
         let mended = how(socket);
         self.replaced(id, before);
-        let says = |gate: &Gate| of.is_none_or(|uid| gate.has_a_line(uid));
+        let says = |gate: &Gate| of.is_none_or(|who| gate.has_a_line(who, "mended"));
         match mended {
             Ok(Mended::Nothing) => {}
             Ok(Mended::InPlace(spoilt)) => {
@@ -229,10 +238,10 @@ impl Broker {
     pub(super) fn hung_up(&mut self, number: u64) {
         let id = SocketId::from_number(number);
         let Some((name, listener)) = self.table.owner(id) else { return };
-        let (name, of) = (name.clone(), self.user_of(&listener.holders));
+        let (name, of) = (name.clone(), self.whose(&listener.holders));
         if self.table.slot(id).and_then(|slot| slot.state) == Some(Target::Listening) {
             // The holder may be living, and keeps the options that it set for itself.
-            self.repair(&name, (id, Target::Listening), of, ListenerSocket::listen_again);
+            self.repair(&name, (id, Target::Listening), of.as_ref(), ListenerSocket::listen_again);
         }
     }
 
@@ -268,6 +277,7 @@ impl Broker {
         faults.extend(self.learning.faults());
         faults.extend(self.stored.faults().map(str::to_owned));
         faults.extend(self.outbound.faults());
+        faults.extend(self.metrics.faults().cloned());
         faults.extend(self.absent.iter().filter_map(Absent::fault));
         faults.extend(self.unmet.failures(&self.table));
         let mut of_listeners: Vec<_> = self

@@ -6,36 +6,40 @@ use super::comparison::{Comparison, Found as Counted};
 use super::descriptors::Descriptors;
 use super::draining::Migration;
 use super::gate::Gate;
+use super::hidden::mind_what_is_hidden;
 use super::holders::Holders;
 use super::known_holders::KnownHolders;
 use super::learning::Learning;
+use super::log_gauge::LogGauge;
 use super::options::NotInEffect;
 use super::outbound::Outbound;
 use super::protection::Protection;
 use super::queue::{Queue, Turn};
 use super::records::Records;
 use super::reload::{Loader, Reloads, errors_of};
+use super::scrape_sockets::ScrapeSockets;
 use super::shown::Shown;
 use super::stored::Stored;
 use super::surroundings::Surroundings;
+use super::tally::Tally;
 use super::told::Told;
 use super::{ASSERT_RESERVED_PORTS, Broker, NOTICES};
-use crate::config::{Checked, Severity};
+use crate::config::{Checked, Fault};
 use crate::kernel::hangups::HangupWatch;
 use crate::kernel::holder::HolderWatch;
 use crate::kernel::migrate_requests::MigrateRequests;
 use crate::kernel::reserved_ports::ReservedPorts;
 use crate::kernel::socket::{Identity, ListenerSocket, SocketState, endpoint_of, identify_stored, inode};
 use crate::kernel::socket_owner;
-use crate::kernel::stored_sockets::{STORED, StoredSockets};
+use crate::kernel::stored_sockets::{STORED, StoredSockets, leave_what_has_no_room};
 use crate::kernel::timer::Every;
 use crate::listeners::{BySocket, Change, Slot, Target};
-use crate::model::{Endpoint, ListenerName, UnitName};
-use crate::sources::units::CANNOT_BE_READ;
-use crate::sources::{Locations, unit_of_file};
+use crate::model::{Endpoint, ListenerName};
+use crate::sources::Locations;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::broadcast;
 
@@ -50,6 +54,8 @@ pub struct Start {
     pub state_directory: PathBuf,
     /// Sockets that came with LISTEN_FDS, by name, without the private socket.
     pub inheritance: Inheritance,
+    /// How its log is.
+    pub log: LogGauge,
 }
 
 /// Sockets that came with LISTEN_FDS.
@@ -57,12 +63,15 @@ pub struct Start {
 pub struct Inheritance {
     /// Those that an earlier daemon had put into systemd's store, under its names.
     stored: Vec<(String, OwnedFd)>,
+    /// The names of those of which this process has no copy, for want of descriptors.
+    left: Vec<String>,
     /// Those that a socket unit, or another starter, gave a listener's name.
     named: Vec<(ListenerName, OwnedFd)>,
 }
 
 impl Inheritance {
-    /// Sorts what came with LISTEN_FDS. What has no valid name is closed, and the log says so.
+    /// Sorts what came with LISTEN_FDS. What has no valid name is closed, and the log says so. To be called before other
+    /// descriptors are opened: where there are hardly any, there are some afterwards.
     #[must_use]
     pub fn new(sockets: Vec<(String, OwnedFd)>) -> Self {
         let mut inheritance = Self::default();
@@ -78,6 +87,7 @@ impl Inheritance {
                 }
             }
         }
+        inheritance.left = leave_what_has_no_room(&mut inheritance.stored);
         inheritance
     }
 }
@@ -118,15 +128,20 @@ const WORTH_A_THREAD: usize = 1000;
 /// Asks the kernel what the stored sockets are, and does something else besides: of ten thousand listeners, reading
 /// the configuration takes as long, and every client waits meanwhile.
 fn identify_beside<T>(stored: Vec<OwnedFd>, other: impl FnOnce() -> T) -> (Identified, T) {
-    let few = stored.len() < WORTH_A_THREAD;
-    let identify = || Identified::of(stored);
-    if few {
-        return (identify(), other());
+    if stored.len() < WORTH_A_THREAD {
+        return (Identified::of(stored), other());
     }
+    // Where there can be no thread (its stack takes memory) it is done here, so what it would take is kept at hand.
+    let stored = Mutex::new(stored);
+    let identify =
+        || Identified::of(std::mem::take(&mut *stored.lock().unwrap_or_else(PoisonError::into_inner)));
     std::thread::scope(|scope| {
-        let known = scope.spawn(identify);
+        let known = std::thread::Builder::new().spawn_scoped(scope, identify);
         let other = other();
-        (known.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), other)
+        match known {
+            Ok(known) => (known.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), other),
+            Err(_) => (identify(), other),
+        }
     })
 }
 
@@ -159,21 +174,24 @@ pub enum StartError {
 impl Broker {
     /// Takes over what there is, binds what is missing, and brings everything into its state.
     pub fn start(start: Start) -> Result<(Self, Handle), StartError> {
-        let (store, stored) = StoredSockets::from_env(start.inheritance.stored);
-        let is_takeover = !stored.is_empty();
-        let (inherited, named) = endpoints_of(start.inheritance.named);
+        let Inheritance { stored, left, named } = start.inheritance;
+        let (store, stored) = StoredSockets::from_env(stored, &left);
+        let is_takeover = !stored.is_empty() || store.unseen().is_some();
+        let (inherited, named) = endpoints_of(named);
         let loader = Loader { locations: start.locations, inherited };
         let records = Records::new(&start.runtime_directory);
         let (stored, chosen) = identify_beside(stored, || choose(&loader, &records, is_takeover));
         let (checked, configuration_faults) = chosen?;
         let (notices, _) = broadcast::channel(NOTICES);
-        let gate = Gate::default();
+        let gate = Gate::new(start.log.clone());
         let queue = Queue::new(gate.clone());
+        let tally = Tally::default();
         let handle = Handle {
             queue: queue.clone(),
             turn: Turn::OWN,
             gate: gate.clone(),
             notices: notices.downgrade(),
+            tally: tally.clone(),
         };
         let mut broker = Self {
             table: crate::listeners::Table::default(),
@@ -184,7 +202,7 @@ impl Broker {
             protection: Protection::new(ReservedPorts::default(), &records),
             learning: Learning::new(&start.state_directory),
             migration: Migration::new(MigrateRequests::default(), &records),
-            outbound: Outbound::new(&start.runtime_directory)?,
+            outbound: Outbound::new(&start.runtime_directory, gate.clone(), tally.clone())?,
             draining_written: records.read_draining(),
             deposits: records.read_deposits(),
             // What was stored listens, and is our user's.
@@ -213,7 +231,12 @@ impl Broker {
             shown: Shown::default(),
             queue,
             gate,
+            metrics: ScrapeSockets::new(&start.runtime_directory),
+            tally,
         };
+        if broker.stored.has_left() {
+            broker.gate.see_overfull();
+        }
         broker.take_over(stored, named, &checked, is_takeover);
         if is_takeover {
             broker.table.stay_closed(Instant::now());
@@ -236,7 +259,10 @@ impl Broker {
         is_takeover: bool,
     ) {
         let Identified { mut found, refused } = stored;
-        self.comparison.count(Counted::Stored, found.values().map(Vec::len).sum::<usize>() + refused.len());
+        let left = usize::try_from(self.stored.left()).unwrap_or(usize::MAX);
+        let taken = found.values().map(Vec::len).sum::<usize>() + refused.len();
+        self.comparison.count(Counted::Stored, taken.saturating_add(left));
+        self.comparison.count(Counted::Left, left);
         for error in refused {
             tracing::warn!(%error, "a stored socket is none of ours: {error}");
             self.comparison
@@ -377,43 +403,16 @@ fn endpoints_of(named: Vec<(ListenerName, OwnedFd)>) -> Named {
     (inherited, found)
 }
 
-fn is_any_hidden(checked: &Checked) -> bool {
-    checked.faults.iter().any(|fault| fault.message.starts_with(CANNOT_BE_READ))
-}
-
-/// As a reload does it: what cannot be read any more is an error where the last daemon had listeners of it. Of what file
-/// they were is not known of these; but those of a unit are for that unit, and for nobody else.
-fn mind_what_is_hidden(checked: &mut Checked, last: &Checked) {
-    let missing: BTreeSet<&UnitName> = last
-        .config
-        .listeners
-        .iter()
-        .filter(|(name, _)| !checked.config.listeners.contains_key(*name))
-        .flat_map(|(_, listener)| listener.allow.iter().filter_map(|grant| grant.unit.as_ref()))
-        .collect();
-    for fault in checked.faults.iter_mut().filter(|fault| fault.message.starts_with(CANNOT_BE_READ)) {
-        let is_of_missing = match unit_of(&fault.origin.file) {
-            Some(unit) => missing.contains(&&unit),
-            // A directory of units.
-            None => !missing.is_empty(),
-        };
-        if is_of_missing {
-            fault.severity = Severity::Error;
-        }
-    }
-}
-
-/// The unit of a file, or of a directory of drop-ins.
-fn unit_of(path: &Path) -> Option<UnitName> {
-    unit_of_file(path).or_else(|| unit_of_file(&path.with_extension("")))
-}
-
 /// The configuration to start with: the one on disk, or, where that has errors and sockets were inherited
 /// that must not be lost, the last good one, with the errors.
 fn choose(loader: &Loader, records: &Records, inherited: bool) -> Result<(Checked, Vec<String>), StartError> {
     let mut checked = loader.load();
-    if inherited && is_any_hidden(&checked) {
-        mind_what_is_hidden(&mut checked, &loader.load_file(records.last_good()));
+    if inherited {
+        mind_what_is_hidden(&mut checked, &records.last_good(), || {
+            let last_good = loader.load_file(records.last_good());
+            let is_good = !last_good.faults.iter().any(Fault::is_error);
+            is_good.then(|| last_good.config.listeners.into_iter().collect())
+        });
     }
     let Some(errors) = errors_of(&checked) else { return Ok((checked, Vec::new())) };
     if inherited {

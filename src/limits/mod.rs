@@ -16,14 +16,14 @@ mod shares;
 mod turns;
 mod unread;
 
-pub use books::{Books, Claim, Over, Room, Usage};
+pub use books::{Books, Claim, LogUse, Over, Room, Usage};
 pub use lines::LeftOut;
 pub use turns::Turns;
 pub use unread::Unread;
 
 pub use crate::config::Limit;
 
-use crate::model::UnitName;
+use crate::model::{Owner, UnitName};
 use std::fmt;
 
 /// For whom something is counted.
@@ -44,6 +44,16 @@ impl Who {
             Self::Unit(unit) => unit.as_str().ends_with(".service"),
             Self::User(uid) => *uid == 0,
             Self::Contained => false,
+        }
+    }
+}
+
+/// A user's slice is that user.
+impl From<&Owner> for Who {
+    fn from(owner: &Owner) -> Self {
+        match owner.plain() {
+            Owner::Unit(unit) => Self::Unit(unit),
+            Owner::User(uid) => Self::User(uid),
         }
     }
 }
