@@ -187,7 +187,7 @@ enum Event {
     Look,
     LearnedWritten,
     Outbound(Happened),
-    Read(Read),
+    Read(Box<Read>),
 }
 
 impl Broker {
@@ -246,7 +246,7 @@ impl Broker {
                         Due::Written => Event::LearnedWritten,
                     },
                     happened = self.outbound.next() => Event::Outbound(happened),
-                    read = self.reloads.read() => Event::Read(read),
+                    read = self.reloads.read() => Event::Read(Box::new(read)),
                 }
             } => event,
         }
@@ -283,7 +283,7 @@ impl Broker {
             }
             Event::LearnedWritten => self.learned_is_written(),
             Event::Outbound(happened) => self.outbound_happened(happened),
-            Event::Read(read) => self.take_read(read),
+            Event::Read(read) => self.take_read(*read),
         }
     }
 
