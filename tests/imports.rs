@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may import of ours. A room that is not here is a fault: it has to be given its place first.
-const ROOMS: [(&str, &[&str]); 17] = [
+const ROOMS: [(&str, &[&str]); 20] = [
     ("model", &[]),
     ("config", &["model"]),
     ("policy", &["config", "model"]),
@@ -20,6 +20,9 @@ const ROOMS: [(&str, &[&str]); 17] = [
     ("limits", &["config", "model"]),
     ("pools", &["config", "model"]),
     ("leases", &["config", "model", "pools"]),
+    ("forecast", &[]),
+    ("metrics", &[]),
+    ("scrape", &["broker", "kernel", "metrics"]),
     ("state", &["model"]),
     ("generator", &["config", "model", "sources"]),
     ("kernel", &["config", "model"]),
@@ -29,11 +32,13 @@ const ROOMS: [(&str, &[&str]); 17] = [
         "broker",
         &[
             "config",
+            "forecast",
             "kernel",
             "learn",
             "leases",
             "limits",
             "listeners",
+            "metrics",
             "model",
             "policy",
             "pools",
@@ -43,7 +48,7 @@ const ROOMS: [(&str, &[&str]); 17] = [
         ],
     ),
     ("bus", &["broker", "kernel", "limits", "model", "policy", "portbroker_client::wire"]),
-    ("daemon", &["broker", "bus", "config", "generator", "keeper", "kernel", "model", "sources"]),
+    ("daemon", &["broker", "bus", "config", "generator", "keeper", "kernel", "model", "scrape", "sources"]),
     ("lib", &[]),
 ];
 
@@ -55,7 +60,7 @@ const PROGRAMS: [(&str, &[&str]); 3] = [
 ];
 
 /// Rooms that take text, time and events as arguments and give values and effects back.
-const PURE: [&str; 16] = [
+const PURE: [&str; 18] = [
     "model",
     "config",
     "policy",
@@ -64,6 +69,8 @@ const PURE: [&str; 16] = [
     "limits",
     "pools",
     "leases",
+    "forecast",
+    "metrics",
     "state",
     "generator/daemon.rs",
     "generator/delivery.rs",

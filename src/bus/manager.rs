@@ -4,7 +4,6 @@ use super::properties::{self, Properties};
 use super::{Failure, introspect, outbound};
 use crate::broker::{Acquire, Handed, Handle, Held, ObjectKind, View};
 use crate::kernel::holder::HolderClaim;
-use crate::limits::Who;
 use crate::policy::Caller;
 use portbroker_client::wire::{
     ErrorName, LISTENER_INTERFACE, LISTENER_PREFIX, MANAGER_INTERFACE, MANAGER_PATH, OPTION_HOLDER,
@@ -97,7 +96,11 @@ impl Manager {
         let header = message.header();
         let reply = match self.call(message, &header, who).await {
             Ok(reply) => reply,
-            Err(failure) => failure.reply(&header)?.into(),
+            Err(failure) => {
+                let member = header.member().map(|member| member.as_str()).unwrap_or_default();
+                self.broker.refused(member, &failure.name);
+                failure.reply(&header)?.into()
+            }
         };
         if header.primary().flags().contains(Flags::NO_REPLY_EXPECTED) {
             return Ok(());
@@ -308,7 +311,7 @@ impl Manager {
             return None;
         }
         let bytes = u64::try_from(parts.saturating_mul(length)).unwrap_or(u64::MAX);
-        Some(self.broker.gate().bytes(&Who::User(self.broker.turn().uid()), bytes).await)
+        Some(self.broker.gate().bytes(&self.broker.turn().who(), bytes).await)
     }
 
     async fn built_beside(
