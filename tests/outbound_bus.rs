@@ -24,6 +24,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 const POOL: &str =
@@ -62,7 +63,7 @@ sys.stdin.readline()
 "#;
 
 fn wait_for(what: &str, mut is: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while !is() {
         assert!(Instant::now() < deadline, "{what} did not come about");
         std::thread::sleep(Duration::from_millis(20));
@@ -192,7 +193,7 @@ if len(sys.argv) > 3:
     print(subprocess.Popen(['sleep', '200'], pass_fds=[kept], stdin=null, stdout=null, stderr=null).pid, flush=True)
 try:
     lease, pairs = manager.LeasePairs(session, 'egress', 'tcp', '127.0.0.1:443', 200, {'wait': dbus.UInt32(int(sys.argv[2]))},
-        signature='osssua{sv}', timeout=120)
+        signature='osssua{sv}', timeout=300)
     print('got', len(pairs), flush=True)
 except dbus.exceptions.DBusException as error:
     print(error.get_dbus_name(), flush=True)
@@ -257,15 +258,14 @@ fn who_waits_on_the_bus_is_served_in_turn_told_when_time_is_up_and_forgotten_whe
         let waiting = || client.pool("egress", async |pool| pool.waiting().await).unwrap();
         let mut expected = 0;
         let mut start = |uid, with_child| {
-            let waiter = Waiter::start(&bus, uid, 60_000, with_child);
+            let waiter = Waiter::start(&bus, uid, 120_000, with_child);
             expected += 1;
             wait_for("one more who waits", || waiting() == expected);
             waiter
         };
         // The turn would be that of the one who leaves; a process that it has started keeps its session.
         let mut leaves = start(BIN, true);
-        let (mut first, mut second, mut third) =
-            (start(NOBODY, false), start(NOBODY, false), start(DAEMON, false));
+        let (first, second, third) = (start(NOBODY, false), start(NOBODY, false), start(DAEMON, false));
 
         let mut late = Waiter::start(&bus, NOBODY, 300, false);
         assert_eq!(late.line(), "org.portbroker.PortBroker1.Error.Exhausted");
@@ -279,12 +279,32 @@ fn who_waits_on_the_bus_is_served_in_turn_told_when_time_is_up_and_forgotten_whe
         assert!(nix::sys::signal::kill(child, None).is_ok(), "its session lives on");
 
         client.release(all).unwrap();
-        // Users take turns, whoever of them came first.
-        for (waiter, left) in [(&mut first, 2), (&mut third, 1), (&mut second, 0)] {
-            assert_eq!((waiter.line().as_str(), waiting()), ("got 200", left));
-            drop(waiter.process.stdin.take());
+        // Users take turns, which also change with time; those of one user are served in the order in which they came.
+        let (tell, told) = mpsc::channel();
+        let mut waiters: Vec<Child> = [first, second, third]
+            .into_iter()
+            .enumerate()
+            .map(|waiter| {
+                let (n, Waiter { process, mut said }) = waiter;
+                let tell = tell.clone();
+                std::thread::spawn(move || {
+                    let mut line = String::new();
+                    said.read_line(&mut line).unwrap();
+                    tell.send((n, line)).unwrap();
+                });
+                process
+            })
+            .collect();
+        let mut order = Vec::new();
+        for left in [2, 1, 0] {
+            let (n, line) = told.recv_timeout(Duration::from_secs(120)).expect("the next one is served");
+            assert_eq!((line.as_str(), waiting()), ("got 200\n", left));
+            order.push(n);
+            drop(waiters[n].stdin.take());
+            assert!(waiters[n].wait().unwrap().success());
         }
-        [first, second, third].into_iter().for_each(Waiter::end);
+        let place = |waiter| order.iter().position(|n| *n == waiter);
+        assert!(place(0) < place(1), "{order:?}");
         nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL).unwrap();
         wait_for("the end of all sessions but the test's own", || client.leases().is_empty());
     });
