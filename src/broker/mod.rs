@@ -182,7 +182,7 @@ enum Event {
     Look,
     LearnedWritten,
     Outbound(Happened),
-    Read(Read),
+    Read(Box<Read>),
 }
 
 impl Broker {
@@ -241,7 +241,7 @@ impl Broker {
                         Due::Written => Event::LearnedWritten,
                     },
                     happened = self.outbound.next() => Event::Outbound(happened),
-                    read = self.reloads.read() => Event::Read(read),
+                    read = self.reloads.read() => Event::Read(Box::new(read)),
                 }
             } => event,
         }
@@ -278,7 +278,7 @@ impl Broker {
             }
             Event::LearnedWritten => self.learned_is_written(),
             Event::Outbound(happened) => self.outbound_happened(happened),
-            Event::Read(read) => self.take_read(read),
+            Event::Read(read) => self.take_read(*read),
         }
     }
 
