@@ -15,12 +15,14 @@ mod draining;
 mod effects;
 mod gate;
 mod handover;
+mod hidden;
 mod holders;
 mod inspection;
 mod known_holders;
 mod learned_file;
 mod learning;
 mod lingering;
+mod log_gauge;
 mod lookout;
 mod measured;
 mod options;
@@ -44,6 +46,7 @@ pub use crate::learn::Learned;
 pub use crate::leases::{Kind, Lease};
 pub use command::{Acquire, Handed, Handle, NamedSocket, Notice, ObjectKind, Refusal, Stopping};
 pub use gate::{Debtor, Gate, Held};
+pub use log_gauge::LogGauge;
 pub use lookout::Lookout;
 pub use outbound::{
     AddressView, Drain, ForecastView, LeaseRequest, LeaseView, LeasedSockets, PoolView, Shortage,

@@ -12,7 +12,7 @@
 mod http;
 mod pace;
 
-use crate::broker::{Handle, ScrapeChange, ScrapePlace, ScrapeSocket};
+use crate::broker::{Handle, LogGauge, ScrapeChange, ScrapePlace, ScrapeSocket};
 use crate::kernel::descriptors::{Purpose, leaves_room};
 use crate::kernel::own_usage::{OwnUsage, own_usage};
 use crate::metrics::{self, Process};
@@ -45,7 +45,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 struct Shared {
     broker: Handle,
     /// Lines of the log that were lost.
-    lines_lost: Arc<AtomicU64>,
+    log: LogGauge,
     started: Duration,
     scrapes: AtomicU64,
     ended: AtomicU64,
@@ -56,10 +56,10 @@ struct Shared {
 }
 
 /// Serves metrics where the broker says, for as long as it runs.
-pub async fn serve(broker: Handle, mut changes: UnboundedReceiver<ScrapeChange>, lines_lost: Arc<AtomicU64>) {
+pub async fn serve(broker: Handle, mut changes: UnboundedReceiver<ScrapeChange>, log: LogGauge) {
     let shared = Arc::new(Shared {
         broker,
-        lines_lost,
+        log,
         started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
         scrapes: AtomicU64::new(0),
         ended: AtomicU64::new(0),
@@ -194,7 +194,7 @@ impl Shared {
             most_descriptors,
             cpu,
             started: self.started,
-            lines_lost: self.lines_lost.load(Ordering::Relaxed),
+            lines_lost: self.log.lost(),
             scrapes: self.scrapes.load(Ordering::Relaxed),
             scrapes_ended: self.ended.load(Ordering::Relaxed),
         };
