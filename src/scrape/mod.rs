@@ -141,9 +141,14 @@ impl Shared {
             && let Some(oldest) = open.pop_front()
         {
             oldest.abort();
-            self.ended.fetch_add(1, Ordering::Relaxed);
+            self.cut_off();
         }
         open.push_back(task);
+    }
+
+    /// Counts one more that was ended before it had its answer.
+    fn cut_off(&self) {
+        self.ended.fetch_add(1, Ordering::Relaxed);
     }
 
     async fn converse(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
@@ -155,10 +160,7 @@ impl Shared {
             Ok(Ok(Answer::Refuse(refusal))) => refusal,
             // It went away: nobody waits for an answer.
             Ok(Err(_)) => return,
-            Err(_) => {
-                self.ended.fetch_add(1, Ordering::Relaxed);
-                return;
-            }
+            Err(_) => return self.cut_off(),
         };
         let sent = timeout(PATIENCE, async {
             stream.write_all(answer.head.as_bytes()).await?;
@@ -170,7 +172,7 @@ impl Shared {
         match sent.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "a scraper went away"),
-            Err(_) => drop(self.ended.fetch_add(1, Ordering::Relaxed)),
+            Err(_) => self.cut_off(),
         }
     }
 
