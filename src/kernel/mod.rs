@@ -27,6 +27,7 @@ pub mod outbound_socket;
 pub mod peer;
 pub mod process;
 pub mod reserved_ports;
+pub mod scan;
 mod sock_diag;
 pub mod socket;
 pub mod socket_owner;
