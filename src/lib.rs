@@ -10,6 +10,7 @@
 //! - [`broker`]: the one task that owns all state.
 //! - [`bus`]: the D-Bus interface on both transports.
 //! - [`generator`]: what systemd has to know, as drop-ins: pure.
+//! - [`uses`]: what a port is used for, in facts and in words: pure.
 //! - [`keeper`]: the parent of a daemon that has no systemd: starts it again, and keeps its sockets meanwhile.
 //! - [`daemon`] wires them.
 
@@ -29,3 +30,4 @@ pub mod policy;
 pub mod pools;
 pub mod sources;
 pub mod state;
+pub mod uses;

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may import of ours. A room that is not here is a fault: it has to be given its place first.
-const ROOMS: [(&str, &[&str]); 17] = [
+const ROOMS: [(&str, &[&str]); 18] = [
     ("model", &[]),
     ("config", &["model"]),
     ("policy", &["config", "model"]),
@@ -21,6 +21,7 @@ const ROOMS: [(&str, &[&str]); 17] = [
     ("pools", &["config", "model"]),
     ("leases", &["config", "model", "pools"]),
     ("state", &["model"]),
+    ("uses", &["model"]),
     ("generator", &["config", "model", "sources"]),
     ("kernel", &["config", "model"]),
     ("keeper", &["kernel"]),
@@ -39,23 +40,24 @@ const ROOMS: [(&str, &[&str]); 17] = [
             "pools",
             "sources",
             "state",
+            "uses",
             "portbroker_client::wire",
         ],
     ),
-    ("bus", &["broker", "kernel", "limits", "model", "policy", "portbroker_client::wire"]),
+    ("bus", &["broker", "kernel", "limits", "model", "policy", "uses", "portbroker_client::wire"]),
     ("daemon", &["broker", "bus", "config", "generator", "keeper", "kernel", "model", "sources"]),
     ("lib", &[]),
 ];
 
 /// What each program may import of the library.
 const PROGRAMS: [(&str, &[&str]); 3] = [
-    ("portbroker", &["config", "kernel", "model", "sources", "portbroker_client"]),
+    ("portbroker", &["config", "kernel", "model", "sources", "uses", "portbroker_client"]),
     ("portbrokerd", &["daemon"]),
     ("portbroker-generator", &["generator"]),
 ];
 
 /// Rooms that take text, time and events as arguments and give values and effects back.
-const PURE: [&str; 16] = [
+const PURE: [&str; 17] = [
     "model",
     "config",
     "policy",
@@ -65,6 +67,7 @@ const PURE: [&str; 16] = [
     "pools",
     "leases",
     "state",
+    "uses",
     "generator/daemon.rs",
     "generator/delivery.rs",
     "generator/systemd.rs",

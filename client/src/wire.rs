@@ -57,6 +57,12 @@ pub const OPTION_AHEAD: &str = "ahead";
 pub const OPTION_WAIT: &str = "wait";
 /// The longest wait, in milliseconds: ten minutes.
 pub const MAX_WAIT: u32 = 600_000;
+/// Option of Evict, `b`: close services too, those that listen and those that receive datagrams.
+pub const OPTION_FORCE: &str = "force";
+/// Option of Evict, `b`: whether the caller's user may be asked for a password.
+pub const OPTION_INTERACTIVE: &str = "interactive";
+/// Sockets that Evict closes at a time.
+pub const MAX_EVICTED: usize = 1000;
 /// Option of DrainAddress, `b`: take the address back into use.
 pub const OPTION_UNDO: &str = "undo";
 /// Ports that one lease has at most.
@@ -271,6 +277,17 @@ pub trait Manager {
     /// For root. Errors: BadArgument where no pool has the address, NotAllowed.
     fn drain_address(&self, address: &str, options: HashMap<&str, Variant<'_>>) -> zbus::Result<()>;
 
+    /// Closes the sockets that keep a service from having a port (`protocol` is `tcp` or `udp`): connections that have it as
+    /// their source port, and closed ones that the kernel still keeps. Only in the broker's network namespace, never a
+    /// socket that the broker holds, and a service only with [`OPTION_FORCE`]. What became of each socket of the port, at most
+    /// [`MAX_EVICTED`], those that are in the way first. For root. Errors: NotAllowed, BadArgument, NotReady.
+    fn evict(
+        &self,
+        protocol: &str,
+        port: u16,
+        options: HashMap<&str, Variant<'_>>,
+    ) -> zbus::Result<Vec<EvictedRow>>;
+
     /// Reads the configuration again. All or nothing: on any fault the old one goes on, and the error
     /// (InvalidConfiguration) has all faults in its message. What cannot be had of one that was taken, such as a port
     /// that somebody else has, is in `Faults` from then on, and tried again.
@@ -321,6 +338,10 @@ pub trait Manager {
 /// A learned port, as ListLearned has it: port, protocol (`tcp`, `udp`), unit, first and last seen, in seconds since
 /// the epoch.
 pub type LearnedRow = (u16, String, String, u64, u64);
+
+/// A socket, as Evict has it: own address, whom it was connected to (empty: nobody), state, what became of it (`closed`;
+/// `kept`: it is in nobody's way; `refused`: it serves; `failed`), and why it was not closed (empty where it was).
+pub type EvictedRow = (String, String, String, String, String);
 
 /// A lease, as ListLeases has it: number, session's number, pool, protocol, destination (empty: any), kind (`pairs`,
 /// `blocks`, `sockets`), ports, state (`held`, or `cooling` after its end), owner (`crawler.service`, `uid 1000`),

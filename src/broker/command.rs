@@ -1,5 +1,6 @@
 //! What can be asked of the broker, and how it refuses. The handle is what the bus has of it.
 
+use super::evict::{self, Eviction};
 use super::gate::{Gate, Held};
 use super::outbound::{Ask, PoolView, Shortage};
 use super::queue::{Queue, Turn};
@@ -77,6 +78,9 @@ pub enum Refusal {
     /// What a lease takes cannot be made.
     #[error("{0}")]
     CannotLease(String),
+    /// What is on a port cannot be found out.
+    #[error("{0}")]
+    CannotEvict(String),
     /// They do not go into one message.
     #[error("{0}")]
     TooManySockets(String),
@@ -119,6 +123,7 @@ pub(super) enum Command {
     Queues(String, oneshot::Sender<Option<Vec<QueueView>>>),
     Deposits(UnitName, oneshot::Sender<Vec<String>>),
     Learned(oneshot::Sender<Vec<Learned>>),
+    Evict(Caller, Eviction, evict::Reply),
     Forget(Caller, u16, oneshot::Sender<Result<(), Refusal>>),
     Outbound(Ask),
     LookAtDescriptors,

@@ -13,6 +13,7 @@ mod deposits;
 mod descriptors;
 mod draining;
 mod effects;
+mod evict;
 mod gate;
 mod handover;
 mod holders;
@@ -40,6 +41,7 @@ mod view;
 pub use crate::learn::Learned;
 pub use crate::leases::{Kind, Lease};
 pub use command::{Acquire, Handed, Handle, NamedSocket, Notice, ObjectKind, Refusal, Stopping};
+pub use evict::{Evicted, Eviction, Outcome};
 pub use gate::{Debtor, Gate, Held};
 pub use lookout::Lookout;
 pub use outbound::{AddressView, Drain, LeaseRequest, LeaseView, LeasedSockets, PoolView, Shortage};
@@ -337,6 +339,7 @@ impl Broker {
             Command::Acquire(request, reply) => drop(reply.send(self.acquire(request))),
             Command::Reload(caller, reply) => self.reload(caller, reply),
             Command::Learned(reply) => drop(reply.send(self.learning.learned())),
+            Command::Evict(caller, what, reply) => self.evict(&caller, what, reply),
             Command::Forget(caller, port, reply) => drop(reply.send(self.forget(&caller, port))),
             Command::Renew(caller, name, reply) => drop(reply.send(self.renew(&caller, &name))),
             Command::Queues(name, reply) => drop(reply.send(self.queues(&name))),

@@ -79,6 +79,11 @@ const MANAGER: &str = r#" <interface name="org.freedesktop.DBus.ObjectManager">
   <method name="DrainAddress">
    <arg name="address" type="s" direction="in"/><arg name="options" type="a{sv}" direction="in"/>
   </method>
+  <method name="Evict">
+   <arg name="protocol" type="s" direction="in"/><arg name="port" type="q" direction="in"/>
+   <arg name="options" type="a{sv}" direction="in"/>
+   <arg name="sockets" type="a(sssss)" direction="out"/>
+  </method>
   <method name="Reload"/>
   <method name="RenewListener"><arg name="name" type="s" direction="in"/></method>
   <property name="Version" type="s" access="read"/>

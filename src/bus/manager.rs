@@ -200,6 +200,9 @@ impl Manager {
                 self.broker.forget(caller, port).await??;
                 reply.build(&())?
             }
+            (Some(MANAGER_INTERFACE) | None, "Evict") => {
+                reply.build(&self.evict(message, call, who).await?)?
+            }
             (Some(MANAGER_INTERFACE) | None, "Reload") => {
                 let (caller, _) = who.identify(call, false).await?;
                 self.broker.reload(Some(caller)).await??;

@@ -43,6 +43,9 @@ pub(crate) enum Failure {
         /// Why not.
         source: io::Error,
     },
+    /// The sockets of this host.
+    #[error("cannot look at the sockets of this host: {0}")]
+    Scan(io::Error),
     /// Standard output.
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
@@ -57,7 +60,7 @@ impl Failure {
     fn status(&self) -> u8 {
         match self {
             Self::Broker(error) | Self::Reload { reload: error, .. } => status_of(error),
-            Self::Store(_) | Self::Manual { .. } | Self::Output(_) => FAILED,
+            Self::Store(_) | Self::Manual { .. } | Self::Scan(_) | Self::Output(_) => FAILED,
         }
     }
 

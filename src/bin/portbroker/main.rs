@@ -23,6 +23,7 @@ mod reload;
 mod renew;
 mod status;
 mod store;
+mod who;
 
 use clap::Parser;
 
