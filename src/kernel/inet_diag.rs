@@ -50,6 +50,25 @@ pub(super) const ANY_STATE: u32 = u32::MAX;
 pub(super) const BC_JUMP: u8 = 1;
 pub(super) const JUMP: usize = 4;
 
+/// `INET_DIAG_BC_S_GE` and `INET_DIAG_BC_S_LE`, comparisons of the own port.
+pub(super) const BC_PORT_FROM: u8 = 2;
+pub(super) const BC_PORT_TO: u8 = 3;
+pub(super) const COMPARISON: u8 = 8;
+
+/// A filter that accepts one port. In a dump the kernel compares the port of the question itself too, but not with those of
+/// sockets that are bound and nothing else (seen on Linux 6.18).
+pub(super) fn only_port(port: u16) -> Vec<u8> {
+    let mut program = Vec::with_capacity(2 * usize::from(COMPARISON));
+    // Beyond the end, from the first and from the second.
+    for (code, beyond) in [(BC_PORT_FROM, 20u16), (BC_PORT_TO, 12)] {
+        program.extend([code, COMPARISON]);
+        program.extend(beyond.to_ne_bytes());
+        program.extend([0, 0]);
+        program.extend(port.to_ne_bytes());
+    }
+    program
+}
+
 /// What is asked.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Question<'a> {

@@ -1,6 +1,6 @@
 //! The sockets of one network namespace: that of the calling thread.
 
-use super::super::inet_diag::{ANY_STATE, Answer, Diag, Question};
+use super::super::inet_diag::{ANY_STATE, Answer, Diag, Question, only_port};
 use crate::model::{Protocol, Socket, SocketState};
 use netlink_packet_sock_diag::constants::{
     AF_INET, AF_INET6, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2,
@@ -48,9 +48,10 @@ pub fn sockets(wanted: Wanted, mut each: impl FnMut(Socket)) -> io::Result<()> {
         (States::Waiting, Protocol::Udp) => 1 << TCP_CLOSE,
     };
     let local = port.map(|port| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port));
+    let filter = port.map(only_port).unwrap_or_default();
     let mut diag = Diag::new()?;
     let mut ask = |question: Question<'_>| {
-        diag.dump(&Question { local, ..question }, |answer| {
+        diag.dump(&Question { local, filter: &filter, ..question }, |answer| {
             each(socket(answer, protocol));
             Ok(())
         })
