@@ -7,7 +7,9 @@
 #![cfg(test)]
 
 mod crowd;
+#[expect(dead_code, reason = "the figures of the daemon use the rest")]
 mod measure;
+#[expect(dead_code, reason = "nothing is pinned to a CPU here")]
 mod place;
 mod who;
 

@@ -114,6 +114,29 @@ fn nothing_that_the_broker_holds_is_ever_closed() {
 }
 
 #[test]
+fn a_broker_closes_nothing_in_another_network_namespace_and_says_so() {
+    in_netns(|| {
+        let daemon = broker("");
+        std::thread::scope(|scope| {
+            let elsewhere = || {
+                in_netns(|| {
+                    let (mut client, _server, _accepted) = connection_from(5437);
+                    let (status, out, errors) = run(&mut daemon.portbroker(&["who", "5437", "--evict"]));
+                    assert_eq!((status, out.as_str()), (1, ""), "{errors}");
+                    assert!(
+                        errors.contains("it is in another network namespace, and closes nothing"),
+                        "{errors}"
+                    );
+                    drop(_accepted);
+                    assert!(client.go_on().starts_with('0'), "it ended by itself");
+                });
+            };
+            scope.spawn(elsewhere).join().unwrap();
+        });
+    });
+}
+
+#[test]
 fn who_may_not_and_where_nobody_is_there_have_their_own_status() {
     in_netns(|| {
         let daemon = broker("");

@@ -22,7 +22,12 @@ fn a_service_that_cannot_start_is_told_who_has_its_port_without_any_broker() {
         );
         assert!(told.contains(&sentence), "{told}");
         assert!(told.contains("3306 is in net.ipv4.ip_local_port_range 3306 and not reserved"), "{told}");
-        assert!(told.contains("not seen: what the broker holds, has learned and leases: "), "{told}");
+        assert!(
+            told.contains(
+                "not seen: what a broker holds, has learned or leases: none is reachable (/nonexistent/bus: "
+            ),
+            "{told}"
+        );
         let document = json(&mut alone(&["who", "3306/tcp"]), 0);
         let source = own(&document, "source")[0];
         assert_eq!(source["processes"][0]["pid"], client.pid());

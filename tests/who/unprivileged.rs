@@ -20,13 +20,16 @@ fn a_user_is_told_what_may_be_seen_and_what_may_not() {
         assert_eq!(row["uid"], 1004, "the kernel tells the user");
         assert_eq!(row["processes"].as_array().unwrap().len(), 0);
         let unseen = document["unseen"].to_string();
-        assert!(unseen.contains("which processes have the sockets of other users is not shown"), "{unseen}");
+        assert!(
+            unseen.contains(" processes has a socket of which only the user is told: run it as root"),
+            "{unseen}"
+        );
         assert!(unseen.contains("network namespaces"), "{unseen}");
         let (_, out, _) = run(&mut who("7701"));
         assert!(out.contains("a process of user 1004") && out.contains("\nnot seen: "), "{out}");
         let document = json(&mut who("7702"), 0);
         assert_eq!(own(&document, "listener")[0]["processes"][0]["pid"], own_one.pid());
-        assert!(!document["unseen"].to_string().contains("which processes have"), "{document}");
+        assert!(!document["unseen"].to_string().contains("only the user is told"), "{document}");
     });
 }
 

@@ -1,6 +1,7 @@
 //! What the broker says about a port.
 
 use crate::args::block_on;
+use crate::failure::Failure;
 use portbroker::model::PortSet;
 use portbroker::uses::{Broker, Held, LearnedPort, Lease, Pool, Question};
 use portbroker_client::Error;
@@ -16,8 +17,12 @@ pub(super) fn ask(broker: &portbroker_client::Broker, question: &Question) -> Re
         let leases = if may_lease(&status, question) { leases(broker, question).await? } else { Vec::new() };
         Ok((status, learned, leases))
     });
-    let (status, learned, leases) =
-        told.map_err(|failure| format!("what the broker holds, has learned and leases: {failure}"))?;
+    let (status, learned, leases) = told.map_err(|failure| match failure {
+        Failure::Broker(Error::NotReachable { tried }) => {
+            format!("what a broker holds, has learned or leases: none is reachable ({tried})")
+        }
+        failure => format!("what the broker holds, has learned or leases: {failure}"),
+    })?;
     let learned = learned.into_iter().filter(|learned| learned.port == question.port);
     Ok(Broker {
         listeners: status.listeners.iter().flat_map(|listener| held(listener, question)).collect(),

@@ -15,6 +15,11 @@ const ROUNDS: usize = 100;
 pub(super) struct Eviction(pub(super) Vec<(Protocol, EvictedSocket)>);
 
 impl Eviction {
+    /// Whether the broker sees no socket on the port.
+    pub(super) fn found_nothing(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether nothing is left that keeps a service out.
     pub(super) fn is_done(&self) -> bool {
         self.0.iter().all(|(_, socket)| ["closed", "kept"].contains(&socket.outcome.as_str()))

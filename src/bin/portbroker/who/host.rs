@@ -3,7 +3,7 @@
 use portbroker::kernel::process::are_others_hidden;
 use portbroker::kernel::reserved_ports::ReservedPorts;
 use portbroker::kernel::scan::{self, Namespace, States, Wanted};
-use portbroker::model::{PortSet, Process, Protocol, UnitName};
+use portbroker::model::{PortSet, Process, Protocol, Socket, SocketState, UnitName};
 use portbroker::uses::{self, Network, Question, Use, Users};
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -32,27 +32,42 @@ pub(super) fn look(question: &Question) -> io::Result<Seen> {
         }
     }
     if closed > 0 {
-        let plural = if closed == 1 { "namespace" } else { "namespaces" };
         unseen.push(format!(
-            "{closed} other network {plural} cannot be entered: run it as root of this host (CAP_SYS_ADMIN)"
+            "{} cannot be entered: {}",
+            counted(closed, "other network namespace"),
+            advice("CAP_SYS_ADMIN")
         ));
-    } else if found.unseen > 0 {
-        unseen.push(
-            "in which other network namespaces there are processes is not shown to this user: run it as root"
-                .to_owned(),
-        );
+    }
+    if found.unseen > 0 {
+        let processes = counted(found.unseen, "process");
+        unseen.push(format!("in which network namespaces {processes} may be: {}", advice("CAP_SYS_PTRACE")));
     }
     if are_others_hidden() {
-        unseen.push("/proc hides the processes of other users (hidepid=): run it as root".to_owned());
+        unseen.push("the processes of other users, which /proc hides (hidepid=): run it as root".to_owned());
     }
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     if !tells_bound(&release) {
         unseen.push(format!(
-            "TCP sockets that are bound and neither listen nor are connected: Linux {} does not tell them, 6.8 does",
+            "TCP sockets that are bound and neither listen nor are connected: Linux tells them from 6.8 on, and this is {}",
             release.trim()
         ));
     }
     Ok(Seen { networks, unseen })
+}
+
+/// Whether any socket has the port in the own network namespace now.
+pub(super) fn is_in_the_way(question: &Question) -> io::Result<bool> {
+    Ok(sockets_on(question)?.iter().any(|socket| socket.state != SocketState::Listen))
+}
+
+fn sockets_on(question: &Question) -> io::Result<Vec<Socket>> {
+    let mut sockets = Vec::new();
+    for protocol in [Protocol::Tcp, Protocol::Udp].into_iter().filter(|protocol| question.is_about(*protocol))
+    {
+        let wanted = Wanted { protocol, port: Some(question.port), states: States::Any };
+        scan::sockets(wanted, |socket| sockets.push(socket))?;
+    }
+    Ok(sockets)
 }
 
 /// From Linux 6.8 on sock_diag tells TCP sockets that are only bound.
@@ -64,12 +79,7 @@ fn tells_bound(release: &str) -> bool {
 
 /// What one network namespace has, that of this thread.
 fn look_in(namespace: &Namespace, question: &Question) -> io::Result<Network> {
-    let mut sockets = Vec::new();
-    for protocol in [Protocol::Tcp, Protocol::Udp].into_iter().filter(|protocol| question.is_about(*protocol))
-    {
-        let wanted = Wanted { protocol, port: Some(question.port), states: States::Any };
-        scan::sockets(wanted, |socket| sockets.push(socket))?;
-    }
+    let sockets = sockets_on(question)?;
     let (name, enter) = called(namespace);
     if sockets.is_empty() && !namespace.own {
         return Ok(Network { name, enter, ..Network::default() });
@@ -125,8 +135,31 @@ pub(super) fn name_owners(uses: &mut [Use]) -> io::Result<Option<String>> {
         }
     }
     let is_unknown = |one: &Use| one.inode().is_some() && one.processes.is_empty();
-    let says = "which processes have the sockets of other users is not shown to this user: run it as root";
-    Ok((found.unseen > 0 && uses.iter().any(is_unknown)).then(|| says.to_owned()))
+    Ok((found.unseen > 0 && uses.iter().any(is_unknown)).then(|| {
+        let processes = counted(found.unseen, "process");
+        format!(
+            "which of {processes} has a socket of which only the user is told: {}",
+            advice("CAP_SYS_PTRACE")
+        )
+    }))
+}
+
+/// What to do about something that may not be seen.
+fn advice(capability: &str) -> String {
+    if nix::unistd::geteuid().is_root() {
+        format!("it takes {capability}, or rights that they have and this process has not")
+    } else {
+        "run it as root".to_owned()
+    }
+}
+
+/// `1 process`, `7 processes`
+fn counted(count: usize, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        _ if what.ends_with('s') => format!("{count} {what}es"),
+        _ => format!("{count} {what}s"),
+    }
 }
 
 pub(super) fn users() -> Users {

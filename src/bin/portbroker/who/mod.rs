@@ -64,7 +64,11 @@ pub(crate) fn run(
 ) -> Result<ExitCode, Failure> {
     let mut answer = find(broker, arguments.question)?;
     if arguments.evict {
-        answer.eviction = Some(evict::evict(broker, arguments.question, arguments.force)?);
+        let eviction = evict::evict(broker, arguments.question, arguments.force)?;
+        if eviction.found_nothing() && host::is_in_the_way(&arguments.question).map_err(Failure::Scan)? {
+            return Err(Failure::Elsewhere(arguments.question.port));
+        }
+        answer.eviction = Some(eviction);
     }
     output.print(&document::of(&answer), || lines::of(&answer))?;
     let is_done = answer.eviction.as_ref().is_none_or(Eviction::is_done);
