@@ -143,9 +143,9 @@ fn close_all(what: Eviction) -> io::Result<Vec<Evicted>> {
         listening.insert(socket.local.port());
     })?;
     let range = ReservedPorts::default().ephemeral_range().ok();
-    let around = Surroundings { beside: &sockets, listening: &listening, range };
+    let around = Surroundings::new(&sockets, &listening, range);
     let mut all: Vec<(Socket, Verdict)> =
-        sockets.iter().copied().zip(verdicts(&around, &ours, what.reach)).collect();
+        sockets.iter().copied().zip(verdicts(&sockets, &around, &ours, what.reach)).collect();
     // Of very many, first those that are to go.
     all.sort_by_key(|(_, verdict)| *verdict != Verdict::Close);
     all.truncate(MAX_EVICTED);

@@ -1,7 +1,7 @@
 //! Which sockets of a port are closed so that a service can have it.
 
 use super::kind::{Kind, Surroundings};
-use crate::model::{Socket, SocketState};
+use crate::model::Socket;
 use std::collections::HashSet;
 
 /// What becomes of a socket.
@@ -50,9 +50,14 @@ pub enum Reach {
 
 /// What becomes of each of the sockets of a port, in one network namespace. `ours` are the inodes that the broker has.
 #[must_use]
-pub fn verdicts(around: &Surroundings<'_>, ours: &HashSet<u32>, reach: Reach) -> Vec<Verdict> {
+pub fn verdicts(
+    sockets: &[Socket],
+    around: &Surroundings<'_>,
+    ours: &HashSet<u32>,
+    reach: Reach,
+) -> Vec<Verdict> {
     let is_ours = |socket: &Socket| socket.inode != 0 && ours.contains(&socket.inode);
-    let held: Vec<&Socket> = around.beside.iter().filter(|socket| is_ours(socket)).collect();
+    let held: Vec<&Socket> = sockets.iter().filter(|socket| is_ours(socket)).collect();
     let verdict = |socket: &Socket| {
         let of_ours = |held: &&Socket| {
             held.protocol == socket.protocol && held.remote.is_none() && held.serves(socket.local)
@@ -66,29 +71,23 @@ pub fn verdicts(around: &Surroundings<'_>, ours: &HashSet<u32>, reach: Reach) ->
             }
             Kind::Listener | Kind::Datagrams | Kind::Bound => Verdict::Close,
             _ if held.iter().any(of_ours) => Verdict::Leave(Why::OfOurs),
-            _ if reach == Reach::InTheWay && is_served(around.beside, socket) => Verdict::Leave(Why::Served),
+            _ if reach == Reach::InTheWay && around.is_served(socket) => Verdict::Leave(Why::Served),
             _ => Verdict::Close,
         }
     };
-    around.beside.iter().map(verdict).collect()
-}
-
-/// Whether something listens where this connection has its end.
-fn is_served(beside: &[Socket], socket: &Socket) -> bool {
-    let waits = |other: &Socket| other.state == SocketState::Listen && other.serves(socket.local);
-    beside.iter().any(waits)
+    sockets.iter().map(verdict).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::fixture::{any_socket, between, waits};
     use super::*;
-    use crate::model::{PortSet, Protocol};
+    use crate::model::{PortSet, Protocol, SocketState};
     use proptest::prelude::*;
 
     fn told(sockets: &[Socket], ours: &[u32], reach: Reach) -> Vec<Verdict> {
         let (listening, ours) = (PortSet::default(), ours.iter().copied().collect());
-        verdicts(&Surroundings { beside: sockets, listening: &listening, range: None }, &ours, reach)
+        verdicts(sockets, &Surroundings::new(sockets, &listening, None), &ours, reach)
     }
 
     #[test]
@@ -125,9 +124,9 @@ mod tests {
             force: bool,
         ) {
             let listening = PortSet::default();
-            let around = Surroundings { beside: &sockets, listening: &listening, range: None };
+            let around = Surroundings::new(&sockets, &listening, None);
             let reach = if force { Reach::Everything } else { Reach::InTheWay };
-            let told = verdicts(&around, &ours, reach);
+            let told = verdicts(&sockets, &around, &ours, reach);
             prop_assert_eq!(told.len(), sockets.len());
             for (socket, verdict) in sockets.iter().zip(told) {
                 let closes = verdict == Verdict::Close;

@@ -59,17 +59,32 @@ impl Kind {
 }
 
 /// What tells an outgoing connection from one that came in.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Surroundings<'a> {
-    /// All sockets of the port in this network namespace.
-    pub beside: &'a [Socket],
+    /// What listens on the port in this network namespace: few of what may be very many sockets.
+    listeners: Vec<Socket>,
     /// The TCP ports on which anything listens there.
-    pub listening: &'a PortSet,
+    listening: &'a PortSet,
     /// `ip_local_port_range` there.
-    pub range: Option<PortRange>,
+    range: Option<PortRange>,
 }
 
-impl Surroundings<'_> {
+impl<'a> Surroundings<'a> {
+    /// Of all sockets of the port in a network namespace.
+    #[must_use]
+    pub fn new(sockets: &[Socket], listening: &'a PortSet, range: Option<PortRange>) -> Self {
+        let listeners =
+            sockets.iter().filter(|socket| socket.state == SocketState::Listen).copied().collect();
+        Self { listeners, listening, range }
+    }
+
+    /// Whether something listens where this connection has its end.
+    #[must_use]
+    pub fn is_served(&self, socket: &Socket) -> bool {
+        let mut listeners = self.listeners.iter();
+        listeners.any(|other| other.protocol == socket.protocol && other.serves(socket.local))
+    }
+
     /// What a socket does.
     #[must_use]
     pub fn kind(&self, socket: &Socket) -> Kind {
@@ -93,11 +108,10 @@ impl Surroundings<'_> {
     #[must_use]
     pub fn came_in(&self, socket: &Socket) -> bool {
         let Some(remote) = socket.remote else { return false };
-        let waits = |other: &&Socket| other.state == SocketState::Listen && other.serves(socket.local);
         if socket.protocol == Protocol::Udp {
             return false;
         }
-        if self.beside.iter().any(|other| waits(&other)) {
+        if self.is_served(socket) {
             return true;
         }
         let chosen =

@@ -200,8 +200,7 @@ impl Use {
 pub fn of_sockets(question: &Question, networks: &[Network], broker: Option<&Broker>) -> Vec<Use> {
     let mut uses = Vec::new();
     for (number, network) in networks.iter().enumerate() {
-        let around =
-            Surroundings { beside: &network.sockets, listening: &network.listening, range: network.range };
+        let around = Surroundings::new(&network.sockets, &network.listening, network.range);
         let mut of_network: Vec<Use> = network
             .sockets
             .iter()

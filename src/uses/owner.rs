@@ -1,6 +1,7 @@
 //! Whose a socket is, in words.
 
 use super::Use;
+use crate::model::Process;
 use std::collections::HashMap;
 
 /// The names of users, from the text of passwd(5): no name service is asked.
@@ -28,7 +29,19 @@ impl Users {
     }
 }
 
+/// Whoever serves comes before those that keep a copy of its socket: the broker, and systemd in a descriptor store or for
+/// a socket unit.
+fn rank(process: &Process) -> (bool, bool, u32) {
+    (process.pid == 1, process.name == "portbrokerd", process.pid)
+}
+
 impl Use {
+    /// Fills in who has the socket.
+    pub fn give_to(&mut self, mut processes: Vec<Process>) {
+        processes.sort_by_key(rank);
+        self.processes = processes;
+    }
+
     /// The user: of the process that has the socket, or else of the one that made it. `None`: nobody has it.
     #[must_use]
     pub fn uid(&self) -> Option<u32> {
@@ -61,7 +74,28 @@ impl Use {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Kind;
     use super::*;
+
+    #[test]
+    fn a_service_comes_before_those_that_keep_its_socket_for_it() {
+        let process =
+            |pid, name: &str| Process { pid, name: name.into(), uid: Some(pid), unit: None, age: None };
+        let mut one = Use::new(Kind::Listener, None, 0);
+        one.give_to(vec![
+            process(1, "systemd"),
+            process(9, "portbrokerd"),
+            process(12, "b"),
+            process(10, "a"),
+        ]);
+        assert_eq!(one.processes.iter().map(|process| process.pid).collect::<Vec<_>>(), [10, 12, 9, 1]);
+        assert_eq!(one.uid(), Some(10));
+        assert_eq!(one.owner(&Users::default()), "a (pid 10) and 3 more processes");
+        one.give_to(vec![process(1, "systemd"), process(10, "a")]);
+        assert_eq!(one.owner(&Users::default()), "a (pid 10) and systemd (pid 1)");
+        one.give_to(Vec::new());
+        assert_eq!(one.owner(&Users::default()), "a process that is done with it");
+    }
 
     #[test]
     fn a_user_has_the_first_name_of_its_number() {

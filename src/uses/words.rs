@@ -196,7 +196,8 @@ impl Context<'_> {
     /// Whether something has the port for good, beside which connections are in nobody's way.
     fn is_served(one: &Use, uses: &[Use]) -> bool {
         uses.iter().any(|other| {
-            let holds = matches!(other.kind, Kind::Listener | Kind::Brokered);
+            let holds =
+                matches!(other.kind, Kind::Listener | Kind::Brokered) && other.protocol == one.protocol;
             let both = other.socket.zip(one.socket);
             holds
                 && other.network == one.network
@@ -350,11 +351,9 @@ impl Context<'_> {
     }
 
     fn came_in(&self, one: &Use) -> bool {
-        let around = self.network(one).map(|network| super::Surroundings {
-            beside: &network.sockets,
-            listening: &network.listening,
-            range: network.range,
-        });
+        let around = self
+            .network(one)
+            .map(|network| super::Surroundings::new(&network.sockets, &network.listening, network.range));
         around.zip(one.socket).is_some_and(|(around, socket)| around.came_in(&socket))
     }
 

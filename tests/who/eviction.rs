@@ -1,7 +1,7 @@
 //! `portbroker who --evict`: what is in the way is closed, and nothing else is. Where the kernel cannot close sockets of
 //! others, that is what is said, and the status is 1.
 
-use crate::daemon::run;
+use crate::daemon::{Daemon, run};
 use crate::netns::in_netns;
 use crate::served::eventually;
 use crate::support::{Program, alone, broker, can_destroy, connection_from, json};
@@ -19,7 +19,7 @@ fn outcomes(document: &Value) -> Vec<String> {
 }
 
 /// Evicts; the status is 0 where the kernel can, and 1 where it cannot, which is `None`.
-fn evict(daemon: &crate::daemon::Daemon, port: &str) -> Option<Value> {
+fn evict(daemon: &Daemon, port: &str) -> Option<Value> {
     let (status, out, errors) = run(&mut daemon.portbroker(&["--json", "who", port, "--evict"]));
     let document: Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{errors}"));
     let can = can_destroy(&document);
@@ -133,6 +133,21 @@ fn a_broker_closes_nothing_in_another_network_namespace_and_says_so() {
             };
             scope.spawn(elsewhere).join().unwrap();
         });
+    });
+}
+
+#[test]
+fn a_broker_that_may_close_nothing_says_so_and_nothing_is_closed() {
+    in_netns(|| {
+        // Without CAP_NET_ADMIN, as an unprivileged daemon.
+        let daemon = Daemon::start_as(1006, "[protect]\nlearn = false\n");
+        let (mut client, _server, accepted) = connection_from(5438);
+        let document = json(&mut daemon.portbroker(&["who", "5438", "--evict"]), 1);
+        assert_eq!(outcomes(&document), ["failed 127.0.0.1:5438"], "{document}");
+        let reason = document["evicted"][0]["reason"].as_str().unwrap();
+        assert!(reason.contains("CAP_NET_ADMIN") || !can_destroy(&document), "{reason}");
+        drop(accepted);
+        assert!(client.go_on().starts_with('0'), "it ended by itself");
     });
 }
 

@@ -128,7 +128,7 @@ pub(super) fn name_owners(uses: &mut [Use]) -> io::Result<Option<String>> {
     for one in uses.iter_mut() {
         let Some((socket, inode)) = one.socket.zip(one.inode()) else { continue };
         let of_it = found.of(inode).iter().filter_map(|row| processes.get(&row.pid).cloned());
-        one.processes = of_it.collect::<Vec<Process>>();
+        one.give_to(of_it.collect::<Vec<Process>>());
         if one.processes.is_empty() {
             let unit = makers.entry(socket.cgroup).or_insert_with(|| scan::unit_of_maker(socket.cgroup));
             one.maker.clone_from(unit);
