@@ -7,14 +7,13 @@ use crate::broker::{Broker, Handle, Inheritance, Start, StartError, Stop};
 use crate::bus::{
     PrivateSocketError, bind_private_socket, is_stopped_for_good, serve_private_socket, serve_system_bus,
 };
-use crate::generator::STAMP;
+use crate::generator::{DAEMON, PRIVILEGES, STAMP};
 use crate::keeper::{KEEPER, Keeper, KeeperError, LOCK, Plan};
 use crate::kernel::child::end_with_parent;
 use crate::kernel::descriptors::{self, Spare};
 use crate::kernel::inotify::watch_generator_stamp;
 use crate::kernel::store;
 use crate::sources::Locations;
-use crate::sources::units::DELIVERY_FILE;
 use clap::Parser;
 use log::{Log, Sink};
 use std::ffi::OsString;
@@ -266,7 +265,7 @@ async fn serve(
     if bus {
         tokio::spawn(serve_system_bus(handle.clone()));
     }
-    let serving = tokio::spawn(serve_private_socket(private, handle, spare));
+    let serving = tokio::spawn(serve_private_socket(private, handle, spare, bus));
     let running = tokio::spawn(broker.run(stopped));
     store::notify_ready();
     // What is for good: a keeper says it by SIGINT, systemd is asked.
@@ -286,7 +285,7 @@ async fn serve(
 
 /// What the generator of systemd's has written for our own unit: privileges that the configuration asks for.
 fn own_drop_in() -> Option<String> {
-    std::fs::read_to_string(Path::new("/run/systemd/generator/portbroker.service.d").join(DELIVERY_FILE)).ok()
+    std::fs::read_to_string(format!("/run/systemd/generator/{DAEMON}.d/{PRIVILEGES}")).ok()
 }
 
 /// Reloads at SIGHUP, and at `systemctl daemon-reload`, which runs our generator, which leaves a mark.

@@ -1,6 +1,6 @@
 //! Having the broker close what keeps a service from having a port.
 
-use crate::connect::{Broker, manager};
+use crate::connect::Broker;
 use crate::error::Error;
 use crate::wire::{self, EvictedRow};
 use std::collections::HashMap;
@@ -9,6 +9,8 @@ use zbus::wire::Variant;
 /// A socket of the port, and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EvictedSocket {
+    /// `tcp` or `udp`.
+    pub protocol: String,
     /// Its own address.
     pub local: String,
     /// Whom it was connected to.
@@ -22,26 +24,20 @@ pub struct EvictedSocket {
 }
 
 impl From<EvictedRow> for EvictedSocket {
-    fn from((local, remote, state, outcome, reason): EvictedRow) -> Self {
+    fn from((protocol, local, remote, state, outcome, reason): EvictedRow) -> Self {
         let some = |text: String| (!text.is_empty()).then_some(text);
-        Self { local, remote: some(remote), state, outcome, reason: some(reason) }
+        Self { protocol, local, remote: some(remote), state, outcome, reason: some(reason) }
     }
 }
 
 impl Broker {
-    /// Closes what is in the way of a service on a port (`protocol` is `tcp` or `udp`), in the network namespace of the
-    /// broker; services too with `force`. Only root may.
+    /// Closes what is in the way of a service on a port (`protocol` is `tcp`, `udp`, or empty for both), in the network namespace of the
+    /// broker; services too with `force`. For root, and whom polkit lets.
     ///
     /// At most [`wire::MAX_EVICTED`] sockets at a time, those that are in the way first: ask again where there are so many.
     pub async fn evict(&self, protocol: &str, port: u16, force: bool) -> Result<Vec<EvictedSocket>, Error> {
-        let rows = self
-            .ask(|connection| {
-                Box::pin(async move {
-                    let options = HashMap::from([(wire::OPTION_FORCE, Variant::from(force))]);
-                    manager(&connection).await?.evict(protocol, port, options).await
-                })
-            })
-            .await?;
+        let options = HashMap::from([(wire::OPTION_FORCE, Variant::from(force))]);
+        let rows: Vec<EvictedRow> = self.administer("Evict", &(protocol, port, options)).await?;
         Ok(rows.into_iter().map(EvictedSocket::from).collect())
     }
 }

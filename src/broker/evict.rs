@@ -11,7 +11,7 @@ use crate::kernel::scan::{self, States, Wanted};
 use crate::kernel::tuple_close::{CloseError, Closer};
 use crate::model::{PortSet, Protocol, Socket};
 use crate::policy::Caller;
-use crate::uses::{Reach, Surroundings, Verdict, Why, verdicts};
+use crate::uses::{Question, Reach, Surroundings, Verdict, Why, verdicts};
 use portbroker_client::wire::MAX_EVICTED;
 use std::collections::HashSet;
 use std::io;
@@ -27,10 +27,8 @@ const NAMED: usize = 5;
 /// What is to be closed.
 #[derive(Debug, Clone, Copy)]
 pub struct Eviction {
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// The port.
-    pub port: u16,
+    /// The port, of TCP, UDP or both.
+    pub question: Question,
     /// Whether services are, too.
     pub reach: Reach,
 }
@@ -107,8 +105,7 @@ impl Handle {
 
 impl Broker {
     pub(super) fn evict(&self, caller: &Caller, what: Eviction, reply: Reply) {
-        let Eviction { protocol, port, .. } = what;
-        let action = format!("close what is on port {port}/{protocol}");
+        let action = format!("close what is on port {}", what.question);
         if let Err(refusal) = administrator(caller, "close sockets of others", &action) {
             return drop(reply.send(Err(refusal)));
         }
@@ -120,7 +117,8 @@ impl Broker {
             }
             let cannot = |error| {
                 Refusal::CannotEvict(format!(
-                    "cannot ask the kernel what is on port {port}/{protocol}: {error}"
+                    "cannot ask the kernel what is on port {}: {error}",
+                    what.question
                 ))
             };
             drop(reply.send(evicted.map_err(cannot)));
@@ -130,8 +128,10 @@ impl Broker {
 
 fn on_port(what: Eviction) -> io::Result<Vec<Socket>> {
     let mut found = Vec::new();
-    let Eviction { protocol, port, .. } = what;
-    scan::sockets(Wanted { protocol, port: Some(port), states: States::Any }, |socket| found.push(socket))?;
+    for protocol in what.question.protocols() {
+        let wanted = Wanted { protocol, port: Some(what.question.port), states: States::Any };
+        scan::sockets(wanted, |socket| found.push(socket))?;
+    }
     Ok(found)
 }
 
@@ -203,7 +203,7 @@ fn look_again(what: Eviction, evicted: &mut [Evicted]) -> io::Result<()> {
 }
 
 fn tell(what: Eviction, evicted: &[Evicted], uid: u32, pid: i32) {
-    let Eviction { protocol, port, reach } = what;
+    let Eviction { question, reach } = what;
     let closed: Vec<&Evicted> = evicted.iter().filter(|one| one.outcome == Outcome::Closed).collect();
     let named: Vec<String> = closed.iter().take(NAMED).map(|one| shown(&one.socket)).collect();
     let (count, named) = (closed.len(), named.join(", "));
@@ -212,15 +212,15 @@ fn tell(what: Eviction, evicted: &[Evicted], uid: u32, pid: i32) {
         event = "evicted",
         uid,
         pid,
-        %protocol,
-        port,
+        port = %question,
         closed = count,
         services,
-        "closed {count} sockets of port {port}/{protocol} for pid {pid} of user {uid}: {named}"
+        "closed {count} sockets of port {question} for pid {pid} of user {uid}: {named}"
     );
 }
 
 fn shown(socket: &Socket) -> String {
     let remote = socket.remote.map_or_else(String::new, |remote| format!(" to {remote}"));
-    format!("{}{remote} ({}, user {})", socket.local, socket.state.as_str(), socket.uid)
+    let Socket { protocol, local, state, uid, .. } = socket;
+    format!("{protocol} {local}{remote} ({}, user {uid})", state.as_str())
 }

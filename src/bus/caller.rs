@@ -3,6 +3,7 @@
 use super::Failure;
 use super::manager::Identify;
 use super::outgoing::Outgoing;
+use super::polkit::Subject;
 use crate::broker::Held;
 use crate::kernel::holder::HolderClaim;
 use crate::kernel::peer::Peer;
@@ -45,6 +46,12 @@ impl Identify for PeerIdentity {
             self.process.get_or_init(|| async { HolderClaim::process_of(&self.peer) }).await.clone()
         };
         Ok((caller.clone(), holder))
+    }
+
+    async fn subject(&self, _: &Header<'_>) -> Result<Option<Subject>, Failure> {
+        let Peer { pid, uid, ref pidfd, .. } = self.peer;
+        let started = self.peer.start_time().filter(|_| self.peer.is_of_this_system());
+        Ok(started.map(|started| Subject::Process { pid, started, uid, pidfd: pidfd.clone() }))
     }
 
     fn send_with(&self, held: Vec<Held>) -> Vec<Held> {
@@ -102,6 +109,12 @@ impl Identify for BusIdentity {
         let peer = self.peer(call).await?;
         let holder = if as_unit { HolderClaim::unit_of(&peer) } else { HolderClaim::process_of(&peer) };
         Ok((caller_of(&peer)?, holder))
+    }
+
+    async fn subject(&self, call: &Header<'_>) -> Result<Option<Subject>, Failure> {
+        // It could have the bus of a host whose users are not its own.
+        let is_ours = self.peer(call).await?.is_of_this_system();
+        Ok(call.sender().filter(|_| is_ours).map(|sender| Subject::Sender(sender.to_string())))
     }
 
     fn send_with(&self, held: Vec<Held>) -> Vec<Held> {

@@ -1,11 +1,12 @@
 //! Answers the calls of one connection, and sends it the signals.
 
+use super::polkit::{self, Question, Subject};
 use super::properties::{self, Properties};
 use super::{Failure, introspect, outbound};
 use crate::broker::{Acquire, Handed, Handle, Held, Notice, ObjectKind, Summary, View};
 use crate::kernel::holder::HolderClaim;
 use crate::limits::Who;
-use crate::policy::Caller;
+use crate::policy::{Administration, Caller};
 use portbroker_client::wire::{
     ErrorName, LISTENER_INTERFACE, LISTENER_PREFIX, MANAGER_INTERFACE, MANAGER_PATH, OPTION_HOLDER,
     POOL_INTERFACE, POOL_PREFIX, listener_name, listener_path, pool_name, pool_path,
@@ -14,6 +15,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use zbus::message::{Flags, Header, Message, Type};
+use zbus::wire::Signature;
 use zbus::{Connection, Fd, ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
 
 const PEER: &str = "org.freedesktop.DBus.Peer";
@@ -29,6 +31,9 @@ pub(super) trait Identify {
         call: &Header<'_>,
         as_unit: bool,
     ) -> Result<(Caller, Option<HolderClaim>), Failure>;
+
+    /// Whom to ask polkit about; `None` where it cannot know that caller.
+    async fn subject(&self, call: &Header<'_>) -> Result<Option<Subject>, Failure>;
 
     /// What is counted for the reply that is sent next: gives back what has to be kept until it is sent.
     #[must_use]
@@ -60,6 +65,8 @@ pub(super) struct Manager {
     pub(super) broker: Handle,
     /// How many sockets one reply takes on this transport.
     pub(super) limit: usize,
+    /// Whether there is a bus to ask polkit on.
+    pub(super) asks_polkit: bool,
 }
 
 /// The objects that have interfaces of ours.
@@ -109,9 +116,11 @@ impl Manager {
         sent
     }
 
-    /// Whether a call may be answered much later; see [`outbound::may_wait`].
+    /// Whether a call may be answered much later; see [`outbound::may_wait`] and [`polkit::may_wait`].
     pub(super) fn may_wait(&self, message: &Message) -> bool {
-        message.message_type() == Type::MethodCall && outbound::may_wait(message, &message.header())
+        let header = message.header();
+        message.message_type() == Type::MethodCall
+            && (outbound::may_wait(message, &header) || polkit::may_wait(message, &header))
     }
 
     /// Answers a call that would wait beside too many others.
@@ -121,7 +130,9 @@ impl Manager {
         message: &Message,
         most: usize,
     ) -> zbus::Result<()> {
-        let text = format!("{most} calls wait for ports here already: let some of them end first");
+        let text = format!(
+            "{most} calls wait here already, for ports or for a password: let some of them end first"
+        );
         connection.send(&Failure::standard("LimitsExceeded", text).reply(&message.header())?).await
     }
 
@@ -204,8 +215,7 @@ impl Manager {
                 reply.build(&self.evict(message, call, who).await?)?
             }
             (Some(MANAGER_INTERFACE) | None, "Reload") => {
-                let (caller, _) = who.identify(call, false).await?;
-                self.broker.reload(Some(caller)).await??;
+                self.reload(message, call, who).await?;
                 reply.build(&())?
             }
             (Some(MANAGER_INTERFACE) | None, "RenewListener") => {
@@ -239,6 +249,17 @@ impl Manager {
         }
         let request = Acquire { caller, holder, names, limit: self.limit };
         Ok(self.broker.acquire(request).await??)
+    }
+
+    async fn reload(&self, message: &Message, call: &Header<'_>, who: &impl Identify) -> Result<(), Failure> {
+        // The options came later.
+        let options =
+            if *message.body().signature() == Signature::Unit { HashMap::new() } else { argument(message)? };
+        let interactive = polkit::is_interactive_only(call, &options)?;
+        let question = Question { action: Administration::Reload, details: Vec::new(), interactive };
+        let (caller, _) = who.identify(call, false).await?;
+        let caller = polkit::authorize(self, question, call, who, caller).await?;
+        Ok(self.broker.reload(Some(caller)).await??)
     }
 
     async fn properties(&self, path: &str, interface: &str) -> Result<Properties, Failure> {

@@ -11,6 +11,7 @@ mod introspect;
 mod manager;
 mod outbound;
 mod outgoing;
+mod polkit;
 mod private;
 mod properties;
 mod senders;

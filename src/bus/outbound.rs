@@ -4,17 +4,19 @@
 
 use super::Failure;
 use super::manager::{Identify, Manager, Reply, argument, no_such_option};
-use crate::broker::{Drain, Kind, LeaseRequest, LeaseView, Shortage};
+use super::polkit::{self, Question};
+use crate::broker::{Drain, Kind, LeaseRequest, LeaseView, Refusal, Shortage};
 use crate::model::{LeaseId, Protocol, SessionId, SourceRange};
-use crate::policy::Caller;
+use crate::policy::{Administration, Caller};
 use portbroker_client::wire::{
-    ErrorName, LeaseRow, MAX_LEASE_ROWS, MAX_PORTS_OF_A_LEASE, MAX_WAIT, OPTION_AHEAD, OPTION_MINIMUM,
-    OPTION_UNDO, OPTION_WAIT, SESSION_PREFIX,
+    ErrorName, LeaseRow, MAX_LEASE_ROWS, MAX_PORTS_OF_A_LEASE, MAX_WAIT, OPTION_AHEAD, OPTION_INTERACTIVE,
+    OPTION_MINIMUM, OPTION_UNDO, OPTION_WAIT, SESSION_PREFIX,
 };
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use zbus::message::{Header, Message};
+use zbus::wire::Signature;
 use zbus::{Fd, ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
 
 /// The members that are answered here.
@@ -90,9 +92,7 @@ impl Manager {
                 return Ok(Reply { descriptors: vec![held], ..message.into() });
             }
             "Release" => {
-                let lease: u64 = argument(message)?;
-                let (caller, _) = who.identify(call, false).await?;
-                self.broker.release(caller, LeaseId(lease)).await??;
+                self.release(message, call, who).await?;
                 reply.build(&())?
             }
             "ListLeases" => {
@@ -110,14 +110,47 @@ impl Manager {
                 reply.build(&self.broker.wanted(caller, session_of(session.as_str())?).await??)?
             }
             _ => {
-                let (address, options): (String, Options) = argument(message)?;
-                let (address, drain) = (address_of(&address)?, drain_of(&options)?);
-                let (caller, _) = who.identify(call, false).await?;
-                self.broker.drain(caller, address, drain).await??;
+                self.drain(message, call, who).await?;
                 reply.build(&())?
             }
         };
         Ok(message.into())
+    }
+
+    /// Whose lease it is, is the broker's to say: polkit is asked about another's only.
+    async fn release(
+        &self,
+        message: &Message,
+        call: &Header<'_>,
+        who: &impl Identify,
+    ) -> Result<(), Failure> {
+        // The options came later.
+        let (lease, options): (u64, Options) = match *message.body().signature() {
+            Signature::U64 => (argument(message)?, Options::new()),
+            _ => argument(message)?,
+        };
+        let interactive = polkit::is_interactive_only(call, &options)?;
+        let (caller, _) = who.identify(call, false).await?;
+        match self.broker.release(caller.clone(), LeaseId(lease)).await? {
+            Err(Refusal::NotAllowed { .. }) => {
+                let details = vec![("lease", lease.to_string())];
+                let question = Question { action: Administration::Release, details, interactive };
+                let caller = polkit::authorize(self, question, call, who, caller).await?;
+                Ok(self.broker.release(caller, LeaseId(lease)).await??)
+            }
+            released => Ok(released?),
+        }
+    }
+
+    async fn drain(&self, message: &Message, call: &Header<'_>, who: &impl Identify) -> Result<(), Failure> {
+        let (address, options): (String, Options) = argument(message)?;
+        let (address, drain) = (address_of(&address)?, drain_of(&options)?);
+        let interactive = polkit::is_interactive(call, &options)?;
+        let details = vec![("address", address.to_string())];
+        let question = Question { action: Administration::Drain, details, interactive };
+        let (caller, _) = who.identify(call, false).await?;
+        let caller = polkit::authorize(self, question, call, who, caller).await?;
+        Ok(self.broker.drain(caller, address, drain).await??)
     }
 
     async fn request(
@@ -230,6 +263,8 @@ fn drain_of(options: &Options) -> Result<Drain, Failure> {
             (OPTION_UNDO, Variant::Bool(true)) => Drain::Undo,
             (OPTION_UNDO, Variant::Bool(false)) => Drain::Begin,
             (OPTION_UNDO, _) => return Err(bad(format!("option {OPTION_UNDO:?} is true or false (b)"))),
+            // Not what is done, but how it is asked for.
+            (OPTION_INTERACTIVE, _) => drain,
             (unknown, _) => return Err(no_such_option(unknown)),
         };
     }

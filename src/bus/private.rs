@@ -86,11 +86,12 @@ impl Door {
 }
 
 /// Serves every connection to the private socket, each in a task of its own. `spare` is what those that are accepted
-/// are opened by where there is nothing else.
+/// are opened by where there is nothing else. Without `bus` polkit is not asked, which is there.
 pub async fn serve_private_socket(
     listener: UnixListener,
     broker: Handle,
     spare: Spare,
+    bus: bool,
 ) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
@@ -133,7 +134,7 @@ pub async fn serve_private_socket(
         let transport = Transport::new(reader, Arc::clone(&outgoing), peer.uid);
         tokio::spawn(async move {
             let pid = peer.pid;
-            if let Err(error) = serve_connection(transport, peer, &outgoing, broker, guid).await {
+            if let Err(error) = serve_connection(transport, (peer, bus), &outgoing, broker, guid).await {
                 tracing::debug!(%error, pid, "a connection to the private socket ended");
             }
             outgoing.end(place);
@@ -143,7 +144,7 @@ pub async fn serve_private_socket(
 
 async fn serve_connection(
     transport: Transport,
-    peer: Peer,
+    (peer, bus): (Peer, bool),
     outgoing: &Arc<Outgoing>,
     broker: Handle,
     guid: zbus::Guid<'static>,
@@ -157,7 +158,7 @@ async fn serve_connection(
     let mut messages = built.map_err(|_| zbus::Error::Handshake("not authenticated in time".into()))??;
     let connection = zbus::Connection::from(&messages);
     let Some(mut notices) = broker.notices() else { return Ok(()) };
-    let manager = Manager { broker, limit: MAX_SOCKETS_PEER_TO_PEER };
+    let manager = Manager { broker, limit: MAX_SOCKETS_PEER_TO_PEER, asks_polkit: bus };
     let identity = PeerIdentity::new(peer, Arc::clone(outgoing));
     // Calls that wait for ports: the others of the connection are answered meanwhile, and when it ends they wait no more.
     let mut waiting = FuturesUnordered::new();

@@ -77,7 +77,7 @@ async fn serve_once(broker: &Handle) -> zbus::Result<()> {
     let mut messages = Builder::system().build_message_stream().await?;
     let connection = zbus::Connection::from(&messages);
     let Some(mut notices) = broker.notices() else { return Ok(()) };
-    let manager = Manager { broker: broker.clone(), limit: MAX_SOCKETS_ON_A_BUS };
+    let manager = Manager { broker: broker.clone(), limit: MAX_SOCKETS_ON_A_BUS, asks_polkit: true };
     let identity = Arc::new(BusIdentity::new(&connection).await?);
     let senders = Senders::new(broker.gate().clone(), None);
     // Those that wait for ports take nothing from the others.

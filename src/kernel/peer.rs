@@ -94,6 +94,12 @@ impl Peer {
         process::is_alive(pidfd).then_some(found)
     }
 
+    /// When it started, in clock ticks since boot: with the pid, this names a process for good.
+    #[must_use]
+    pub fn start_time(&self) -> Option<u64> {
+        self.while_alive(process::start_time)
+    }
+
     /// The path of its cgroup in systemd's hierarchy.
     #[must_use]
     pub fn cgroup(&self) -> Option<String> {

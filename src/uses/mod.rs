@@ -27,6 +27,7 @@ pub use words::{Context, Sentence, Tone, explain};
 
 use crate::model::{PortRange, PortSet, Process, Protocol, Socket, UnitName};
 use std::cmp::Reverse;
+use std::fmt;
 
 /// So many of each kind are told one by one, and the rest as a number.
 const SHOWN: usize = 10;
@@ -43,10 +44,25 @@ pub struct Question {
 }
 
 impl Question {
+    /// The protocols that are asked about.
+    pub fn protocols(self) -> impl Iterator<Item = Protocol> {
+        [Protocol::Tcp, Protocol::Udp].into_iter().filter(move |protocol| self.is_about(*protocol))
+    }
+
     /// Whether this protocol is asked about.
     #[must_use]
     pub fn is_about(&self, protocol: Protocol) -> bool {
         self.protocol.is_none_or(|wanted| wanted == protocol)
+    }
+}
+
+impl fmt::Display for Question {
+    /// `3306`, `53/udp`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.protocol {
+            Some(protocol) => write!(f, "{}/{protocol}", self.port),
+            None => self.port.fmt(f),
+        }
     }
 }
 

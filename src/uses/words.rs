@@ -93,7 +93,7 @@ pub fn explain(context: &Context<'_>, uses: &[Use]) -> Vec<Sentence> {
         .collect();
     sentences.dedup();
     if !uses.iter().any(|one| one.socket.is_some()) {
-        sentences.insert(0, good(format!("no socket uses {}", context.shown())));
+        sentences.insert(0, good(format!("no socket uses {}", context.question)));
     }
     if let Some(outside) = context.outside(uses) {
         sentences.push(outside);
@@ -115,14 +115,6 @@ fn seconds(time: Duration) -> String {
 }
 
 impl Context<'_> {
-    /// `3306`, `53/udp`
-    fn shown(&self) -> String {
-        match self.question.protocol {
-            Some(protocol) => format!("{}/{protocol}", self.question.port),
-            None => self.question.port.to_string(),
-        }
-    }
-
     /// Who would like to have the port.
     fn wanter(&self, protocol: Option<Protocol>) -> String {
         let port = self.question.port;
@@ -159,7 +151,7 @@ impl Context<'_> {
     }
 
     fn local(&self, one: &Use) -> String {
-        one.socket.map_or_else(|| self.shown(), |socket| socket.local.to_string())
+        one.socket.map_or_else(|| self.question.to_string(), |socket| socket.local.to_string())
     }
 
     /// A command, in the network namespace of the use.
@@ -185,7 +177,7 @@ impl Context<'_> {
         let socket = one.socket?;
         let is_own = self.network(one).is_none_or(|network| network.name.is_none());
         if self.broker.is_some() && is_own {
-            return Some(format!("portbroker who {} --evict", self.shown()));
+            return Some(format!("portbroker who {} --evict", self.question));
         }
         let state = if socket.state == SocketState::TimeWait { " state time-wait" } else { "" };
         let udp = if socket.protocol == Protocol::Udp { " --udp" } else { "" };
@@ -360,7 +352,7 @@ impl Context<'_> {
     fn wanted(&self, one: &Use) -> Sentence {
         let text = format!(
             "the broker is to hold {} as listener {} and does not: {}",
-            self.shown(),
+            self.question,
             name(one),
             one.detail.as_deref().unwrap_or("it could not be bound")
         );

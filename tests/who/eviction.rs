@@ -39,7 +39,7 @@ fn a_connection_in_the_way_is_closed_and_then_its_time_wait_and_the_service_star
         drop(TcpListener::bind("0.0.0.0:5434").expect("nothing is in the way any more"));
         assert!(client.go_on().contains("103"), "ECONNABORTED");
         drop((client, server, accepted));
-        assert!(daemon.log().contains("closed 1 sockets of port 5434/tcp for pid "), "{}", daemon.log());
+        assert!(daemon.log().contains("closed 1 sockets of port 5434 for pid "), "{}", daemon.log());
 
         let (client, _server, accepted) = connection_from(5434);
         drop(client);

@@ -1,5 +1,6 @@
 //! The command line, and which verb does what it says.
 
+use crate::agent::AskPassword;
 use crate::failure::{self, Failure};
 use crate::help::*;
 use crate::output::Output;
@@ -25,6 +26,9 @@ pub(crate) struct Arguments {
     /// Print one JSON document on one line
     #[arg(long, global = true)]
     json: bool,
+    /// Ask nobody for a password where polkit wants one
+    #[arg(long, global = true)]
+    no_ask_password: bool,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -246,6 +250,7 @@ impl Arguments {
             None => Broker::new(),
         };
         let output = Output::new(self.json);
+        let password = if self.no_ask_password { AskPassword::No } else { AskPassword::Yes };
         let result = match self.verb {
             Verb::Status => status::run(&broker, output),
             Verb::List(List::Listeners) => listeners::list(&broker, output),
@@ -254,18 +259,18 @@ impl Arguments {
             Verb::List(List::Leases) => leases::list(&broker, output),
             Verb::Show(Show::Pool { name }) => pools::show(&broker, output, &name),
             Verb::Lease(arguments) => lease::run(&broker, &arguments),
-            Verb::Release { lease } => leases::release(&broker, output, lease),
-            Verb::Drain { address, undo } => pools::drain(&broker, output, &address.to_string(), undo),
+            Verb::Release { lease } => leases::release(&broker, output, lease, password),
+            Verb::Drain { address, undo } => pools::drain(&broker, output, address, undo, password),
             Verb::Forget { port } => learned::forget(&broker, output, port),
             Verb::Show(Show::Listener { name }) => listeners::show(&broker, output, &name),
             Verb::Check { path, root } => check::run(output, root.root, path.as_deref()),
             Verb::CatConfig(root) => cat_config::run(output, root.root),
-            Verb::Reload => reload::run(&broker, output),
+            Verb::Reload => reload::run(&broker, output, password),
             Verb::Renew { name } => renew::run(&broker, output, &name),
             Verb::Exec(arguments) => exec::run(&broker, &arguments),
             Verb::Deposit(arguments) => deposit::run(&broker, output, &arguments),
             Verb::Import { unit, root } => import::run(output, root.root, &unit),
-            Verb::Who(arguments) => who::run(&broker, output, &arguments),
+            Verb::Who(arguments) => who::run(&broker, output, &arguments, password),
             Verb::Activate => activate::run(),
             Verb::Completions { shell } => packaging::completions(Self::command(), shell),
             Verb::Manual { directory } => packaging::manual(Self::command(), &directory),

@@ -86,7 +86,9 @@ impl Failure {
 fn status_of(error: &Error) -> u8 {
     match error {
         Error::NotReachable { .. } => NOT_REACHABLE,
-        Error::Forbidden { .. } | Error::Refused { name: ErrorName::NotAllowed, .. } => NOT_ALLOWED,
+        Error::Forbidden { .. }
+        | Error::AuthenticationRequired { .. }
+        | Error::Refused { name: ErrorName::NotAllowed, .. } => NOT_ALLOWED,
         Error::Refused { name: ErrorName::InvalidConfiguration, .. } => CONFIGURATION,
         _ => FAILED,
     }

@@ -102,6 +102,7 @@ on, and the exit status is 78. `systemctl daemon-reload` does the same for secti
 Where it was taken, and something of it cannot be had at the moment (a port that somebody else has, an
 option that takes a privilege), that is printed, tried again, and shown by `status`; so are options
 that a living socket cannot change, with what to do.
+For root, and whom polkit lets (org.portbroker.PortBroker1.reload), after a password where it wants one.
 JSON: {\"reloaded\": true, \"faults\": [text], \"notes\": [text]}
 
 Examples:
@@ -196,7 +197,7 @@ Examples:
   portbroker lease default --to 127.0.0.1:80 -- sh -c 'echo $PORTBROKER_LEASE'";
 
 pub(crate) const RELEASE_HELP: &str = "\
-Root may end any lease, others their own. What still uses its ports goes on, and they are leased again
+Root, and whom polkit lets (org.portbroker.PortBroker1.release), may end any lease, others their own. What still uses its ports goes on, and they are leased again
 only when the kernel shows that they are free. It is not told to whoever has the lease.
 JSON: {\"released\": number}
 
@@ -207,7 +208,7 @@ Examples:
 pub(crate) const DRAIN_HELP: &str = "\
 No pool gives out anything of that address any more; what is leased lives on. `show pool` has it as
 draining, and as drained when the last lease is gone. It stays so until --undo, or until the host is
-rebooted.
+rebooted. For root, and whom polkit lets (org.portbroker.PortBroker1.drain).
 JSON: {\"address\", \"draining\": true | false}
 
 Examples:

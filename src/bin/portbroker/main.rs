@@ -4,6 +4,7 @@
 //! an exit status means.
 
 mod activate;
+mod agent;
 mod args;
 mod cat_config;
 mod check;

@@ -2,7 +2,7 @@
 
 use super::Answer;
 use super::evict::Eviction;
-use portbroker::model::{Process, Protocol};
+use portbroker::model::Process;
 use portbroker::uses::{Sentence, Use};
 use portbroker_client::evict::EvictedSocket;
 use serde::Serialize;
@@ -59,7 +59,7 @@ struct Said<'a> {
 
 #[derive(Debug, Serialize)]
 struct Evicted<'a> {
-    protocol: &'static str,
+    protocol: &'a str,
     local: &'a str,
     remote: Option<&'a str>,
     state: &'a str,
@@ -113,9 +113,9 @@ fn said(sentence: &Sentence) -> Said<'_> {
     Said { tone: sentence.tone.as_str(), text: &sentence.text, remedy: sentence.remedy.as_deref() }
 }
 
-fn evicted((protocol, socket): &(Protocol, EvictedSocket)) -> Evicted<'_> {
+fn evicted(socket: &EvictedSocket) -> Evicted<'_> {
     Evicted {
-        protocol: protocol.as_str(),
+        protocol: &socket.protocol,
         local: &socket.local,
         remote: socket.remote.as_deref(),
         state: &socket.state,

@@ -62,8 +62,7 @@ pub(super) fn is_in_the_way(question: &Question) -> io::Result<bool> {
 
 fn sockets_on(question: &Question) -> io::Result<Vec<Socket>> {
     let mut sockets = Vec::new();
-    for protocol in [Protocol::Tcp, Protocol::Udp].into_iter().filter(|protocol| question.is_about(*protocol))
-    {
+    for protocol in question.protocols() {
         let wanted = Wanted { protocol, port: Some(question.port), states: States::Any };
         scan::sockets(wanted, |socket| sockets.push(socket))?;
     }

@@ -3,7 +3,7 @@
 use super::Answer;
 use super::evict::Eviction;
 use crate::output::{Cell, Paint};
-use portbroker::model::{Protocol, SocketState};
+use portbroker::model::SocketState;
 use portbroker::uses::{Kind, Sentence, Tone, Use};
 use portbroker_client::evict::EvictedSocket;
 use std::time::Duration;
@@ -116,8 +116,8 @@ fn said(sentence: &Sentence) -> Vec<Vec<Cell>> {
     std::iter::once(text).chain(remedy).collect()
 }
 
-fn evicted((protocol, socket): &(Protocol, EvictedSocket)) -> Cell {
-    let EvictedSocket { local, remote, state, outcome, reason } = socket;
+fn evicted(socket: &EvictedSocket) -> Cell {
+    let EvictedSocket { protocol, local, remote, state, outcome, reason } = socket;
     let remote = remote.as_ref().map_or_else(String::new, |remote| format!(" to {remote}"));
     let reason = reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
     let paint = match outcome.as_str() {

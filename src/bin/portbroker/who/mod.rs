@@ -9,6 +9,7 @@ mod evict;
 mod host;
 mod lines;
 
+use crate::agent::AskPassword;
 use crate::failure::{FAILED, Failure};
 use crate::output::Output;
 use clap::Args;
@@ -61,10 +62,11 @@ pub(crate) fn run(
     broker: &portbroker_client::Broker,
     output: Output,
     arguments: &Who,
+    password: AskPassword,
 ) -> Result<ExitCode, Failure> {
     let mut answer = find(broker, arguments.question)?;
     if arguments.evict {
-        let eviction = evict::evict(broker, arguments.question, arguments.force)?;
+        let eviction = evict::evict(broker, arguments.question, arguments.force, password)?;
         if eviction.found_nothing() && host::is_in_the_way(&arguments.question).map_err(Failure::Scan)? {
             return Err(Failure::Elsewhere(arguments.question.port));
         }
