@@ -2,6 +2,7 @@
 
 use crate::daemon::{Daemon, read_until, run};
 use crate::netns::spawn;
+use crate::served::eventually;
 use serde_json::Value;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
@@ -70,10 +71,19 @@ pub(crate) fn only_port(port: u16) {
 
 /// A connection of a process of user 1001 whose source port the kernel chose, and its server.
 pub(crate) fn connection_from(port: u16) -> (Program, TcpListener, std::net::TcpStream) {
-    let server = TcpListener::bind("127.0.0.1:9443").unwrap();
+    // What another test starts just now may have a copy of the one before, until it is a program of its own.
+    let mut server = None;
+    eventually("the server's address is free", || {
+        server = TcpListener::bind("127.0.0.1:9443").ok();
+        server.is_some()
+    });
+    let server = server.unwrap();
     only_port(port);
     let program = "
-s = socket.socket(*TCP); s.connect(('127.0.0.1', 9443))
+import time
+for _ in range(300):
+    try: s = socket.socket(*TCP); s.connect(('127.0.0.1', 9443)); break
+    except OSError: time.sleep(0.1)
 go_on()
 try: print(len(s.recv(1)))
 except OSError as e: print(e.errno)
