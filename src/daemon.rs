@@ -1,9 +1,10 @@
 //! Wiring: configuration, kernel, broker, READY, the bus, and the end.
 
+mod events;
 mod journal;
 mod log;
 
-use crate::broker::{Broker, Handle, Inheritance, Start, StartError, Stop};
+use crate::broker::{Broker, Handle, Inheritance, LogGauge, Start, StartError, Stop};
 use crate::bus::{
     PrivateSocketError, bind_private_socket, is_stopped_for_good, serve_private_socket, serve_system_bus,
 };
@@ -13,6 +14,7 @@ use crate::kernel::child::end_with_parent;
 use crate::kernel::descriptors::{self, Spare};
 use crate::kernel::inotify::watch_generator_stamp;
 use crate::kernel::store;
+use crate::scrape;
 use crate::sources::Locations;
 use clap::Parser;
 use log::{Log, Sink};
@@ -90,9 +92,11 @@ enum DaemonError {
 pub fn main() -> ExitCode {
     let options = Options::parse();
     let log = start_logging();
+    let gauge = log.as_ref().map(Log::gauge).unwrap_or_default();
     // Before the runtime and its threads: this changes the environment.
     let inherited = store::take_listen_fds();
-    let result = if options.keeper { keep(&options, inherited) } else { run(options, inherited).map(|()| 0) };
+    let result =
+        if options.keeper { keep(&options, inherited) } else { run(options, inherited, gauge).map(|()| 0) };
     let status = match result {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
@@ -181,15 +185,16 @@ impl Supervisor {
     }
 }
 
-fn run(options: Options, inherited: Vec<(String, OwnedFd)>) -> Result<(), DaemonError> {
+fn run(options: Options, inherited: Vec<(String, OwnedFd)>, log: LogGauge) -> Result<(), DaemonError> {
     let supervisor = Supervisor::find()?;
     raise_descriptor_limit();
+    let (private, inherited): (Vec<_>, Vec<_>) =
+        inherited.into_iter().partition(|(name, _)| name == PRIVATE_SOCKET);
+    let inheritance = Inheritance::new(inherited);
     // Before there are many others, so that lowering the limit does not cut them off.
     let spare = Spare::new();
     let directory = runtime_directory(&options.root)?;
     let _lock = lock(&directory, "lock")?;
-    let (private, inherited): (Vec<_>, Vec<_>) =
-        inherited.into_iter().partition(|(name, _)| name == PRIVATE_SOCKET);
     let private = match private.into_iter().next() {
         Some((_, socket)) => UnixListener::from(socket),
         None => bind_private_socket(&options.socket.unwrap_or_else(|| directory.join("bus")))?,
@@ -198,12 +203,16 @@ fn run(options: Options, inherited: Vec<(String, OwnedFd)>) -> Result<(), Daemon
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DaemonError::Runtime)?;
     runtime.block_on(async {
         let state_directory = state_directory(&options.root);
-        let (broker, handle) = Broker::start(Start {
+        let (mut broker, handle) = Broker::start(Start {
             locations: Locations { root: options.root, config: options.config },
             runtime_directory: directory,
             state_directory,
-            inheritance: Inheritance::new(inherited),
+            inheritance,
+            log: log.clone(),
         })?;
+        if let Some(sockets) = broker.scrape_sockets() {
+            tokio::spawn(scrape::serve(handle.clone(), sockets, log));
+        }
         serve(broker, handle, (private, spare), !options.no_bus, supervisor)
             .await
             .map_err(DaemonError::Runtime)
@@ -266,7 +275,7 @@ async fn serve(
         tokio::spawn(serve_system_bus(handle.clone()));
     }
     let serving = tokio::spawn(serve_private_socket(private, handle, spare, bus));
-    let running = tokio::spawn(broker.run(stopped));
+    let mut running = tokio::spawn(broker.run(stopped));
     store::notify_ready();
     // What is for good: a keeper says it by SIGINT, systemd is asked.
     let for_good = tokio::select! {
@@ -275,6 +284,9 @@ async fn serve(
         Ok(()) = reloading => false,
         // It ends only where it could not begin.
         ended = serving => return ended.unwrap_or_else(|error| Err(std::io::Error::other(error))),
+        // By a panic, such as of a thread that cannot be made for want of memory: without it this process is of no use,
+        // and the next one has all that is stored.
+        ended = &mut running => return ended.map_err(std::io::Error::other),
     };
     store::notify_stopping();
     let for_good = for_good && (supervisor != Supervisor::Systemd || is_stopped_for_good().await);

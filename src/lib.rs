@@ -3,12 +3,13 @@
 //! The rooms, and the one way in which they may import each other (held by `tests/imports.rs`):
 //!
 //! - [`model`]: names, addresses, port sets, units. Imports nothing of ours.
-//! - [`config`], [`policy`], [`listeners`], [`learn`], [`limits`], [`pools`], [`leases`], [`state`]: pure; text and events in, a valid value or effects out.
+//! - [`config`], [`policy`], [`listeners`], [`learn`], [`limits`], [`pools`], [`leases`], [`forecast`], [`metrics`], [`state`]: pure; text and events in, a valid value or effects out.
 //! - [`generator`]: the systemd generator: units in, drop-ins out; and the writing of them.
 //! - [`sources`]: finds and reads the files that `config` is made of.
 //! - [`kernel`]: the only room with system calls and unsafe code.
 //! - [`broker`]: the one task that owns all state.
 //! - [`bus`]: the D-Bus interface on both transports.
+//! - [`scrape`]: metrics over HTTP, on sockets of this host.
 //! - [`generator`]: what systemd has to know, as drop-ins: pure.
 //! - [`uses`]: what a port is used for, in facts and in words: pure.
 //! - [`keeper`]: the parent of a daemon that has no systemd: starts it again, and keeps its sockets meanwhile.
@@ -18,6 +19,7 @@ pub mod broker;
 pub mod bus;
 pub mod config;
 pub mod daemon;
+pub mod forecast;
 pub mod generator;
 pub mod keeper;
 pub mod kernel;
@@ -25,9 +27,11 @@ pub mod learn;
 pub mod leases;
 pub mod limits;
 pub mod listeners;
+pub mod metrics;
 pub mod model;
 pub mod policy;
 pub mod pools;
+pub mod scrape;
 pub mod sources;
 pub mod state;
 pub mod uses;

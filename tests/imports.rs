@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may import of ours. A room that is not here is a fault: it has to be given its place first.
-const ROOMS: [(&str, &[&str]); 18] = [
+const ROOMS: [(&str, &[&str]); 21] = [
     ("model", &[]),
     ("config", &["model"]),
     ("policy", &["config", "model"]),
@@ -20,6 +20,9 @@ const ROOMS: [(&str, &[&str]); 18] = [
     ("limits", &["config", "model"]),
     ("pools", &["config", "model"]),
     ("leases", &["config", "model", "pools"]),
+    ("forecast", &[]),
+    ("metrics", &[]),
+    ("scrape", &["broker", "kernel", "metrics"]),
     ("state", &["model"]),
     ("uses", &["model"]),
     ("generator", &["config", "model", "sources"]),
@@ -30,11 +33,13 @@ const ROOMS: [(&str, &[&str]); 18] = [
         "broker",
         &[
             "config",
+            "forecast",
             "kernel",
             "learn",
             "leases",
             "limits",
             "listeners",
+            "metrics",
             "model",
             "policy",
             "pools",
@@ -45,7 +50,7 @@ const ROOMS: [(&str, &[&str]); 18] = [
         ],
     ),
     ("bus", &["broker", "kernel", "limits", "model", "policy", "uses", "portbroker_client::wire"]),
-    ("daemon", &["broker", "bus", "config", "generator", "keeper", "kernel", "model", "sources"]),
+    ("daemon", &["broker", "bus", "config", "generator", "keeper", "kernel", "model", "scrape", "sources"]),
     ("lib", &[]),
 ];
 
@@ -57,7 +62,7 @@ const PROGRAMS: [(&str, &[&str]); 3] = [
 ];
 
 /// Rooms that take text, time and events as arguments and give values and effects back.
-const PURE: [&str; 17] = [
+const PURE: [&str; 19] = [
     "model",
     "config",
     "policy",
@@ -66,6 +71,8 @@ const PURE: [&str; 17] = [
     "limits",
     "pools",
     "leases",
+    "forecast",
+    "metrics",
     "state",
     "uses",
     "generator/daemon.rs",

@@ -106,7 +106,7 @@ impl Handle {
 impl Broker {
     pub(super) fn evict(&self, caller: &Caller, what: Eviction, reply: Reply) {
         let action = format!("close what is on port {}", what.question);
-        if let Err(refusal) = administrator(caller, "close sockets of others", &action) {
+        if let Err(refusal) = administrator(caller, &self.gate, "close sockets of others", &action) {
             return drop(reply.send(Err(refusal)));
         }
         let (uid, pid) = (caller.uid, caller.pid);

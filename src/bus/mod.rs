@@ -15,6 +15,7 @@ mod polkit;
 mod private;
 mod properties;
 mod senders;
+mod signals;
 mod system;
 mod systemd;
 mod transport;
@@ -73,7 +74,7 @@ impl From<crate::broker::Refusal> for Failure {
             }
             Refusal::QuotaExceeded(_) | Refusal::SharedQuotaExceeded(_) => ErrorName::QuotaExceeded,
             Refusal::NoSuchSession(_) => ErrorName::NoSuchSession,
-            Refusal::CannotLease(_) | Refusal::CannotEvict(_) => ErrorName::NotReady,
+            Refusal::CannotLease(_) | Refusal::CannotEvict(_) | Refusal::CannotSend(_) => ErrorName::NotReady,
             Refusal::OverLimit(_) => return Self::standard("LimitsExceeded", refusal.to_string()),
             Refusal::TooManySockets(_) => ErrorName::TooManySockets,
             Refusal::BadArgument(_) => ErrorName::BadArgument,

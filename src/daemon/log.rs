@@ -5,7 +5,8 @@
 //! counted, and told of by a line of its own as soon as lines are taken again. In a daemon whose log is well, a line is
 //! written when it is made, and there is no thread.
 
-use super::journal;
+use super::journal::{self, Journal};
+use crate::broker::LogGauge;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 use std::collections::VecDeque;
@@ -13,20 +14,17 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
-use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What may wait, in bytes.
-const MOST: usize = 1 << 20;
 /// How often it is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 
 /// Where lines go.
 #[derive(Debug)]
 pub(super) enum Sink {
-    /// systemd's journal, a datagram a record.
-    Journal(UnixDatagram),
+    /// systemd's journal, a datagram a record; and where its messages go as lines while there is no journal.
+    Journal(Journal, Option<Box<Sink>>),
     /// A file; or a pipe or terminal, opened anew so that our writing does not wait and others' does as before.
     File(File),
     /// A socket, as of the journal's for standard error.
@@ -57,18 +55,20 @@ impl Sink {
 
     /// The journal.
     pub(super) fn journal() -> io::Result<Self> {
-        let socket = UnixDatagram::unbound()?;
-        socket.set_nonblocking(true)?;
-        let sink = Self::Journal(socket);
-        // journald throws an empty record away.
-        sink.write(&[])?;
-        Ok(sink)
+        Ok(Self::Journal(Journal::open()?, Self::stderr().ok().map(Box::new)))
     }
 
     /// Writes without waiting; how much of it was taken.
     fn write(&self, record: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Journal(socket) => journal::send(socket, record).map(|()| record.len()),
+            Self::Journal(journal, lines) => match (journal.send(record), lines) {
+                (Ok(()), _) => Ok(record.len()),
+                // It is full, and takes more in a while.
+                (Err(error), _) if is_for_now(&error) => Err(error),
+                (Err(error), None) => Err(error),
+                // It is not there. Of a line that is taken in part the rest is not worth a wait.
+                (Err(_), Some(lines)) => lines.write(&journal::line_of(record)).map(|_| record.len()),
+            },
             Self::File(file) => (&*file).write(record),
             Self::Socket(socket) => {
                 let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
@@ -91,10 +91,15 @@ impl Sink {
     fn lost(&self, lines: u64) -> Vec<u8> {
         let text = format!("{lines} lines of the log were lost: it took nothing for a while");
         match self {
-            Self::Journal(_) => journal::record_of_our_own(&text, lines),
+            Self::Journal(..) => journal::record_of_our_own(&text, lines),
             _ => format!("portbrokerd: {text}\n").into_bytes(),
         }
     }
+}
+
+/// Whether it would have to wait.
+fn is_for_now(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 #[derive(Debug, Default)]
@@ -113,12 +118,18 @@ pub(super) struct Log(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     sink: Sink,
+    gauge: LogGauge,
     state: Mutex<State>,
 }
 
 impl Log {
     pub(super) fn new(sink: Sink) -> Self {
-        Self(Arc::new(Inner { sink, state: Mutex::default() }))
+        Self(Arc::new(Inner { sink, gauge: LogGauge::default(), state: Mutex::default() }))
+    }
+
+    /// How it is; and there its buffer is given another length.
+    pub(super) fn gauge(&self) -> LogGauge {
+        self.0.gauge.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -135,11 +146,14 @@ impl Log {
             return;
         }
         // The rest of a line that was begun is written in any case.
-        if state.bytes.saturating_add(rest.len()) > MOST && taken == 0 {
+        let most = usize::try_from(self.0.gauge.most()).unwrap_or(usize::MAX);
+        if state.bytes.saturating_add(rest.len()) > most && taken == 0 {
             state.lost = state.lost.saturating_add(1);
+            self.0.gauge.lost_one();
         } else {
             state.bytes = state.bytes.saturating_add(rest.len());
             state.waiting.push_back(rest.to_vec());
+            self.measure(&state);
         }
         if !std::mem::replace(&mut state.retries, true) {
             let log = self.clone();
@@ -152,13 +166,22 @@ impl Log {
     fn write_now(&self, record: &[u8]) -> usize {
         match self.0.sink.write(record) {
             Ok(taken) => taken,
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
+            Err(error) if is_for_now(&error) => 0,
             Err(_) => record.len(),
         }
     }
 
+    fn measure(&self, state: &State) {
+        self.0.gauge.waits(u64::try_from(state.bytes).unwrap_or(u64::MAX));
+    }
+
     /// Writes what waits, as far as it is taken.
     fn flush(&self, state: &mut State) {
+        self.flush_some(state);
+        self.measure(state);
+    }
+
+    fn flush_some(&self, state: &mut State) {
         while let Some(mut record) = state.waiting.pop_front() {
             let taken = self.write_now(&record);
             state.bytes = state.bytes.saturating_sub(taken);
@@ -214,6 +237,7 @@ impl Write for Log {
 mod tests {
     use super::*;
     use std::io::Read as _;
+    use std::os::unix::net::UnixDatagram;
 
     /// The log into a pipe, and its reader.
     fn piped() -> (Log, File) {
@@ -233,7 +257,8 @@ mod tests {
         const LINES: usize = 20_000;
         (0..LINES).for_each(|n| log.record(line(n).as_bytes()));
         let buffered = log.state().bytes;
-        assert!(buffered <= MOST && log.state().lost > 0, "{buffered}");
+        let most = usize::try_from(log.gauge().most()).unwrap();
+        assert!(buffered <= most && log.state().lost > 0, "{buffered}");
         let read = std::thread::spawn(move || {
             let mut text = String::new();
             reader.read_to_string(&mut text).unwrap();
@@ -251,6 +276,36 @@ mod tests {
             assert_eq!(format!("{found}\n"), line(n), "in order, and none torn");
         }
         assert_eq!(lines[told + 1..].len(), 1);
+    }
+
+    #[test]
+    fn what_no_journal_takes_is_a_line_and_what_it_takes_later_waits() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let receiver = UnixDatagram::bind(&path).unwrap();
+        receiver.set_nonblocking(true).unwrap();
+        let (reader, writer) = io::pipe().unwrap();
+        let lines = Sink::Given(File::from(OwnedFd::from(writer)));
+        let log = Log::new(Sink::Journal(Journal::at(path.clone()).unwrap(), Some(Box::new(lines))));
+        let record = journal::record_of_our_own("of the journal", 1);
+        log.record(&record);
+        let mut bytes = [0; 1024];
+        assert_eq!(receiver.recv(&mut bytes).unwrap(), record.len());
+        // Nobody reads it: it is full after some, and takes the others when it is read again.
+        (0..2000).for_each(|_| log.record(&record));
+        assert!(log.state().bytes > 0, "it waits");
+        let mut read = 0;
+        while read < 2000 {
+            read += usize::from(receiver.recv(&mut bytes).is_ok());
+            log.flush(&mut log.state());
+        }
+        // It is gone.
+        drop(receiver);
+        std::fs::remove_file(&path).unwrap();
+        log.record(&journal::record_of_our_own("plain", 2));
+        let mut line = [0; 9];
+        File::from(OwnedFd::from(reader)).read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"<4>plain\n");
     }
 
     #[test]
