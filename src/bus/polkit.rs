@@ -258,7 +258,7 @@ impl Denial {
     fn refuse(self, manager: &Manager, action: Administration, caller: &Caller) -> Failure {
         let Self { told, reason, challenge } = self;
         let (what, &Caller { uid, pid, .. }) = (action.words(), caller);
-        if manager.broker.gate().has_a_line(uid) {
+        if manager.broker.gate().has_a_line(&manager.broker.turn().who(), "refusal") {
             tracing::warn!(
                 event = "refusal",
                 action = action.id(),
