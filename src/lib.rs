@@ -11,6 +11,7 @@
 //! - [`bus`]: the D-Bus interface on both transports.
 //! - [`scrape`]: metrics over HTTP, on sockets of this host.
 //! - [`generator`]: what systemd has to know, as drop-ins: pure.
+//! - [`uses`]: what a port is used for, in facts and in words: pure.
 //! - [`keeper`]: the parent of a daemon that has no systemd: starts it again, and keeps its sockets meanwhile.
 //! - [`daemon`] wires them.
 
@@ -33,3 +34,4 @@ pub mod pools;
 pub mod scrape;
 pub mod sources;
 pub mod state;
+pub mod uses;

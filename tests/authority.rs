@@ -71,6 +71,8 @@ fn polkit_says_who_may_administer_besides_root() {
     lab.ok(&by("deputy", "portbroker reload"));
     lab.ok(&by("deputy", "portbroker drain 127.0.0.2"));
     lab.ok(&by("deputy", "portbroker drain --undo 127.0.0.2"));
+    let evicted = lab.ok(&by("deputy", "portbroker who 9999/udp --evict"));
+    assert!(evicted.ends_with("nothing was there to be closed"), "{evicted}");
     is_refused(&lab, &by("deputy", "portbroker drain 127.0.0.3"), "org.portbroker.PortBroker1.drain");
     let lease = lease_of_root(&lab);
     lab.ok(&by("deputy", &format!("portbroker release {lease}")));
@@ -100,7 +102,12 @@ fn polkit_says_who_may_administer_besides_root() {
     lab.step("polkit is told who sends, and what it is about");
     let asked = lab.ok("cat /run/asked/log");
     let own = lab.show("portbroker", "MainPID");
-    for line in ["asked about deputy pid", "drain - 127.0.0.2 -", &format!("release {lease} - -")] {
+    for line in [
+        "asked about deputy pid",
+        "drain - 127.0.0.2 -",
+        "evict - - 9999/udp",
+        &format!("release {lease} - -"),
+    ] {
         assert!(asked.contains(line), "no {line:?} in {asked}");
     }
     assert!(!asked.contains("asked about portbroker") && !asked.contains(&format!(" pid {own} ")), "{asked}");
@@ -108,6 +115,7 @@ fn polkit_says_who_may_administer_besides_root() {
     lab.step("who would have to authenticate, and whom a rule forbids it");
     is_refused(&lab, &by("stranger", "portbroker reload"), "who authenticates to polkit");
     is_refused(&lab, &by("stranger", "portbroker --no-ask-password reload"), "who authenticates to polkit");
+    is_refused(&lab, &by("stranger", "portbroker who 9999 --evict"), "who authenticates to polkit");
     is_refused(
         &lab,
         &by("banned", "portbroker reload"),

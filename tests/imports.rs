@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may import of ours. A room that is not here is a fault: it has to be given its place first.
-const ROOMS: [(&str, &[&str]); 20] = [
+const ROOMS: [(&str, &[&str]); 21] = [
     ("model", &[]),
     ("config", &["model"]),
     ("policy", &["config", "model"]),
@@ -24,6 +24,7 @@ const ROOMS: [(&str, &[&str]); 20] = [
     ("metrics", &[]),
     ("scrape", &["broker", "kernel", "metrics"]),
     ("state", &["model"]),
+    ("uses", &["model"]),
     ("generator", &["config", "model", "sources"]),
     ("kernel", &["config", "model"]),
     ("keeper", &["kernel"]),
@@ -44,23 +45,24 @@ const ROOMS: [(&str, &[&str]); 20] = [
             "pools",
             "sources",
             "state",
+            "uses",
             "portbroker_client::wire",
         ],
     ),
-    ("bus", &["broker", "kernel", "limits", "model", "policy", "portbroker_client::wire"]),
+    ("bus", &["broker", "kernel", "limits", "model", "policy", "uses", "portbroker_client::wire"]),
     ("daemon", &["broker", "bus", "config", "generator", "keeper", "kernel", "model", "scrape", "sources"]),
     ("lib", &[]),
 ];
 
 /// What each program may import of the library.
 const PROGRAMS: [(&str, &[&str]); 3] = [
-    ("portbroker", &["config", "kernel", "model", "sources", "portbroker_client"]),
+    ("portbroker", &["config", "kernel", "model", "sources", "uses", "portbroker_client"]),
     ("portbrokerd", &["daemon"]),
     ("portbroker-generator", &["generator"]),
 ];
 
 /// Rooms that take text, time and events as arguments and give values and effects back.
-const PURE: [&str; 18] = [
+const PURE: [&str; 19] = [
     "model",
     "config",
     "policy",
@@ -72,6 +74,7 @@ const PURE: [&str; 18] = [
     "forecast",
     "metrics",
     "state",
+    "uses",
     "generator/daemon.rs",
     "generator/delivery.rs",
     "generator/systemd.rs",

@@ -57,7 +57,11 @@ pub const OPTION_AHEAD: &str = "ahead";
 pub const OPTION_WAIT: &str = "wait";
 /// The longest wait, in milliseconds: ten minutes.
 pub const MAX_WAIT: u32 = 600_000;
-/// Option of what administers (Reload, Release, DrainAddress), `b`: where polkit lets nobody do it who has not
+/// Option of Evict, `b`: close services too, those that listen and those that receive datagrams.
+pub const OPTION_FORCE: &str = "force";
+/// Sockets that Evict closes at a time.
+pub const MAX_EVICTED: usize = 1000;
+/// Option of what administers (Reload, Release, DrainAddress, Evict), `b`: where polkit lets nobody do it who has not
 /// authenticated, the user is asked for a password, and the call may take two minutes. The flag of a D-Bus message that
 /// allows interactive authorization means the same.
 ///
@@ -305,6 +309,17 @@ pub trait Manager {
     /// was said in the log, as far as the daemon remembers. The numbers begin anew with each daemon. For root, as the log
     /// is. Errors: NotAllowed.
     fn list_events(&self, after: u64, most: u32) -> zbus::Result<Vec<EventRow>>;
+    /// Closes the sockets that keep a service from having a port (`protocol` is `tcp`, `udp`, or empty for both): connections that have it as
+    /// their source port, and closed ones that the kernel still keeps. Only in the broker's network namespace, never a
+    /// socket that the broker holds, and a service only with [`OPTION_FORCE`]. What became of each socket of the port, at most
+    /// [`MAX_EVICTED`], those that are in the way first. Options: [`OPTION_FORCE`], [`OPTION_INTERACTIVE`]. For root, and whom
+    /// polkit lets. Errors: NotAllowed, BadArgument, NotReady.
+    fn evict(
+        &self,
+        protocol: &str,
+        port: u16,
+        options: HashMap<&str, Variant<'_>>,
+    ) -> zbus::Result<Vec<EvictedRow>>;
 
     /// Reads the configuration again. All or nothing: on any fault the old one goes on, and the error
     /// (InvalidConfiguration) has all faults in its message. What cannot be had of one that was taken, such as a port
@@ -365,6 +380,9 @@ pub type WaitingRow = (String, u64, u32, u32, u32);
 /// Something that happened, as ListEvents has it: number, microseconds since the epoch, level (`error`, `warning`, `info`),
 /// the log's word for it, such as `hand-over` (or empty), message.
 pub type EventRow = (u64, u64, String, String, String);
+/// A socket, as Evict has it: protocol, own address, whom it was connected to (empty: nobody), state, what became of it (`closed`;
+/// `kept`: it is in nobody's way; `refused`: it serves; `failed`), and why it was not closed (empty where it was).
+pub type EvictedRow = (String, String, String, String, String, String);
 
 /// A lease, as ListLeases has it: number, session's number, pool, protocol, destination (empty: any), kind (`pairs`,
 /// `blocks`, `sockets`), ports, state (`held`, or `cooling` after its end), owner (`crawler.service`, `uid 1000`),

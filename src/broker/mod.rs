@@ -13,6 +13,7 @@ mod deposits;
 mod descriptors;
 mod draining;
 mod effects;
+mod evict;
 mod gate;
 mod handover;
 mod hidden;
@@ -46,6 +47,7 @@ mod view;
 pub use crate::learn::Learned;
 pub use crate::leases::{Kind, Lease};
 pub use command::{Acquire, Handed, Handle, NamedSocket, Notice, ObjectKind, Refusal, Stopping};
+pub use evict::{Evicted, Eviction, Outcome};
 pub use gate::{Debtor, Gate, Held};
 pub use history::{Happening, History};
 pub use log_gauge::LogGauge;
@@ -356,6 +358,7 @@ impl Broker {
             Command::Acquire(request, reply) => drop(reply.send(self.acquire(request))),
             Command::Reload(caller, reply) => self.reload(caller, reply),
             Command::Learned(reply) => drop(reply.send(self.learning.learned())),
+            Command::Evict(caller, what, reply) => self.evict(&caller, what, reply),
             Command::Forget(caller, port, reply) => drop(reply.send(self.forget(&caller, port))),
             Command::Renew(caller, name, reply) => drop(reply.send(self.renew(&caller, &name))),
             Command::Queues(name, reply) => drop(reply.send(self.queues(&name))),

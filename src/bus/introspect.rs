@@ -90,6 +90,11 @@ const MANAGER: &str = r#" <interface name="org.freedesktop.DBus.ObjectManager">
    <arg name="after" type="t" direction="in"/><arg name="most" type="u" direction="in"/>
    <arg name="events" type="a(ttsss)" direction="out"/>
   </method>
+  <method name="Evict">
+   <arg name="protocol" type="s" direction="in"/><arg name="port" type="q" direction="in"/>
+   <arg name="options" type="a{sv}" direction="in"/>
+   <arg name="sockets" type="a(ssssss)" direction="out"/>
+  </method>
   <method name="Reload"/>
   <method name="RenewListener"><arg name="name" type="s" direction="in"/></method>
   <property name="Version" type="s" access="read"/>

@@ -226,6 +226,9 @@ impl Manager {
                 let most = usize::try_from(most.min(MAX_EVENT_ROWS)).unwrap_or_default();
                 reply.build(&properties::of_happenings(self.broker.happenings(&caller, after, most)?))?
             }
+            (Some(MANAGER_INTERFACE) | None, "Evict") => {
+                reply.build(&self.evict(message, call, who).await?)?
+            }
             (Some(MANAGER_INTERFACE) | None, "Reload") => {
                 self.reload(message, call, who).await?;
                 reply.build(&())?

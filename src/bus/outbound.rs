@@ -35,7 +35,7 @@ pub(super) const MEMBERS: [&str; 9] = [
 /// What a row of ListLeases takes of an answer, about, in bytes.
 const LENGTH_OF_A_LEASE: usize = 160;
 
-type Options = HashMap<String, OwnedVariant>;
+pub(super) type Options = HashMap<String, OwnedVariant>;
 /// Session, pool, protocol, destination, how many, options.
 type LeaseArguments = (OwnedObjectPath, String, String, String, u32, Options);
 
@@ -213,7 +213,7 @@ fn session_of(path: &str) -> Result<SessionId, Failure> {
     number.map(SessionId).ok_or_else(|| bad(format!("{} is no session: see OpenSession", shown(path))))
 }
 
-fn protocol_of(text: &str) -> Result<Protocol, Failure> {
+pub(super) fn protocol_of(text: &str) -> Result<Protocol, Failure> {
     match text {
         "tcp" => Ok(Protocol::Tcp),
         "udp" => Ok(Protocol::Udp),
@@ -342,7 +342,7 @@ fn too_many_sockets(wanted: u32, limit: usize) -> Failure {
     Failure::ours(ErrorName::TooManySockets, text)
 }
 
-fn bad(message: impl Into<String>) -> Failure {
+pub(super) fn bad(message: impl Into<String>) -> Failure {
     Failure::ours(ErrorName::BadArgument, message)
 }
 

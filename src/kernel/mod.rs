@@ -30,6 +30,7 @@ pub mod peer;
 pub mod process;
 mod received;
 pub mod reserved_ports;
+pub mod scan;
 pub mod scrape_socket;
 mod sock_diag;
 pub mod socket;

@@ -143,7 +143,7 @@ fn own_network() -> Option<u64> {
 }
 
 /// The path in systemd's own hierarchy: `name=systemd` where there is one (legacy, hybrid), else the unified.
-fn systemd_cgroup(text: &str) -> Option<String> {
+pub(super) fn systemd_cgroup(text: &str) -> Option<String> {
     let path_of = |controller: &str| {
         text.lines().find_map(|line| {
             let mut fields = line.splitn(3, ':');

@@ -7,7 +7,7 @@ use crate::output::{Output, Pages};
 use crate::progress::Progress;
 use crate::{
     activate, cat_config, check, deposit, exec, import, learned, lease, leases, listeners, packaging, pools,
-    reload, renew, status, top,
+    reload, renew, status, top, who,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use portbroker::model::{ListenerName, PoolName};
@@ -107,6 +107,9 @@ enum Verb {
         #[arg(long)]
         undo: bool,
     },
+    /// Everything that uses a port, what that means, and what mends it
+    #[command(after_help = WHO_HELP)]
+    Who(who::Who),
     /// Print the section that replaces a socket unit
     #[command(after_help = IMPORT_HELP)]
     Import {
@@ -295,6 +298,7 @@ impl Arguments {
             Verb::Exec(arguments) => exec::run(&broker, &arguments),
             Verb::Deposit(arguments) => deposit::run(&broker, output, &arguments),
             Verb::Import { unit, root } => import::run(output, root.root, &unit),
+            Verb::Who(arguments) => who::run(&broker, output, &arguments, password),
             Verb::Activate => activate::run(),
             Verb::Completions { shell } => packaging::completions(Self::command(), shell),
             Verb::Manual { directory } => packaging::manual(Self::command(), &directory),

@@ -50,6 +50,15 @@ pub(crate) enum Failure {
         "top needs a terminal on standard input and output: \"portbroker top --once\" prints one picture"
     )]
     NoTerminal,
+    /// The sockets of this host.
+    #[error("cannot look at the sockets of this host: {0}")]
+    Scan(io::Error),
+    /// What a broker closes is in its own network namespace.
+    #[error(
+        "the broker sees nothing on port {0}, and here something is: it is in another network namespace, and closes nothing \
+         in this one"
+    )]
+    Elsewhere(u16),
     /// Standard output.
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
@@ -65,7 +74,9 @@ impl Failure {
         match self {
             Self::Broker(error) | Self::Reload { reload: error, .. } => status_of(error),
             Self::NoTerminal => USAGE,
-            Self::Store(_) | Self::Manual { .. } | Self::Output(_) => FAILED,
+            Self::Store(_) | Self::Manual { .. } | Self::Scan(_) | Self::Elsewhere(_) | Self::Output(_) => {
+                FAILED
+            }
         }
     }
 

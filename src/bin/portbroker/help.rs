@@ -244,3 +244,28 @@ JSON: {\"address\", \"draining\": true | false}
 Examples:
   portbroker drain 192.0.2.10
   portbroker drain --undo 192.0.2.10";
+
+pub(crate) const WHO_HELP: &str = "\
+Says who uses a port, in every network namespace that may be entered, and what that means. It works
+without a broker, and without privilege as far as that goes: what could not be seen is said. Of many
+sockets that do the same a few are shown, and their number.
+With --evict the broker closes what keeps a service from having the port: connections that have it as
+their source port, and closed ones that the kernel still keeps (TIME_WAIT). It closes none that it
+holds itself, nothing in other network namespaces, and services only with --force. The status is 1
+where something that is in the way was not closed.
+JSON: {\"port\", \"protocol\": \"tcp\" | \"udp\" | null, \"service\": its name in /etc/services,
+       \"uses\": [{\"use\": \"brokered\" | \"listener\" | \"bound\" | \"datagrams\" | \"source\" | \"served\" |
+       \"time-wait\" | \"wanted\" | \"leased\" | \"learned\" | \"reserved\" | \"ephemeral\" | \"zone\" |
+       \"left-out\", \"protocol\", \"network\": null for the own one, \"state\", \"local\", \"remote\",
+       \"seconds_left\", \"inode\", \"count\": 1, or how many more of the same, \"user\", \"uid\", \"unit\",
+       \"processes\": [{\"pid\", \"name\", \"user\", \"uid\", \"unit\", \"age\": seconds}], \"name\": listener,
+       pool or unit, \"detail\"}], \"says\": [{\"tone\": \"bad\" | \"warning\" | \"good\", \"text\",
+       \"remedy\": a command or null}], \"unseen\": [text], \"evicted\": null without --evict, or
+       [{\"protocol\", \"local\", \"remote\", \"state\", \"outcome\": \"closed\" | \"kept\" | \"refused\" |
+       \"failed\", \"reason\"}]}
+
+Examples:
+  portbroker who 3306
+  portbroker who 53/udp
+  portbroker who 3306 --evict
+  portbroker --json who 3306 | jq -r '.says[] | select(.tone == \"bad\").remedy'";

@@ -30,6 +30,7 @@ mod status;
 mod store;
 mod terminal;
 mod top;
+mod who;
 
 use clap::Parser;
 

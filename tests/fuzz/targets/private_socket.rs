@@ -28,11 +28,11 @@ addresses = [\"127.0.0.1\"]
 ports = \"10000-10099\"
 ";
 const AUTHENTICATION: &[u8] = b"\0AUTH EXTERNAL 30\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n";
-const MEMBERS: [&str; 14] = [
+const MEMBERS: [&str; 15] = [
     "AcquireListeners", "OpenSession", "LeasePairs", "LeaseBlocks", "LeaseSockets", "Release", "Reload", "ListLeases",
-    "DrainAddress", "ListDeposits", "ForgetPort", "RenewListener", "GetManagedObjects", "GetAll",
+    "DrainAddress", "Evict", "ListDeposits", "ForgetPort", "RenewListener", "GetManagedObjects", "GetAll",
 ];
-const SIGNATURES: [&str; 10] = ["", "t", "u", "s", "sv", "asa{sv}", "ossua{sv}", "osssua{sv}", "tu", "a{sv}"];
+const SIGNATURES: [&str; 11] = ["", "sqa{sv}", "t", "u", "s", "sv", "asa{sv}", "ossua{sv}", "osssua{sv}", "tu", "a{sv}"];
 
 /// What the answer to ListLeases is made of.
 const ANSWER: &[u8] = b"a(ttssssussa(sqq)u)";
