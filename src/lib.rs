@@ -4,6 +4,7 @@
 //!
 //! - [`model`]: names, addresses, port sets, units. Imports nothing of ours.
 //! - [`config`], [`policy`], [`listeners`], [`learn`], [`limits`], [`pools`], [`leases`], [`state`]: pure; text and events in, a valid value or effects out.
+//! - [`plan`]: pure, for the command line: how much a load takes.
 //! - [`generator`]: the systemd generator: units in, drop-ins out; and the writing of them.
 //! - [`sources`]: finds and reads the files that `config` is made of.
 //! - [`kernel`]: the only room with system calls and unsafe code.
@@ -26,6 +27,7 @@ pub mod leases;
 pub mod limits;
 pub mod listeners;
 pub mod model;
+pub mod plan;
 pub mod policy;
 pub mod pools;
 pub mod sources;

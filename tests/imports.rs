@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may import of ours. A room that is not here is a fault: it has to be given its place first.
-const ROOMS: [(&str, &[&str]); 18] = [
+const ROOMS: [(&str, &[&str]); 19] = [
     ("model", &[]),
     ("config", &["model"]),
     ("policy", &["config", "model"]),
@@ -22,6 +22,7 @@ const ROOMS: [(&str, &[&str]); 18] = [
     ("leases", &["config", "model", "pools"]),
     ("state", &["model"]),
     ("uses", &["model"]),
+    ("plan", &["config", "leases", "model", "pools"]),
     ("generator", &["config", "model", "sources"]),
     ("kernel", &["config", "model"]),
     ("keeper", &["kernel"]),
@@ -51,13 +52,25 @@ const ROOMS: [(&str, &[&str]); 18] = [
 
 /// What each program may import of the library.
 const PROGRAMS: [(&str, &[&str]); 3] = [
-    ("portbroker", &["config", "kernel", "model", "sources", "uses", "portbroker_client"]),
+    (
+        "portbroker",
+        &[
+            "config",
+            "kernel",
+            "model",
+            "plan",
+            "pools",
+            "sources",
+            "uses",
+            "portbroker_client",
+        ],
+    ),
     ("portbrokerd", &["daemon"]),
     ("portbroker-generator", &["generator"]),
 ];
 
 /// Rooms that take text, time and events as arguments and give values and effects back.
-const PURE: [&str; 17] = [
+const PURE: [&str; 18] = [
     "model",
     "config",
     "policy",
@@ -68,6 +81,7 @@ const PURE: [&str; 17] = [
     "leases",
     "state",
     "uses",
+    "plan",
     "generator/daemon.rs",
     "generator/delivery.rs",
     "generator/systemd.rs",

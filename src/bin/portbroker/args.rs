@@ -4,8 +4,8 @@ use crate::failure::{self, Failure};
 use crate::help::*;
 use crate::output::Output;
 use crate::{
-    activate, cat_config, check, deposit, exec, import, learned, lease, leases, listeners, packaging, pools,
-    reload, renew, status, who,
+    activate, cat_config, check, deposit, exec, import, learned, lease, leases, listeners, packaging,
+    plan, pools, reload, renew, status, who,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use portbroker::model::{ListenerName, PoolName};
@@ -48,6 +48,9 @@ enum Verb {
         #[command(flatten)]
         root: Root,
     },
+    /// Say how many source addresses and ports a load of connections takes
+    #[command(after_help = PLAN_HELP)]
+    Plan(Box<plan::Planned>),
     /// Show the configuration as it would be taken now, each value with where it is written
     #[command(after_help = CAT_CONFIG_HELP)]
     CatConfig(Root),
@@ -259,6 +262,7 @@ impl Arguments {
             Verb::Forget { port } => learned::forget(&broker, output, port),
             Verb::Show(Show::Listener { name }) => listeners::show(&broker, output, &name),
             Verb::Check { path, root } => check::run(output, root.root, path.as_deref()),
+            Verb::Plan(planned) => plan::run(output, &planned),
             Verb::CatConfig(root) => cat_config::run(output, root.root),
             Verb::Reload => reload::run(&broker, output),
             Verb::Renew { name } => renew::run(&broker, output, &name),

@@ -2,6 +2,8 @@
 
 use crate::output;
 use crate::store::StoreError;
+use portbroker::kernel::reserved_ports::ReservedPortsError;
+use portbroker::plan::{LoadError, PlanError};
 use portbroker_client::Error;
 use portbroker_client::wire::ErrorName;
 use std::io::{self, Write};
@@ -9,6 +11,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 pub(crate) const FAILED: u8 = 1;
+/// What clap ends with where the command line is wrong.
+const USAGE: u8 = 2;
 /// `EX_UNAVAILABLE`
 const NOT_REACHABLE: u8 = 69;
 /// `EX_NOPERM`
@@ -46,6 +50,15 @@ pub(crate) enum Failure {
     /// The sockets of this host.
     #[error("cannot look at the sockets of this host: {0}")]
     Scan(io::Error),
+    /// Numbers that are no load.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// No plan for a load.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The kernel's range of ports.
+    #[error("{0}; say which range it is with --range")]
+    Range(#[from] ReservedPortsError),
     /// Standard output.
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
@@ -60,7 +73,13 @@ impl Failure {
     fn status(&self) -> u8 {
         match self {
             Self::Broker(error) | Self::Reload { reload: error, .. } => status_of(error),
-            Self::Store(_) | Self::Manual { .. } | Self::Scan(_) | Self::Output(_) => FAILED,
+            Self::Load(_) => USAGE,
+            Self::Store(_)
+            | Self::Manual { .. }
+            | Self::Scan(_)
+            | Self::Plan(_)
+            | Self::Range(_)
+            | Self::Output(_) => FAILED,
         }
     }
 

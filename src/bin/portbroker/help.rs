@@ -84,6 +84,29 @@ Examples:
   portbroker check /etc/systemd/system/mariadb.service.d/port.conf
   portbroker --json check | jq -r '.faults[].message'";
 
+pub(crate) const PLAN_HELP: &str = "\
+Of --connections, --rate and --lifetime two are needed; the third follows: connections are rate times
+lifetime. Where all three are given and more connections are open at once than that, the rest is planned
+as a burst on top of those that come evenly; fewer are a contradiction. Numbers may have k, M or G behind
+them, rates /s, /min or /h.
+A source stays taken while its connection is open, and for 60 s of TIME_WAIT after that where this host
+closes first. Ports are those that a pool with the same `ports` has on this host, with the rules of
+portbroker.toml(5): `auto` leaves out what is the kernel's, brokered, protected or listened on.
+What the kernel alone does with one address is said beside it. The numbers are upper bounds for the worst
+moment. Nothing is asked of a broker and nothing is changed.
+JSON: {\"connections\", \"rate\": a second, \"lifetime\", \"time-wait\", \"burst\", \"destinations\",
+       \"protocol\", \"tuples\": of each destination at once, \"tuples-without-time-wait\",
+       \"ports-of-each-address\", \"ports\", \"addresses\", \"addresses-without-time-wait\", \"pools\",
+       \"capacity\", \"kernel\": {\"range\", \"sources\", \"slow-from\", \"slow-after\": null for never,
+       \"exhausted-after\"}, \"curve\": [{\"time\", \"open\", \"time-wait\"}], \"configuration\": TOML,
+       \"notes\": [text]}, times in seconds
+
+Examples:
+  portbroker plan --connections 2M --destinations 1 --lifetime 30s --rate 20k/s
+  portbroker plan --rate 500/s --lifetime 2min --destinations 3
+  portbroker plan --connections 100k --lifetime 1h --time-wait 0s --ports 10000-32767
+  portbroker --json plan --connections 2M --lifetime 30s | jq -r .configuration";
+
 pub(crate) const CAT_CONFIG_HELP: &str = "\
 What is printed is TOML, with the place of each value as a comment.
 JSON: {\"listeners\": [{\"name\", \"source\": \"unit\" | \"toml\" | \"inherited\", \"origin\",

@@ -18,11 +18,14 @@ mod leases;
 mod listeners;
 mod output;
 mod packaging;
+mod plan;
+mod plot;
 mod pools;
 mod reload;
 mod renew;
 mod status;
 mod store;
+mod terminal;
 mod who;
 
 use clap::Parser;
