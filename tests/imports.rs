@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may import of ours. A room that is not here is a fault: it has to be given its place first.
-const ROOMS: [(&str, &[&str]); 19] = [
+const ROOMS: [(&str, &[&str]); 21] = [
     ("model", &[]),
     ("config", &["model"]),
     ("policy", &["config", "model"]),
@@ -23,10 +23,12 @@ const ROOMS: [(&str, &[&str]); 19] = [
     ("state", &["model"]),
     ("uses", &["model"]),
     ("plan", &["config", "leases", "model", "pools"]),
+    ("services", &["model"]),
+    ("doctor", &["config", "model", "services"]),
     ("generator", &["config", "model", "sources"]),
     ("kernel", &["config", "model"]),
     ("keeper", &["kernel"]),
-    ("sources", &["config", "model"]),
+    ("sources", &["config", "model", "services"]),
     (
         "broker",
         &[
@@ -56,10 +58,12 @@ const PROGRAMS: [(&str, &[&str]); 3] = [
         "portbroker",
         &[
             "config",
+            "doctor",
             "kernel",
             "model",
             "plan",
             "pools",
+            "services",
             "sources",
             "uses",
             "portbroker_client",
@@ -70,7 +74,7 @@ const PROGRAMS: [(&str, &[&str]); 3] = [
 ];
 
 /// Rooms that take text, time and events as arguments and give values and effects back.
-const PURE: [&str; 18] = [
+const PURE: [&str; 20] = [
     "model",
     "config",
     "policy",
@@ -82,6 +86,8 @@ const PURE: [&str; 18] = [
     "state",
     "uses",
     "plan",
+    "services",
+    "doctor",
     "generator/daemon.rs",
     "generator/delivery.rs",
     "generator/systemd.rs",

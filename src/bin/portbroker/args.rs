@@ -4,7 +4,7 @@ use crate::failure::{self, Failure};
 use crate::help::*;
 use crate::output::Output;
 use crate::{
-    activate, cat_config, check, deposit, exec, import, learned, lease, leases, listeners, packaging,
+    activate, cat_config, check, deposit, doctor, exec, import, learned, lease, leases, listeners, packaging,
     plan, pools, reload, renew, status, who,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -48,6 +48,9 @@ enum Verb {
         #[command(flatten)]
         root: Root,
     },
+    /// Say what is wrong with the ports of this host, and what mends it
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(Root),
     /// Say how many source addresses and ports a load of connections takes
     #[command(after_help = PLAN_HELP)]
     Plan(Box<plan::Planned>),
@@ -262,6 +265,7 @@ impl Arguments {
             Verb::Forget { port } => learned::forget(&broker, output, port),
             Verb::Show(Show::Listener { name }) => listeners::show(&broker, output, &name),
             Verb::Check { path, root } => check::run(output, root.root, path.as_deref()),
+            Verb::Doctor(root) => doctor::run(&broker, output, &root.root),
             Verb::Plan(planned) => plan::run(output, &planned),
             Verb::CatConfig(root) => cat_config::run(output, root.root),
             Verb::Reload => reload::run(&broker, output),

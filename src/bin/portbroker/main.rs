@@ -8,6 +8,7 @@ mod args;
 mod cat_config;
 mod check;
 mod deposit;
+mod doctor;
 mod exec;
 mod failure;
 mod help;
