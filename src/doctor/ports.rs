@@ -5,7 +5,7 @@
 
 use super::finding::{Finding, Severity};
 use super::picture::{Picture, endpoint, is_waiting};
-use crate::model::{Endpoint, Protocol, Socket, SocketKind, SocketState, UnitName};
+use crate::model::{Endpoint, PortSet, Protocol, Socket, SocketKind, SocketState, UnitName};
 use std::collections::BTreeMap;
 
 /// A port that somebody's configuration names.
@@ -27,6 +27,10 @@ pub(super) fn findings(picture: &Picture) -> Vec<Finding> {
     for socket in own.sockets.iter().filter(|socket| own.may_choose(socket.local.port()) == Some(true)) {
         sockets.entry((socket.protocol, socket.local.port())).or_default().push(socket);
     }
+    // All of them: whoever does what one remedy says must not undo what another said.
+    let mut reserved = own.reserved.clone().unwrap_or_default();
+    let wanted = named.iter().filter(|((_, port), of)| !of.brokered && own.may_choose(*port) == Some(true));
+    reserved.extend(wanted.map(|((_, port), _)| *port));
     let mut found = Vec::new();
     for (key, of) in named.iter().filter(|((_, port), _)| own.may_choose(*port) == Some(true)) {
         let all = sockets.get(key).map(Vec::as_slice).unwrap_or_default();
@@ -34,7 +38,7 @@ pub(super) fn findings(picture: &Picture) -> Vec<Finding> {
         if all.iter().any(|socket| picture.is_held(socket)) {
             continue;
         }
-        found.push(ephemeral(picture, *key, of, &waiting));
+        found.push(ephemeral(picture, *key, of, &waiting, remedy(key.1, of, &reserved)));
         if waiting.is_empty() {
             found.extend(taken(picture, *key, of, all));
         }
@@ -60,7 +64,10 @@ fn named(picture: &Picture) -> Ports {
     for claim in &picture.claims {
         // A default of a service that is not there is nobody's wish.
         if claim.line > 0 || picture.has_service(claim.program.unit_names()) {
-            let by = format!("{} names {}", claim.place(), claim.endpoint());
+            let by = match claim.line {
+                0 => format!("{} is {}", claim.endpoint(), claim.place()),
+                _ => format!("{} names {}", claim.place(), claim.endpoint()),
+            };
             add((claim.protocol, claim.port), claim.program.as_str(), by, false);
         }
     }
@@ -86,6 +93,7 @@ fn ephemeral(
     (protocol, port): (Protocol, u16),
     of: &Named,
     waiting: &[&Socket],
+    remedy: String,
 ) -> Finding {
     let own = picture.own();
     let range = own.and_then(|own| own.range).map(|range| range.to_string()).unwrap_or_default();
@@ -109,18 +117,17 @@ fn ephemeral(
         "service-port-ephemeral",
         format!("{} {port}", protocol.as_str()),
         message,
-        remedy(picture, port, of),
+        remedy,
     );
     finding.because(of.by.iter().cloned().chain(listening))
 }
 
-fn remedy(picture: &Picture, port: u16, of: &Named) -> String {
+/// `reserved` is what the kernel's list is to be where there is no broker.
+fn remedy(port: u16, of: &Named, reserved: &PortSet) -> String {
     if of.brokered {
         return "start the broker, which holds it and keeps it out of that range: systemctl start portbroker"
             .to_owned();
     }
-    let mut reserved = picture.own().and_then(|own| own.reserved.clone()).unwrap_or_default();
-    reserved.insert(port);
     format!(
         "have the broker hold it, by a section [X-PortBroker] in the service's unit, or keep it free, by ports = [\"{port}\"] \
          under [protect] in /etc/portbroker/portbroker.toml; without a broker: \

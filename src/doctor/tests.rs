@@ -137,6 +137,17 @@ mod service_ports {
     }
 
     #[test]
+    fn no_remedy_undoes_another() {
+        let both = host().claiming(Program::Nginx, Where::Everywhere, 40_000);
+        let both = both.claiming(Program::Redis, Where::Everywhere, 40_002).reserving("7");
+        let remedies: Vec<String> = findings(&both).into_iter().map(|finding| finding.remedy).collect();
+        assert!(
+            remedies.len() == 2 && remedies.iter().all(|text| text.contains("=7,40000,40002,")),
+            "{remedies:?}"
+        );
+    }
+
+    #[test]
     fn what_is_reserved_held_or_outside_of_the_range_is_safe() {
         let nginx = |port| host().claiming(Program::Nginx, Where::Everywhere, port);
         assert_eq!(found(&nginx(40_000).reserving("39999-40001")), [""; 0]);

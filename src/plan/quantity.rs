@@ -66,7 +66,7 @@ pub fn count(text: &str) -> Result<u64, QuantityError> {
     number = number.checked_mul(factor).ok_or_else(too_large)?;
     let mut place = factor;
     for digit in part.bytes().filter(u8::is_ascii_digit) {
-        if place % 10 != 0 && digit != b'0' {
+        if !place.is_multiple_of(10) && digit != b'0' {
             return Err(QuantityError::NotWhole(cut(text)));
         }
         place /= 10;
@@ -116,9 +116,7 @@ impl Rate {
     /// How many begin in a second.
     #[must_use]
     pub fn per_second(self) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "to be shown")]
-        let count = self.count as f64;
-        count / self.per.as_secs_f64()
+        self.count as f64 / self.per.as_secs_f64()
     }
 }
 
@@ -149,7 +147,7 @@ pub fn shown(number: impl Into<u128>) -> String {
     let digits = number.into().to_string();
     let mut text = String::new();
     for (n, digit) in digits.chars().enumerate() {
-        if n > 0 && (digits.len() - n) % 3 == 0 {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -191,7 +191,7 @@ fn configuration(ports: &PortsSpec, addresses: u128, pools: u128, own: &[IpAddr]
             None => format!("{:?}", example(before, of_this)),
         };
         text.push_str(&format!(
-            "[[pool]]\nname = {name:?}\naddresses = [{written}]\nports = {:?}\n",
+            "[[pool]]\nname = {name:?}\naddresses = [{written}]\nports = {:?}\n# allow = [\"unit:NAME.service\"]   # who may lease from it; without this, root alone\n",
             ports.to_string()
         ));
     }

@@ -79,10 +79,10 @@ fn what_does_not_agree_is_said() {
     assert!(text.contains("at most 599,999"), "{text}");
     assert!(error(asked(Some(1), Some("1/s"), Some("0s"))).contains("no time at all"));
     assert!(error(asked(None, Some("1000G/s"), Some("1s"))).contains("a rate of more than"));
-    assert!(error(asked(Some(1000_000_000_000), None, Some("1ns"))).contains("a rate of more than"));
+    assert!(error(asked(Some(1_000_000_000_000), None, Some("1ns"))).contains("a rate of more than"));
     assert!(error(asked(Some(1), Some("2G/s"), None)).contains("a rate of more than"));
     assert!(error(asked(None, Some("1000G/h"), Some("1y"))).contains("connections at once are more than"));
-    assert!(error(asked(Some(1000_000_000_000), Some("1/h"), None)).contains("ten years"));
+    assert!(error(asked(Some(1_000_000_000_000), Some("1/h"), None)).contains("ten years"));
     assert!(error(asked(None, Some("1/h"), Some("1000000000y"))).contains("ten years"));
     let long = Asked { time_wait: Some(Duration::MAX), ..asked(Some(1), Some("1/s"), None) };
     assert!(error(long).contains("--time-wait is longer"));

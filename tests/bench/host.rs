@@ -7,6 +7,7 @@
 #![cfg(test)]
 
 mod crowd;
+mod doctor;
 mod measure;
 mod place;
 mod who;
@@ -20,7 +21,8 @@ use measure::Table;
 /// What can be measured: the name that the command line has for it, and how.
 type Figure = (&'static str, fn() -> Table);
 
-const FIGURES: [Figure; 2] = [("who", who::measure), ("who-busy", who::measure_busy)];
+const FIGURES: [Figure; 3] =
+    [("who", who::measure), ("who-busy", who::measure_busy), ("doctor", doctor::measure)];
 
 fn main() {
     match place::role().as_deref() {

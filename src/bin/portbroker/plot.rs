@@ -131,7 +131,7 @@ pub(crate) fn short(number: u128) -> String {
         return number.to_string();
     };
     let tenths = number * 10 / unit;
-    if tenths % 10 == 0 || tenths >= 1000 {
+    if tenths.is_multiple_of(10) || tenths >= 1000 {
         format!("{}{suffix}", tenths / 10)
     } else {
         format!("{}.{}{suffix}", tenths / 10, tenths % 10)

@@ -13,6 +13,7 @@ use portbroker::kernel::scan::{self, Descriptors, Namespace, States, Wanted};
 use portbroker::kernel::sysctl;
 use portbroker::model::{Protocol, Reuse, Socket, SocketState};
 use portbroker::services::claims;
+use portbroker::sources::units::CANNOT_BE_READ;
 use portbroker::sources::{Locations, ServiceFiles, survey};
 use portbroker_client::Error;
 use std::collections::{HashMap, HashSet};
@@ -69,8 +70,10 @@ impl Gathered {
     fn read_files(&mut self, root: &Path) {
         let sources: Sources = survey(&Locations { root: root.to_owned(), config: None });
         let checked = build(&sources);
-        let errors = checked.faults.iter().filter(|fault| fault.is_error());
-        self.picture.config_faults = errors.map(told).collect();
+        let (closed, open): (Vec<_>, Vec<_>) =
+            checked.faults.iter().partition(|fault| may_not_be_read(fault));
+        self.unseen.extend(closed.into_iter().map(told));
+        self.picture.config_faults = open.into_iter().filter(|fault| fault.is_error()).map(told).collect();
         self.picture.services = sources.services;
         self.picture.config = checked.config;
         let mut files = ServiceFiles::new(root);
@@ -84,7 +87,10 @@ impl Gathered {
             Err(error) => return self.unseen.push(format!("the network namespaces: {error}")),
         };
         if found.unseen > 0 {
-            self.unseen.push(format!("the network namespaces of {}: run it as root", others(found.unseen)));
+            self.unseen.push(format!(
+                "the network namespaces of {}: run it as root of this host",
+                others(found.unseen)
+            ));
         }
         let looks = scan::in_each(&found.namespaces, |namespace| Ok(network(namespace)));
         for (namespace, look) in found.namespaces.iter().zip(looks) {
@@ -107,7 +113,7 @@ impl Gathered {
         };
         if found.unseen > 0 {
             self.unseen.push(format!(
-                "the sockets of {}, and what their options let others do: run it as root",
+                "the sockets of {}, and what their options let others do: run it as root of this host",
                 others(found.unseen)
             ));
         }
@@ -168,9 +174,17 @@ fn others(count: usize) -> String {
     }
 }
 
+/// What this user may not read says nothing about whether it is right.
+fn may_not_be_read(fault: &Fault) -> bool {
+    fault.message.contains(CANNOT_BE_READ) && fault.message.contains("Permission denied")
+}
+
 fn told(fault: &Fault) -> String {
     let origin = &fault.origin;
-    format!("{}:{}: {}", origin.file.display(), origin.line, fault.message)
+    match origin.line {
+        0 => format!("{}: {}", origin.file.display(), fault.message),
+        line => format!("{}:{line}: {}", origin.file.display(), fault.message),
+    }
 }
 
 /// What to call a network namespace.
