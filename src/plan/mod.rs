@@ -3,7 +3,7 @@
 //! Pure: what is asked and what the host is like are arguments. What always holds:
 //! - The numbers are upper bounds that are reached: connections that come evenly, and a burst on top of them at the worst
 //!   moment, need as many sources as are said, and no more (held by a simulation that knows no formula).
-//! - The ports of an address are those that a pool with the same `ports` has on the same host: [`crate::pools::zone`].
+//! - The ports of an address are those that a pool with the same `ports` has on the same host: [`crate::pools::zone()`].
 //!
 //! It must not know the broker, nor what is leased now: a plan is for a host that has not yet the load.
 

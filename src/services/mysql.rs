@@ -68,7 +68,7 @@ impl Options {
         {
             let directory = directory.join(path.trim());
             let names = reading.names(&directory);
-            for name in names.iter().filter(|name| name.ends_with(".cnf") || name.ends_with(".ini")) {
+            for name in names.iter().filter(|name| name.ends_with(".cnf")) {
                 let path = directory.join(name);
                 reading.with(&path, |reading, text| self.read(reading, &path, text));
             }

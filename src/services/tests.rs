@@ -126,7 +126,7 @@ mod mysql {
             ("/etc/mysql/my.cnf", "[mysqld]\n!includedir /etc/mysql/conf.d/\n!includedirectory /x\nport=5\n"),
             ("/etc/mysql/conf.d/a.cnf", "[mysqld]\nport=3"),
             ("/etc/mysql/conf.d/b.cnf", "[mysqld]\nport=4\nbind-address=10.0.0.1"),
-            ("/etc/mysql/conf.d/z.txt", "[mysqld]\nport=9"),
+            ("/etc/mysql/conf.d/z.ini", "[mysqld]\nport=9"),
         ];
         assert_eq!(shown(&files), ["tcp 10.0.0.1:5 my.cnf:4"]);
     }
