@@ -3,7 +3,7 @@
 mod journal;
 mod log;
 
-use crate::broker::{Broker, Handle, Inheritance, Start, StartError, Stop};
+use crate::broker::{Broker, Handle, Inheritance, LogGauge, Start, StartError, Stop};
 use crate::bus::{
     PrivateSocketError, bind_private_socket, is_stopped_for_good, serve_private_socket, serve_system_bus,
 };
@@ -91,9 +91,11 @@ enum DaemonError {
 pub fn main() -> ExitCode {
     let options = Options::parse();
     let log = start_logging();
+    let gauge = log.as_ref().map(Log::gauge).unwrap_or_default();
     // Before the runtime and its threads: this changes the environment.
     let inherited = store::take_listen_fds();
-    let result = if options.keeper { keep(&options, inherited) } else { run(options, inherited).map(|()| 0) };
+    let result =
+        if options.keeper { keep(&options, inherited) } else { run(options, inherited, gauge).map(|()| 0) };
     let status = match result {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
@@ -182,15 +184,16 @@ impl Supervisor {
     }
 }
 
-fn run(options: Options, inherited: Vec<(String, OwnedFd)>) -> Result<(), DaemonError> {
+fn run(options: Options, inherited: Vec<(String, OwnedFd)>, log: LogGauge) -> Result<(), DaemonError> {
     let supervisor = Supervisor::find()?;
     raise_descriptor_limit();
+    let (private, inherited): (Vec<_>, Vec<_>) =
+        inherited.into_iter().partition(|(name, _)| name == PRIVATE_SOCKET);
+    let inheritance = Inheritance::new(inherited);
     // Before there are many others, so that lowering the limit does not cut them off.
     let spare = Spare::new();
     let directory = runtime_directory(&options.root)?;
     let _lock = lock(&directory, "lock")?;
-    let (private, inherited): (Vec<_>, Vec<_>) =
-        inherited.into_iter().partition(|(name, _)| name == PRIVATE_SOCKET);
     let private = match private.into_iter().next() {
         Some((_, socket)) => UnixListener::from(socket),
         None => bind_private_socket(&options.socket.unwrap_or_else(|| directory.join("bus")))?,
@@ -203,7 +206,8 @@ fn run(options: Options, inherited: Vec<(String, OwnedFd)>) -> Result<(), Daemon
             locations: Locations { root: options.root, config: options.config },
             runtime_directory: directory,
             state_directory,
-            inheritance: Inheritance::new(inherited),
+            inheritance,
+            log,
         })?;
         serve(broker, handle, (private, spare), !options.no_bus, supervisor)
             .await
@@ -267,7 +271,7 @@ async fn serve(
         tokio::spawn(serve_system_bus(handle.clone()));
     }
     let serving = tokio::spawn(serve_private_socket(private, handle, spare));
-    let running = tokio::spawn(broker.run(stopped));
+    let mut running = tokio::spawn(broker.run(stopped));
     store::notify_ready();
     // What is for good: a keeper says it by SIGINT, systemd is asked.
     let for_good = tokio::select! {
@@ -276,6 +280,9 @@ async fn serve(
         Ok(()) = reloading => false,
         // It ends only where it could not begin.
         ended = serving => return ended.unwrap_or_else(|error| Err(std::io::Error::other(error))),
+        // By a panic, such as of a thread that cannot be made for want of memory: without it this process is of no use,
+        // and the next one has all that is stored.
+        ended = &mut running => return ended.map_err(std::io::Error::other),
     };
     store::notify_stopping();
     let for_good = for_good && (supervisor != Supervisor::Systemd || is_stopped_for_good().await);

@@ -270,7 +270,7 @@ impl Broker {
     ) -> Result<T, Error> {
         let patient = Instant::now() + wait;
         let deadline = patient + self.timeout;
-        let mut tried = 0;
+        let (mut tried, mut looked_again) = (0, false);
         loop {
             let attempt = self.attempt(&question);
             let failure = match tokio::time::timeout_at(deadline, attempt).await {
@@ -289,13 +289,29 @@ impl Broker {
                 Failure::Final(error) => return Err(error),
                 _ if Instant::now() < patient => tokio::time::sleep(PAUSE * tried.min(TRIES)).await,
                 Failure::Lost(_) if tried < TRIES => tokio::time::sleep(PAUSE * tried).await,
+                // portbroker.socket is started anew just now, most likely.
+                Failure::Absent(_)
+                    if !looked_again && Instant::now() + PAUSE < deadline && self.was_there() =>
+                {
+                    looked_again = true;
+                    tokio::time::sleep(PAUSE).await;
+                }
                 Failure::Lost(tried) | Failure::Absent(tried) => return Err(Error::NotReachable { tried }),
             }
         }
     }
 
+    fn path(&self) -> &Path {
+        self.socket.as_deref().unwrap_or(Path::new(wire::SOCKET_PATH))
+    }
+
+    /// Whether a broker has run here since the boot: its directory stays.
+    fn was_there(&self) -> bool {
+        self.path().parent().is_some_and(Path::exists)
+    }
+
     async fn attempt<'a, T>(&self, question: &impl Fn(Connection) -> Answer<'a, T>) -> Result<T, Failure> {
-        let path = self.socket.as_deref().unwrap_or(Path::new(wire::SOCKET_PATH));
+        let path = self.path();
         let private = match self.ask_privately(path, question).await {
             Err(Unasked::Connect(failure)) => failure,
             Err(Unasked::Call(failure)) => return Err(failure),

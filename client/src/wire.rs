@@ -325,8 +325,8 @@ pub trait Manager {
     fn limits(&self) -> zbus::Result<Vec<LimitRow>>;
 
     /// What the start found of the sockets of an earlier daemon: counts by the words `stored`, `kept`, `draining`,
-    /// `lingering`, `let-go`, `unusable`, `missing`, `new`, `changed`, `mended`, `replaced`, `holders` and `holders-gone`. Empty
-    /// where there were none.
+    /// `lingering`, `let-go`, `unusable`, `left`, `missing`, `new`, `changed`, `mended`, `replaced`, `holders` and
+    /// `holders-gone`. Empty where there were none.
     #[zbus(property(emits_changed_signal = "false"))]
     fn takeover(&self) -> zbus::Result<HashMap<String, u32>>;
 

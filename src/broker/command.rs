@@ -87,6 +87,9 @@ pub enum Refusal {
     /// A limit of `[limits]`.
     #[error("{0}")]
     OverLimit(String),
+    /// The kernel lets no descriptor be sent to anybody.
+    #[error("{0}")]
+    CannotSend(String),
     /// An argument is wrong.
     #[error("{0}")]
     BadArgument(String),

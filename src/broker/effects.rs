@@ -47,6 +47,14 @@ impl Broker {
     fn bind(&mut self, name: &ListenerName, id: SocketId) {
         let Some((_, listener)) = self.table.owner(id) else { return };
         let Some(endpoint) = self.table.slot(id).map(|slot| slot.endpoint.clone()) else { return };
+        if self.stored.has_left() && ListenerSocket::is_in_use(&endpoint, &listener.config.options) {
+            // Most likely ours, and then a new one beside it would take half of its clients.
+            let text = format!(
+                "{endpoint} is not bound anew, for its socket may be one of those that are stored and could not be taken \
+                 over: see \"portbroker status\""
+            );
+            return self.fail(name, id, &endpoint, text);
+        }
         if !self.alone && ListenerSocket::has_company(&endpoint, &listener.config.options) {
             let ours = self.sockets.values().map(inode_of).collect();
             if socket_owner::left_behind(&endpoint, &ours) {

@@ -4,10 +4,14 @@
 //! given back when that is dropped, wherever the call ends.
 
 use super::command::Refusal;
+use super::log_gauge::LogGauge;
+use super::outbound::owner_of;
 use crate::config::{Limit, Limits};
-use crate::limits::{Books, Claim, LeftOut, Over, Room, Usage, Who};
+use crate::kernel::stream::are_too_many_in_flight;
+use crate::limits::{Books, Claim, Over, Room, Usage, Who};
 use crate::policy::Caller;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::Notify;
@@ -30,7 +34,10 @@ struct Inner {
     books: Mutex<Books>,
     /// Connections with descriptors that may be unread.
     debtors: Mutex<Debtors>,
+    /// More is stored than could be taken over, and all of that is in flight.
+    overfull: AtomicBool,
     freed: Notify,
+    log: LogGauge,
 }
 
 impl std::fmt::Debug for Gate {
@@ -66,17 +73,27 @@ impl Drop for Held {
 }
 
 impl Gate {
+    pub(super) fn new(log: LogGauge) -> Self {
+        Self(Arc::new(Inner { log, ..Inner::default() }))
+    }
+
     fn books(&self) -> MutexGuard<'_, Books> {
         self.0.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn configure(&self, limits: Limits) {
         self.books().configure(limits);
+        self.0.log.set_most(limits.get(Limit::LogBuffer));
         self.0.freed.notify_waiters();
     }
 
     pub(super) fn see_room(&self, room: Room) {
         self.books().see_room(room);
+    }
+
+    /// More is stored than the process may have open: from now on the kernel is asked whether anything can be sent.
+    pub(super) fn see_overfull(&self) {
+        self.0.overfull.store(true, Ordering::Relaxed);
     }
 
     /// A limit as it is in effect.
@@ -102,6 +119,14 @@ impl Gate {
 
     /// Counts descriptors before they are made for a caller.
     pub fn descriptors(&self, caller: &Caller, count: usize) -> Result<Held, Refusal> {
+        if self.0.overfull.load(Ordering::Relaxed) && are_too_many_in_flight() {
+            return Err(Refusal::CannotSend(
+                "no sockets can be sent to anybody: more of them are stored than the broker may have descriptors, and the \
+                 kernel counts them as sent and not read; raise LimitNOFILE= of the broker as \"portbroker status\" says, \
+                 and \"systemctl restart portbroker\""
+                    .to_owned(),
+            ));
+        }
         let who = caller.unit.clone().map_or(Who::User(caller.uid), Who::Unit);
         let count = u64::try_from(count).unwrap_or(u64::MAX);
         self.claim(&who, Claim::Descriptors(count)).map_err(|over| {
@@ -170,10 +195,10 @@ impl Gate {
         debtors.iter().for_each(|debtor| debtor.settle());
     }
 
-    /// Whether a line of the log on behalf of a user is written.
+    /// Whether a line of the log on somebody's behalf is written; `about` is what the sum of the others calls it.
     #[must_use]
-    pub fn has_a_line(&self, uid: u32) -> bool {
-        self.books().has_a_line(uid, Instant::now())
+    pub fn has_a_line(&self, who: &Who, about: &'static str) -> bool {
+        self.books().has_a_line(who, about, self.0.log.flows(), Instant::now())
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {
@@ -182,19 +207,24 @@ impl Gate {
 
     /// Says what was left out of the log.
     pub(super) fn say_left_out(&self) {
-        let left_out = self.books().left_out(Instant::now());
-        for LeftOut { uid, lines } in left_out {
-            tracing::warn!(
-                event = "left-out",
-                uid,
-                lines,
-                "{lines} more lines like these on behalf of user {uid}"
-            );
+        let sums = self.books().left_out(self.0.log.flows(), Instant::now());
+        for sum in sums {
+            let who = sum.whose.as_ref().map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(event = "left-out", who, lines = sum.count(), "{sum}");
         }
     }
 
     pub(super) fn usage(&self, calls: Option<(Who, u64)>) -> Vec<Usage> {
         self.settle(None);
-        self.books().usage(calls)
+        self.books().usage(calls, self.0.log.usage())
+    }
+}
+
+/// On whose behalf lines of the log about a caller are: a user's, whatever uids its containers have; of root's, each
+/// unit's.
+pub(super) fn whose_lines(caller: &Caller) -> Who {
+    match Who::from(&owner_of(caller)) {
+        Who::Unit(_) if caller.uid != 0 => Who::User(caller.uid),
+        who => who,
     }
 }

@@ -2,7 +2,9 @@
 
 use super::Broker;
 use super::command::{Acquire, Refusal};
+use super::gate::whose_lines;
 use crate::kernel::holder::{HolderClaim, HolderWatch, Presence, shown_process};
+use crate::limits::Who;
 use crate::listeners::{HolderId, Released, SocketId};
 use crate::model::ListenerName;
 use crate::state::{self, Held, HeldSocket, HolderRecord};
@@ -30,6 +32,8 @@ impl From<&HolderClaim> for HolderRecord {
 pub(super) struct Holder {
     /// What it was called when it came.
     shown: String,
+    /// On whose behalf its lines of the log are; `None`: an earlier daemon's knowledge.
+    who: Option<Who>,
     /// How it is written down, to be found again by the next daemon.
     pub(super) record: HolderRecord,
 }
@@ -68,6 +72,8 @@ impl Hold {
 
 /// All holders.
 pub(super) struct Holders {
+    /// Who has sockets that are stored and could not be taken over: for the next daemon.
+    left: Vec<Held>,
     watch: HolderWatch,
     by_id: HashMap<HolderId, Holder>,
     by_record: HashMap<HolderRecord, HolderId>,
@@ -76,12 +82,20 @@ pub(super) struct Holders {
 
 impl Holders {
     pub(super) fn new(watch: HolderWatch) -> Self {
-        Self { watch, by_id: HashMap::new(), by_record: HashMap::new(), last_id: 0 }
+        Self { left: Vec::new(), watch, by_id: HashMap::new(), by_record: HashMap::new(), last_id: 0 }
     }
 
     /// The next holder that is gone.
     pub(super) async fn gone(&mut self) -> u64 {
         self.watch.next().await
+    }
+
+    /// Sockets that an earlier daemon's holder has and this daemon has not, to be written down as they were.
+    pub(super) fn leave(&mut self, holder: &HolderRecord, sockets: Vec<HeldSocket>) {
+        if !sockets.is_empty() {
+            let (holder, sockets) = (holder.clone(), Some(sockets));
+            self.left.push(Held { holder, listeners: Vec::new(), sockets });
+        }
     }
 
     /// Looks at units whose end may not have been told.
@@ -112,14 +126,21 @@ impl Holders {
         if self.watch.add(id.0, claim)? == Presence::Gone {
             return Ok(None);
         }
-        self.by_id.insert(id, Holder { shown, record: record.clone() });
+        self.by_id.insert(id, Holder { shown, who: None, record: record.clone() });
         self.by_record.insert(record, id);
         Ok(Some((id, true)))
     }
 
+    /// It came by a call of this one's.
+    fn is_of(&mut self, id: HolderId, who: Who) {
+        if let Some(holder) = self.by_id.get_mut(&id) {
+            holder.who = Some(who);
+        }
+    }
+
     /// From now on there may be one whom no file tells of.
     pub(super) fn admit_unknown(&mut self) -> HolderId {
-        let unknown = || Holder { shown: "unknown".to_owned(), record: HolderRecord::Unknown };
+        let unknown = || Holder { shown: "unknown".to_owned(), who: None, record: HolderRecord::Unknown };
         self.by_id.entry(UNKNOWN).or_insert_with(unknown);
         UNKNOWN
     }
@@ -155,6 +176,7 @@ impl Broker {
                 ));
             }
         };
+        self.holders.is_of(id, whose_lines(&request.caller));
         let now = Instant::now();
         let mut newly = Vec::new();
         for name in names {
@@ -217,9 +239,12 @@ impl Broker {
         let now = Instant::now();
         let held: Vec<ListenerName> = self.table.held_by(id).cloned().collect();
         let Released { free, ended } = self.table.release(id, now);
-        let holder = holder.shown();
+        let (who, holder) = (holder.who.clone(), holder.shown());
         for name in &free {
-            tracing::info!(event = "released", listener = %name, holder, "{holder}, which held {name}, is gone");
+            let is_told = who.as_ref().is_none_or(|who| self.gate.has_a_line(who, "released"));
+            if is_told {
+                tracing::info!(event = "released", listener = %name, holder, "{holder}, which held {name}, is gone");
+            }
             self.mend(name);
             self.act_on(name, true);
         }
@@ -246,6 +271,7 @@ impl Broker {
             let (holder, sockets) = (holder.record.clone(), Some(sockets));
             holds.then_some(Held { holder, listeners, sockets })
         });
-        self.records.write_holders(&state::Holders::new(entries.collect()));
+        let holders = state::Holders::new(entries.collect());
+        self.records.write_holders(&holders.with(&self.holders.left));
     }
 }

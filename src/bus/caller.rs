@@ -8,6 +8,7 @@ use crate::kernel::holder::HolderClaim;
 use crate::kernel::peer::Peer;
 use crate::model::UnitName;
 use crate::policy::{Caller, Network};
+use futures_util::StreamExt as _;
 use portbroker_client::wire::ErrorName;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::OnceCell;
@@ -73,6 +74,19 @@ impl BusIdentity {
     pub(super) async fn uid(&self, call: &Header<'_>) -> Option<u32> {
         let name = zbus::names::BusName::Unique(call.sender()?.to_owned());
         self.bus.get_connection_unix_user(name).await.ok()
+    }
+
+    /// Returns when a sender has left the bus, or nothing can be known of it any more.
+    pub(super) async fn left(&self, call: &Header<'_>) -> zbus::Result<()> {
+        let Some(sender) = call.sender() else { return Ok(()) };
+        let mut changes = self.bus.receive_name_owner_changed_with_args(&[(0, sender.as_str())]).await?;
+        // It may have left before that was heard of.
+        if !self.bus.name_has_owner(zbus::names::BusName::Unique(sender.to_owned())).await? {
+            return Ok(());
+        }
+        // A unique name is nobody else's afterwards.
+        changes.next().await;
+        Ok(())
     }
 
     async fn peer(&self, call: &Header<'_>) -> Result<Peer, Failure> {

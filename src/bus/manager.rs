@@ -2,7 +2,7 @@
 
 use super::properties::{self, Properties};
 use super::{Failure, introspect, outbound};
-use crate::broker::{Acquire, Handed, Handle, Held, Notice, ObjectKind, Summary, View};
+use crate::broker::{Acquire, Handed, Handle, Held, ObjectKind, View};
 use crate::kernel::holder::HolderClaim;
 use crate::limits::Who;
 use crate::policy::Caller;
@@ -14,12 +14,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use zbus::message::{Flags, Header, Message, Type};
-use zbus::{Connection, Fd, ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
+use zbus::{Connection, Fd, OwnedVariant, Variant};
 
 const PEER: &str = "org.freedesktop.DBus.Peer";
-const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+pub(super) const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 const INTROSPECTABLE: &str = "org.freedesktop.DBus.Introspectable";
-const OBJECT_MANAGER: &str = "org.freedesktop.DBus.ObjectManager";
+pub(super) const OBJECT_MANAGER: &str = "org.freedesktop.DBus.ObjectManager";
 
 /// Who calls, found out only for the members that ask for it.
 pub(super) trait Identify {
@@ -346,75 +346,6 @@ impl Manager {
         let interface = interface.unwrap_or("any interface");
         Failure::standard("UnknownMethod", format!("no method {member:?} of {interface} at {path}"))
     }
-
-    /// Sends what happened as signals.
-    pub(super) async fn announce(&self, connection: &Connection, notice: Notice) -> zbus::Result<()> {
-        match notice {
-            Notice::Changed(view) => {
-                let path = properties::path_of(&view.name);
-                changed(connection, path, LISTENER_INTERFACE, properties::of_listener(&view)).await
-            }
-            Notice::Manager(faults) => {
-                let summary = Summary { faults, ..Summary::default() };
-                let mut properties = properties::of_manager(&summary);
-                for not_told in ["Version", "LearnedPorts", "Notes", "Limits"] {
-                    properties.remove(not_told);
-                }
-                let path = ObjectPath::from_static_str_unchecked(MANAGER_PATH).into();
-                changed(connection, path, MANAGER_INTERFACE, properties).await
-            }
-            Notice::Added(view) => {
-                let path = properties::path_of(&view.name);
-                added(connection, path, LISTENER_INTERFACE, properties::of_listener(&view)).await
-            }
-            Notice::Removed(name) => {
-                removed(connection, properties::path_of(&name), LISTENER_INTERFACE).await
-            }
-            Notice::PoolChanged(view) => {
-                let mut properties = properties::of_pool(&view);
-                for not_told in ["Addresses", "Capacity", "Waiting"] {
-                    properties.remove(not_told);
-                }
-                changed(connection, properties::path_of_pool(&view.name), POOL_INTERFACE, properties).await
-            }
-            Notice::PoolAdded(view) => {
-                let path = properties::path_of_pool(&view.name);
-                added(connection, path, POOL_INTERFACE, properties::of_pool(&view)).await
-            }
-            Notice::PoolWanted(name) => {
-                let path = properties::path_of_pool(&name);
-                connection.emit_signal(None::<&str>, path, POOL_INTERFACE, "Wanted", &()).await
-            }
-            Notice::PoolRemoved(name) => {
-                removed(connection, properties::path_of_pool(&name), POOL_INTERFACE).await
-            }
-        }
-    }
-}
-
-async fn changed(
-    connection: &Connection,
-    path: OwnedObjectPath,
-    interface: &str,
-    properties: Properties,
-) -> zbus::Result<()> {
-    let body = (interface, properties, Vec::<String>::new());
-    connection.emit_signal(None::<&str>, path, PROPERTIES, "PropertiesChanged", &body).await
-}
-
-async fn added(
-    connection: &Connection,
-    path: OwnedObjectPath,
-    interface: &str,
-    properties: Properties,
-) -> zbus::Result<()> {
-    let body = (path, HashMap::from([(interface, properties)]));
-    connection.emit_signal(None::<&str>, MANAGER_PATH, OBJECT_MANAGER, "InterfacesAdded", &body).await
-}
-
-async fn removed(connection: &Connection, path: OwnedObjectPath, interface: &str) -> zbus::Result<()> {
-    let body = (path, vec![interface]);
-    connection.emit_signal(None::<&str>, MANAGER_PATH, OBJECT_MANAGER, "InterfacesRemoved", &body).await
 }
 
 /// The body of a call. A body of another type is the caller's fault.

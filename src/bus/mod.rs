@@ -14,6 +14,7 @@ mod outgoing;
 mod private;
 mod properties;
 mod senders;
+mod signals;
 mod system;
 mod systemd;
 mod transport;
@@ -72,7 +73,7 @@ impl From<crate::broker::Refusal> for Failure {
             }
             Refusal::QuotaExceeded(_) | Refusal::SharedQuotaExceeded(_) => ErrorName::QuotaExceeded,
             Refusal::NoSuchSession(_) => ErrorName::NoSuchSession,
-            Refusal::CannotLease(_) | Refusal::CannotEvict(_) => ErrorName::NotReady,
+            Refusal::CannotLease(_) | Refusal::CannotSend(_) | Refusal::CannotEvict(_) => ErrorName::NotReady,
             Refusal::OverLimit(_) => return Self::standard("LimitsExceeded", refusal.to_string()),
             Refusal::TooManySockets(_) => ErrorName::TooManySockets,
             Refusal::BadArgument(_) => ErrorName::BadArgument,

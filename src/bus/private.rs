@@ -3,6 +3,7 @@
 use super::caller::PeerIdentity;
 use super::manager::Manager;
 use super::outgoing::{Outgoing, Unreads};
+use super::signals::Signals;
 use super::transport::Transport;
 use crate::broker::{Handle, Turn};
 use crate::kernel::descriptors::{Purpose, Spare, is_shortage, leaves_room};
@@ -98,6 +99,7 @@ pub async fn serve_private_socket(
     let looked_at = unreads.clone();
     tokio::spawn(async move { looked_at.look().await });
     let guid = zbus::Guid::generate();
+    let signals = Signals::of(&broker);
     let mut door = Door { spare, said: false };
     loop {
         let stream = match listener.accept().await {
@@ -128,12 +130,13 @@ pub async fn serve_private_socket(
         // Who has as many as it may is turned away before anything is made for it.
         let Ok(place) = broker.gate().claim(&Who::User(peer.uid), Claim::Connection) else { continue };
         let (broker, guid) = (broker.in_turn_of(Turn::of(peer.uid, peer.pid)), guid.clone());
+        let signals = signals.clone();
         let (reader, writer) = stream.into_split();
         let outgoing = unreads.begin(writer, peer.uid, peer.pid, broker.gate().clone());
         let transport = Transport::new(reader, Arc::clone(&outgoing), peer.uid);
         tokio::spawn(async move {
             let pid = peer.pid;
-            if let Err(error) = serve_connection(transport, peer, &outgoing, broker, guid).await {
+            if let Err(error) = serve_connection(transport, peer, &outgoing, broker, guid, signals).await {
                 tracing::debug!(%error, pid, "a connection to the private socket ended");
             }
             outgoing.end(place);
@@ -147,6 +150,7 @@ async fn serve_connection(
     outgoing: &Arc<Outgoing>,
     broker: Handle,
     guid: zbus::Guid<'static>,
+    signals: Signals,
 ) -> zbus::Result<()> {
     let builder = Builder::socket(transport)
         .max_queued(QUEUED)
@@ -156,7 +160,7 @@ async fn serve_connection(
     let built = tokio::time::timeout(HANDSHAKE, builder.build_message_stream()).await;
     let mut messages = built.map_err(|_| zbus::Error::Handshake("not authenticated in time".into()))??;
     let connection = zbus::Connection::from(&messages);
-    let Some(mut notices) = broker.notices() else { return Ok(()) };
+    let Some(mut signals) = signals.subscribe() else { return Ok(()) };
     let manager = Manager { broker, limit: MAX_SOCKETS_PEER_TO_PEER };
     let identity = PeerIdentity::new(peer, Arc::clone(outgoing));
     // Calls that wait for ports: the others of the connection are answered meanwhile, and when it ends they wait no more.
@@ -177,8 +181,8 @@ async fn serve_connection(
                 None => return Ok(()),
             },
             Some(answered) = waiting.next() => answered?,
-            notice = notices.recv() => match notice {
-                Ok(notice) => manager.announce(&connection, notice).await?,
+            signal = signals.recv() => match signal {
+                Ok(signal) => connection.send(&signal).await?,
                 // It reads too slowly to be told everything; what it asks for is still right.
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return Ok(()),

@@ -57,6 +57,7 @@ unread-bytes-per-user = "16M"                # default
 unread-bytes = "64M"                         # default
 unread-time = "30s"                          # default
 log-lines-per-user = 100                     # default
+log-buffer = "1M"                            # default
 
 [[listener]]
 name = "db"                                  # /db.service:4:1

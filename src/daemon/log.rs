@@ -6,6 +6,7 @@
 //! written when it is made, and there is no thread.
 
 use super::journal;
+use crate::broker::LogGauge;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 use std::collections::VecDeque;
@@ -17,8 +18,6 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What may wait, in bytes.
-const MOST: usize = 1 << 20;
 /// How often it is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -113,12 +112,18 @@ pub(super) struct Log(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     sink: Sink,
+    gauge: LogGauge,
     state: Mutex<State>,
 }
 
 impl Log {
     pub(super) fn new(sink: Sink) -> Self {
-        Self(Arc::new(Inner { sink, state: Mutex::default() }))
+        Self(Arc::new(Inner { sink, gauge: LogGauge::default(), state: Mutex::default() }))
+    }
+
+    /// How it is; and there its buffer is given another length.
+    pub(super) fn gauge(&self) -> LogGauge {
+        self.0.gauge.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -135,11 +140,14 @@ impl Log {
             return;
         }
         // The rest of a line that was begun is written in any case.
-        if state.bytes.saturating_add(rest.len()) > MOST && taken == 0 {
+        let most = usize::try_from(self.0.gauge.most()).unwrap_or(usize::MAX);
+        if state.bytes.saturating_add(rest.len()) > most && taken == 0 {
             state.lost = state.lost.saturating_add(1);
+            self.0.gauge.lost_one();
         } else {
             state.bytes = state.bytes.saturating_add(rest.len());
             state.waiting.push_back(rest.to_vec());
+            self.measure(&state);
         }
         if !std::mem::replace(&mut state.retries, true) {
             let log = self.clone();
@@ -157,8 +165,17 @@ impl Log {
         }
     }
 
+    fn measure(&self, state: &State) {
+        self.0.gauge.waits(u64::try_from(state.bytes).unwrap_or(u64::MAX));
+    }
+
     /// Writes what waits, as far as it is taken.
     fn flush(&self, state: &mut State) {
+        self.flush_some(state);
+        self.measure(state);
+    }
+
+    fn flush_some(&self, state: &mut State) {
         while let Some(mut record) = state.waiting.pop_front() {
             let taken = self.write_now(&record);
             state.bytes = state.bytes.saturating_sub(taken);
@@ -233,7 +250,8 @@ mod tests {
         const LINES: usize = 20_000;
         (0..LINES).for_each(|n| log.record(line(n).as_bytes()));
         let buffered = log.state().bytes;
-        assert!(buffered <= MOST && log.state().lost > 0, "{buffered}");
+        let most = usize::try_from(log.gauge().most()).unwrap();
+        assert!(buffered <= most && log.state().lost > 0, "{buffered}");
         let read = std::thread::spawn(move || {
             let mut text = String::new();
             reader.read_to_string(&mut text).unwrap();

@@ -18,6 +18,7 @@ mod store;
 use crate::kernel::child::{self, Asked, End, Signals};
 use crate::kernel::exec::exec;
 use crate::kernel::notify_socket::{NotifySocket, Received, socket_number};
+use crate::kernel::oom::{OomKills, oom_kills};
 use crate::kernel::store::notify_lines;
 use life::{Act, Death, Life};
 use message::Message;
@@ -40,6 +41,8 @@ const NOTIFY: &str = "keeper.notify";
 pub const LOCK: &str = "keeper.lock";
 /// `FileDescriptorStoreMax=` of portbroker.service.
 const MOST: usize = 65_536;
+/// SIGKILL: what the kernel kills by.
+const KILL: i32 = 9;
 /// How many messages are read before signals are looked at.
 const AT_ONCE: usize = 256;
 
@@ -92,6 +95,8 @@ pub struct Keeper {
     lock: OwnedFd,
     life: Life,
     daemon: Option<i32>,
+    /// How many processes had been killed for want of memory when the daemon was started, where that is known.
+    oom_kills: Option<u64>,
     /// Said once.
     complained: bool,
 }
@@ -158,6 +163,7 @@ impl Keeper {
             lock: plan.lock,
             life,
             daemon,
+            oom_kills: oom_kills().map(|counted| counted.kills),
             complained: false,
         })
     }
@@ -232,6 +238,7 @@ impl Keeper {
                     "the daemon is started"
                 );
                 self.daemon = Some(daemon);
+                self.oom_kills = oom_kills().map(|counted| counted.kills);
             }
             Err(error) => {
                 tracing::error!(%error, "the keeper cannot start the daemon, and tries again: {error}");
@@ -320,7 +327,28 @@ impl Keeper {
                 stored = self.store.len(),
                 "the daemon has ended"
             );
+            if death == Death::Killed(KILL) {
+                self.see_whether_for_want_of_memory();
+            }
             self.life.died(death, self.store.is_empty(), Instant::now());
+        }
+    }
+
+    /// The daemon was killed: by the kernel, most likely, where that has killed somebody beside us meanwhile.
+    fn see_whether_for_want_of_memory(&self) {
+        let Some((before, now)) = self.oom_kills.zip(oom_kills()) else { return };
+        if now.kills > before {
+            let OomKills { limit, .. } = now;
+            let limit = limit.map_or_else(
+                || "there is no limit but the host's memory, or one of a group further up".to_owned(),
+                |limit| format!("together they may have {limit} bytes"),
+            );
+            tracing::error!(
+                event = "memory",
+                stored = self.store.len(),
+                "the kernel has killed the daemon, or others of its control group, for want of memory ({limit}): all that \
+                 is stored goes to the next daemon; see what else uses memory there, or give it more"
+            );
         }
     }
 

@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 const READ_SIZE: usize = 1 << 20;
 /// A write takes less than a page of 4,096 bytes.
 const WRITE_SIZE: usize = 4090;
+/// Writes that another writer may spoil.
+const TRIES: usize = 8;
 
 /// The file of one `/proc`.
 #[derive(Debug, Clone)]
@@ -128,9 +130,16 @@ impl ReservedPorts {
         if missing.is_empty() {
             return Ok(missing);
         }
-        self.write(&missing, false)?;
-        let lost = ports.difference(&self.read()?);
-        if lost.is_empty() { Ok(missing) } else { Err(self.not_kept(lost)) }
+        let mut lost = missing.clone();
+        // Two writers at the same instant: the kernel ors its words without a lock, and one of them can lose.
+        for _ in 0..TRIES {
+            self.write(&lost, false)?;
+            lost = ports.difference(&self.read()?);
+            if lost.is_empty() {
+                return Ok(missing);
+            }
+        }
+        Err(self.not_kept(lost))
     }
 
     /// Takes ports out and leaves the rest.

@@ -71,6 +71,15 @@ pub struct Over {
     pub says: bool,
 }
 
+/// How the log is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogUse {
+    /// Bytes that wait until it takes something.
+    pub waiting: u64,
+    /// Lines that found no room since the start.
+    pub lost: u64,
+}
+
 /// How much of a limit is in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Usage {
@@ -123,7 +132,11 @@ impl Books {
             Limit::UnreadDescriptors => set.min(self.room.in_flight()),
             Limit::UnreadDescriptorsPerUser => set.min(of_all(self.most(Limit::UnreadDescriptors)) / 2),
             Limit::UnreadBytesPerUser => set.min(of_all(self.limits.get(Limit::UnreadBytes))),
-            Limit::CallsPerUser | Limit::UnreadBytes | Limit::UnreadTime | Limit::LogLinesPerUser => set,
+            Limit::CallsPerUser
+            | Limit::UnreadBytes
+            | Limit::UnreadTime
+            | Limit::LogLinesPerUser
+            | Limit::LogBuffer => set,
         }
     }
 
@@ -185,12 +198,12 @@ impl Books {
         Over { limit, most: self.most(limit), says }
     }
 
-    /// Whether a line of the log on behalf of a user is written.
-    pub fn has_a_line(&mut self, uid: u32, now: Instant) -> bool {
+    /// Whether a line of the log on somebody's behalf is written. `flows`: the log takes lines.
+    pub fn has_a_line(&mut self, who: &Who, about: &'static str, flows: bool, now: Instant) -> bool {
         let most = self.most(Limit::LogLinesPerUser);
-        let writes = self.lines.has_a_line(uid, most, now);
+        let writes = self.lines.has_a_line(who, about, most, flows, now);
         if !writes {
-            self.hits.hit(Limit::LogLinesPerUser, &Who::User(uid), now);
+            self.hits.hit(Limit::LogLinesPerUser, who, now);
         }
         writes
     }
@@ -202,13 +215,13 @@ impl Books {
     }
 
     /// Lines that were left out of the log.
-    pub fn left_out(&mut self, now: Instant) -> Vec<LeftOut> {
-        self.lines.sums(now)
+    pub fn left_out(&mut self, flows: bool, now: Instant) -> Vec<LeftOut> {
+        self.lines.sums(flows, now)
     }
 
-    /// How much of every limit is in use. `calls` are those that wait, of the caller that has most of them.
+    /// How much of every limit is in use. What the log lost counts as hits of its buffer. `calls` are those that wait, of the caller that has most of them.
     #[must_use]
-    pub fn usage(&self, calls: Option<(Who, u64)>) -> Vec<Usage> {
+    pub fn usage(&self, calls: Option<(Who, u64)>, log: LogUse) -> Vec<Usage> {
         let of = |limit| {
             let greatest = |shares: &Shares| shares.greatest().map(|(who, used)| (who.clone(), used));
             let (used, greatest) = match limit {
@@ -219,10 +232,12 @@ impl Books {
                 Limit::UnreadDescriptorsPerUser => split(greatest(&self.descriptors)),
                 Limit::UnreadBytesPerUser => split(greatest(&self.bytes)),
                 Limit::CallsPerUser => split(calls.clone()),
+                Limit::LogBuffer => (log.waiting, None),
                 Limit::UnreadTime | Limit::LogLinesPerUser => (0, None),
             };
             let greatest = greatest.map(|(who, _)| who);
-            let (hits, by) = (self.hits.times(limit), self.hits.by(limit));
+            let hits = if limit == Limit::LogBuffer { log.lost } else { self.hits.times(limit) };
+            let by = self.hits.by(limit);
             Usage { limit, most: self.most(limit), used, greatest, hits, by }
         };
         Limit::all().map(of).collect()
@@ -321,13 +336,15 @@ mod tests {
         let over = books.hit(Limit::ConnectionsPerUser, &Who::User(7), now);
         assert_eq!(over, Over { limit: Limit::ConnectionsPerUser, most: 128, says: true });
         assert!(!books.hit(Limit::ConnectionsPerUser, &Who::User(7), now).says);
-        let usage = books.usage(Some((Who::User(3), 2)));
+        let log = LogUse { waiting: 5, lost: 9 };
+        let usage = books.usage(Some((Who::User(3), 2)), log);
         assert_eq!(usage.len(), Limit::all().count());
         let of = |limit| usage.iter().find(|usage| usage.limit == limit).unwrap();
         let connections = of(Limit::ConnectionsPerUser);
         assert_eq!((connections.used, connections.hits), (128, 2));
         assert_eq!(connections.by, [(Who::User(7), 2)]);
         assert_eq!(of(Limit::CallsPerUser).greatest, Some(Who::User(3)));
+        assert_eq!((of(Limit::LogBuffer).used, of(Limit::LogBuffer).hits), (5, 9));
         books.configure(Limits::default().with(Limit::ConnectionsPerUser, 5));
         assert_eq!(books.most(Limit::ConnectionsPerUser), 5);
     }

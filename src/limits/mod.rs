@@ -16,14 +16,14 @@ mod shares;
 mod turns;
 mod unread;
 
-pub use books::{Books, Claim, Over, Room, Usage};
+pub use books::{Books, Claim, LogUse, Over, Room, Usage};
 pub use lines::LeftOut;
 pub use turns::Turns;
 pub use unread::Unread;
 
 pub use crate::config::Limit;
 
-use crate::model::UnitName;
+use crate::model::{Owner, UnitName};
 use std::fmt;
 
 /// For whom something is counted.
@@ -39,6 +39,16 @@ impl Who {
     /// Whether the part that is kept free is for it.
     fn is_preferred(&self) -> bool {
         matches!(self, Self::Unit(_) | Self::User(0))
+    }
+}
+
+/// A user's slice is that user.
+impl From<&Owner> for Who {
+    fn from(owner: &Owner) -> Self {
+        match owner.plain() {
+            Owner::Unit(unit) => Self::Unit(unit),
+            Owner::User(uid) => Self::User(uid),
+        }
     }
 }
 

@@ -69,7 +69,8 @@ class Connection:
         for _, _, numbers in controls:
             numbers = array.array('i', numbers[:len(numbers) // 4 * 4])
             self.descriptors += len(numbers)
-            for number in numbers: os.close(number)
+            if MODE != 'lease':
+                for number in numbers: os.close(number)
         if not data: raise ConnectionError('ended')
         self.data += data
         came = 0
@@ -81,6 +82,7 @@ class Connection:
                 came += 1
                 self.errors += kind == 3
                 if kind == 3 and MODE == 'measure' and REST[0] != 'refused': print(self.data[:whole], file=sys.stderr)
+                self.body = self.data[whole - length:whole]
                 self.limited += kind == 3 and b'LimitsExceeded' in self.data[:whole]
             self.data = self.data[whole:]
         self.replies += came
@@ -140,6 +142,26 @@ elif MODE == 'flood':
             except OSError:
                 poll.unregister(number)
     print(*(sum(getattr(c, what) for c in kept) for what in ('replies', 'errors', 'limited')), flush=True)
+elif MODE == 'lease':
+    # Leases a port and gives it back, without end: pool, destination. How often, and how many errors there were.
+    def in_row(*parts):
+        row = b''
+        for part in parts: row = pad(row, 4) + part
+        return row
+    none = struct.pack('<I', 0)
+    connection = connect(1)[0]
+    connection.call(message('OpenSession', pad(none, 8), 'a{sv}'))
+    length, = struct.unpack('<I', connection.body[:4])
+    session = connection.body[4:4 + length].decode()
+    words = [text(word) for word in (session, REST[0], 'tcp', REST[1])]
+    lease = message('LeasePairs', pad(in_row(*words, struct.pack('<I', 1), none), 8), 'osssua{sv}')
+    ready()
+    rounds = 0
+    while not ended():
+        connection.call(lease)
+        connection.call(message('Release', connection.body[:8], 't'))
+        rounds += 1
+    print(rounds, connection.errors, flush=True)
 elif MODE == 'churn':
     # Connections that are made and closed without end.
     ready()

@@ -2,12 +2,13 @@
 //! where there is nothing left.
 
 use super::blocks::Taken;
-use super::destination::{Destination, Key, Offer, Slot, Word};
+use super::destination::{Beside, Destination, Early, Key, Offer, Slot, Word};
 use super::destinations::Destinations;
 use super::error::ConnectError;
 use super::helper::Helper;
 use super::lookup::{Lookups, Seen};
 use super::prefix::Prefixes;
+use super::wait::wait;
 use crate::connect::Broker;
 use crate::error::Error;
 use crate::lease::Protocol;
@@ -161,6 +162,20 @@ struct Leased {
     time_wait: Option<Instant>,
 }
 
+/// How far a search comes without waiting.
+enum Step {
+    Found(Candidate),
+    Wait(Arc<Destination>, Why),
+}
+
+/// Why it has to wait.
+enum Why {
+    /// All ports are in use or held back.
+    Nothing(Instant),
+    /// Many used ports in a row are not free yet.
+    Looked,
+}
+
 /// One connection's search for a source.
 #[derive(Debug)]
 pub(crate) struct Search<'a> {
@@ -180,6 +195,26 @@ impl Search<'_> {
     /// The next source to try. `or_none`: the caller has another choice, so a broker that was not there a moment ago is
     /// not asked again.
     pub(crate) async fn next(&mut self, or_none: bool) -> Result<Candidate, ConnectError> {
+        loop {
+            match self.step(or_none)? {
+                Step::Found(candidate) => return Ok(candidate),
+                Step::Wait(destination, why) => self.wait(&destination, why).await?,
+            }
+        }
+    }
+
+    /// As [`next`](Self::next), blocking.
+    pub(crate) fn next_blocking(&mut self, or_none: bool) -> Result<Candidate, ConnectError> {
+        loop {
+            match self.step(or_none)? {
+                Step::Found(candidate) => return Ok(candidate),
+                Step::Wait(destination, why) => wait(self.wait(&destination, why))?,
+            }
+        }
+    }
+
+    /// Looks through the local blocks: most find something here, and no future is made for them.
+    fn step(&mut self, or_none: bool) -> Result<Step, ConnectError> {
         self.allocator.check_process()?;
         let v4 = self.destination.is_ipv4();
         let mut destination = self.allocator.destinations.find(self.key);
@@ -191,32 +226,39 @@ impl Search<'_> {
                     if or_none && let Some(error) = self.allocator.recently_absent(now) {
                         return Err(error);
                     }
-                    self.nothing(&destination, now).await?;
+                    return Ok(Step::Wait(destination, Why::Nothing(now)));
                 }
                 Offer::Port { taken, low, beside } => {
-                    // Before anything can go wrong: a slot comes back by itself.
-                    let slot = |taken: Taken| Slot::new(Arc::clone(&destination), taken.port, taken.source);
-                    let Taken { used, time_wait, .. } = taken;
-                    let beside: Vec<Slot> = beside.into_iter().map(slot).collect();
-                    let port = Leased { slot: slot(taken), used, time_wait };
-                    let before = self.looks / LOOKS;
+                    // Before anything can go wrong: both come back by themselves.
+                    let Taken { used, time_wait, port, source } = taken;
+                    let port =
+                        Leased { slot: Slot::new(Arc::clone(&destination), port, source), used, time_wait };
+                    let beside = Beside::new(&destination, beside);
                     if low && let Err(error) = self.allocator.ask(&destination) {
                         destination.failed(&Word::Again, now);
                         return Err(error);
                     }
+                    let before = self.looks / LOOKS;
                     if let Some(candidate) = self.look(port, beside, now) {
-                        return Ok(candidate);
+                        return Ok(Step::Found(candidate));
                     }
                     if self.looks / LOOKS > before {
-                        self.pause(&destination).await?;
+                        return Ok(Step::Wait(destination, Why::Looked));
                     }
                 }
             }
         }
     }
 
+    async fn wait(&mut self, destination: &Arc<Destination>, why: Why) -> Result<(), ConnectError> {
+        match why {
+            Why::Nothing(now) => self.nothing(destination, now).await,
+            Why::Looked => self.pause(destination).await,
+        }
+    }
+
     /// What the kernel says of a port, and of used ones to be looked at with it.
-    fn look(&mut self, port: Leased, beside: Vec<Slot>, now: Instant) -> Option<Candidate> {
+    fn look(&mut self, port: Leased, beside: Beside<'_>, now: Instant) -> Option<Candidate> {
         let Leased { slot, used, time_wait } = port;
         // The kernel keeps a UDP port for one socket alone: bind(2) is the look.
         if !used || self.key.protocol == Protocol::Udp {
@@ -224,34 +266,21 @@ impl Search<'_> {
             return Some(Candidate { slot, time_wait });
         }
         let lookups = &self.allocator.lookups;
-        let slots: Vec<Slot> = std::iter::once(slot).chain(beside).collect();
-        let seen = lookups.look(slots.iter().map(|slot| slot.source), self.destination);
-        let mut found = None;
-        for (n, (slot, seen)) in slots.into_iter().zip(seen).enumerate() {
-            let left = match seen {
-                Ok(Seen::Free) => None,
-                Ok(Seen::TimeWait(left)) if lookups.timestamps(now) => Some(left),
-                Ok(Seen::Open) if n > 0 => {
-                    slot.looked_early();
-                    continue;
-                }
-                seen => {
-                    self.looks += 1;
-                    match seen {
-                        Ok(Seen::TimeWait(left)) => slot.time_wait(now, left),
-                        Ok(_) => slot.open(now),
-                        Err(_) => slot.unknown(now),
-                    }
-                    continue;
-                }
-            };
-            if found.is_none() {
-                found = Some(Candidate { slot, time_wait: left });
-            } else {
-                slot.looked(left.map(|left| now + left));
+        let replaceable = lookups.timestamps(now);
+        let mut seen = lookups.look(slot.source, beside.sources(), self.destination).into_iter();
+        let first = seen.next();
+        beside.looked(now, seen.map(|seen| early(seen, now, replaceable)));
+        match first {
+            Some(Ok(Seen::Free)) => return Some(Candidate { slot, time_wait: None }),
+            Some(Ok(Seen::TimeWait(left))) if replaceable => {
+                return Some(Candidate { slot, time_wait: Some(left) });
             }
+            Some(Ok(Seen::TimeWait(left))) => slot.time_wait(now, left),
+            Some(Ok(Seen::Open)) => slot.open(now),
+            Some(Err(_)) | None => slot.unknown(now),
         }
-        found
+        self.looks += 1;
+        None
     }
 
     /// Many used ports in a row are not free yet: fresh ones, or at least a turn for others.
@@ -337,6 +366,17 @@ impl Search<'_> {
     }
 }
 
+/// What the kernel says of a port before its turn. `replaceable`: a connect(2) may replace TIME_WAIT.
+fn early(seen: io::Result<Seen>, now: Instant, replaceable: bool) -> Early {
+    match seen {
+        Ok(Seen::Free) => Early::Free(None),
+        Ok(Seen::TimeWait(left)) if replaceable => Early::Free(Some(now + left)),
+        Ok(Seen::TimeWait(left)) => Early::TimeWait(left),
+        Ok(Seen::Open) => Early::Open,
+        Err(_) => Early::Unknown,
+    }
+}
+
 /// A word, where it is a refusal.
 fn refusal(word: Word) -> Option<Word> {
     match word {
@@ -356,7 +396,7 @@ mod tests {
         let helper = Helper::start("egress", &broker, &allocator.destinations).unwrap();
         allocator.helper.set(Started { helper, process: std::process::id() + 1 }).unwrap();
         let destination = "192.0.2.1:80".parse().unwrap();
-        let error = super::super::wait::wait(allocator.search(Protocol::Tcp, destination, None).next(false));
+        let error = allocator.search(Protocol::Tcp, destination, None).next_blocking(false);
         assert!(matches!(error, Err(ConnectError::Forked)), "{error:?}");
     }
 }

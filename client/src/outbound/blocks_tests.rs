@@ -312,7 +312,7 @@ proptest! {
                 Step::TakeBeside(v4, most) => {
                     let free = blocks.v4.free() + blocks.v6.free();
                     let beside = blocks.take_beside(v4, most);
-                    prop_assert!(beside.len() <= most && beside.len() <= free as usize / 8);
+                    prop_assert!(beside.len() <= most && beside.len() <= free as usize / 4);
                     for taken in beside {
                         prop_assert!(!naive.is_out(taken.source), "{} is out twice", taken.source);
                         let lease = naive.sources.get(&taken.source).copied();

@@ -4,7 +4,6 @@ use super::allocator::{Allocator, Candidate, Search};
 use super::connection::Connection;
 use super::error::ConnectError;
 use super::socket::{Blocking, Hook, Plan, Unbound, is_unavailable};
-use super::wait::wait;
 use crate::connect::Broker;
 use crate::error::Error;
 use crate::lease::Protocol;
@@ -177,7 +176,7 @@ impl Connector {
     ) -> Result<Connection<OwnedFd>, ConnectError> {
         let plan = self.plan(protocol, destination, Blocking::Yes);
         let mut search = self.allocator.search(plan.protocol, plan.destination, self.patience);
-        let (candidate, socket) = wait(self.next(&plan, &mut search))?;
+        let (candidate, socket) = self.next_blocking(&plan, &mut search)?;
         Ok(Connection::new(socket.into(), candidate.map(|candidate| candidate.slot)))
     }
 
@@ -203,29 +202,49 @@ impl Connector {
     }
 
     /// The next source with a socket that is bound to it; none where the kernel shall choose.
-    async fn next(
+    async fn next(&self, plan: &Plan<'_>, search: &mut Search<'_>) -> Result<Bound, ConnectError> {
+        loop {
+            let found = search.next(self.or_kernel).await;
+            if let Some(bound) = self.bound(plan, search, found)? {
+                return Ok(bound);
+            }
+        }
+    }
+
+    /// As [`next`](Self::next), blocking.
+    fn next_blocking(&self, plan: &Plan<'_>, search: &mut Search<'_>) -> Result<Bound, ConnectError> {
+        loop {
+            let found = search.next_blocking(self.or_kernel);
+            if let Some(bound) = self.bound(plan, search, found)? {
+                return Ok(bound);
+            }
+        }
+    }
+
+    /// A socket with the source that was found; none where the kernel refuses it, and another is to be looked for.
+    fn bound(
         &self,
         plan: &Plan<'_>,
         search: &mut Search<'_>,
-    ) -> Result<(Option<Candidate>, Socket), ConnectError> {
+        found: Result<Candidate, ConnectError>,
+    ) -> Result<Option<Bound>, ConnectError> {
         let unmade = |source| ConnectError::Socket { destination: plan.destination, source };
-        loop {
-            let candidate = match search.next(self.or_kernel).await {
-                Ok(candidate) => candidate,
-                Err(ConnectError::Broker(error))
-                    if self.or_kernel && matches!(*error, Error::NotReachable { .. }) =>
-                {
-                    return Ok((None, plan.socket().map_err(unmade)?));
-                }
-                Err(error) => return Err(error),
-            };
-            match plan.bound(candidate.slot.source, &self.allocator.prefixes) {
-                Ok(socket) => return Ok((Some(candidate), socket)),
-                Err(Unbound::Busy(error)) => search.refused(candidate, error)?,
-                Err(Unbound::Absent(error)) => search.absent(candidate, error)?,
-                Err(Unbound::Failed(error)) => return Err(unmade(error)),
+        let candidate = match found {
+            Ok(candidate) => candidate,
+            Err(ConnectError::Broker(error))
+                if self.or_kernel && matches!(*error, Error::NotReachable { .. }) =>
+            {
+                return Ok(Some((None, plan.socket().map_err(unmade)?)));
             }
+            Err(error) => return Err(error),
+        };
+        match plan.bound(candidate.slot.source, &self.allocator.prefixes) {
+            Ok(socket) => return Ok(Some((Some(candidate), socket))),
+            Err(Unbound::Busy(error)) => search.refused(candidate, error)?,
+            Err(Unbound::Absent(error)) => search.absent(candidate, error)?,
+            Err(Unbound::Failed(error)) => return Err(unmade(error)),
         }
+        Ok(None)
     }
 
     async fn connect_one(
@@ -297,7 +316,7 @@ impl Connector {
     ) -> Result<Connection<Socket>, ConnectError> {
         let mut search = self.allocator.search(plan.protocol, plan.destination, self.patience);
         loop {
-            let (candidate, socket) = wait(self.next(plan, &mut search))?;
+            let (candidate, socket) = self.next_blocking(plan, &mut search)?;
             match connect(&socket) {
                 Ok(()) => return Ok(Connection::new(socket, candidate.map(|c| c.slot))),
                 Err(error) => {
@@ -308,6 +327,9 @@ impl Connector {
         }
     }
 }
+
+/// A source, unless the kernel chooses, and a socket that has it.
+type Bound = (Option<Candidate>, Socket);
 
 fn connect_udp(socket: &Socket, destination: SocketAddr) -> io::Result<()> {
     socket.connect(&SockAddr::from(destination))

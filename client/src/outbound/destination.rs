@@ -13,12 +13,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-/// Used ports that are looked at beside one that is to be used, for what a look at eight costs is half of eight looks.
-const LOOKED_BESIDE: usize = 7;
+/// Used ports that are looked at beside one that is to be used, for what many looks at a time cost is half of what they
+/// cost one by one, or less.
+const LOOKED_BESIDE: usize = 31;
 
 /// What ports are leased for. A TCP port is leased for one destination; a UDP port is nobody else's in any case, so
 /// that all destinations share them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key {
     pub(crate) protocol: Protocol,
     pub(crate) destination: Option<SocketAddr>,
@@ -168,13 +169,16 @@ impl Destination {
         change(&mut self.lock().blocks);
     }
 
-    fn back(&self, change: impl FnOnce(&mut Blocks)) {
+    /// Takes ports back, and has as many of those who wait look again.
+    fn back(&self, change: impl FnOnce(&mut Blocks) -> usize) {
         let mut state = self.lock();
-        change(&mut state.blocks);
-        // One port, one who waits; those who have gone are passed over.
-        while let Some(waiting) = state.waiting.pop_front() {
+        let mut ports = change(&mut state.blocks);
+        while ports > 0
+            && let Some(waiting) = state.waiting.pop_front()
+        {
+            // Those who have gone are passed over.
             if waiting.send(Word::Again).is_ok() {
-                break;
+                ports -= 1;
             }
         }
     }
@@ -265,20 +269,6 @@ impl Slot {
         }
     }
 
-    /// The kernel has nothing on it but, perhaps, TIME_WAIT until then.
-    pub(crate) fn looked(mut self, time_wait: Option<Instant>) {
-        if let Some(port) = self.port.take() {
-            self.destination.back(|blocks| blocks.looked(port, time_wait));
-        }
-    }
-
-    /// Something was on it when it was looked at before its turn.
-    pub(crate) fn looked_early(mut self) {
-        if let Some(port) = self.port.take() {
-            self.destination.back(|blocks| blocks.looked_early(port));
-        }
-    }
-
     /// A connection is open on it.
     pub(crate) fn open(self, now: Instant) {
         self.give(|blocks, port| blocks.open(port, now));
@@ -308,7 +298,71 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         if let Some(port) = self.port.take() {
-            self.destination.back(|blocks| blocks.closed(port));
+            self.destination.back(|blocks| {
+                blocks.closed(port);
+                1
+            });
+        }
+    }
+}
+
+/// What the kernel says of a used port before its turn.
+#[derive(Debug)]
+pub(crate) enum Early {
+    /// Nothing is on it but, perhaps, TIME_WAIT until then.
+    Free(Option<Instant>),
+    /// Something is.
+    Open,
+    /// TIME_WAIT for so long, which the kernel does not let be replaced.
+    TimeWait(Duration),
+    /// It cannot be asked.
+    Unknown,
+}
+
+/// Used ports that are looked at before their turn. Dropped, they go back as closed.
+#[derive(Debug)]
+pub(crate) struct Beside<'a> {
+    destination: &'a Destination,
+    ports: Vec<Taken>,
+}
+
+impl<'a> Beside<'a> {
+    pub(crate) fn new(destination: &'a Destination, ports: Vec<Taken>) -> Self {
+        Self { destination, ports }
+    }
+
+    pub(crate) fn sources(&self) -> impl ExactSizeIterator<Item = SocketAddr> {
+        self.ports.iter().map(|taken| taken.source)
+    }
+
+    /// What each of them turned out to be.
+    pub(crate) fn looked(mut self, now: Instant, seen: impl Iterator<Item = Early>) {
+        let looked = std::mem::take(&mut self.ports).into_iter().map(|taken| taken.port).zip(seen);
+        self.destination.back(|blocks| {
+            let mut back = 0;
+            for (port, seen) in looked {
+                back += 1;
+                match seen {
+                    Early::Free(time_wait) => blocks.looked(port, time_wait),
+                    Early::Open => blocks.looked_early(port),
+                    Early::TimeWait(left) => blocks.time_wait(port, now, left),
+                    Early::Unknown => blocks.unknown(port, now),
+                }
+            }
+            back
+        });
+    }
+}
+
+impl Drop for Beside<'_> {
+    fn drop(&mut self) {
+        let ports = std::mem::take(&mut self.ports);
+        if !ports.is_empty() {
+            self.destination.back(|blocks| {
+                let count = ports.len();
+                ports.into_iter().for_each(|taken| blocks.closed(taken.port));
+                count
+            });
         }
     }
 }

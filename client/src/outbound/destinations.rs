@@ -1,14 +1,15 @@
 //! All destinations of a connector.
 
 use super::destination::{Destination, Key};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 /// By what is asked for. Read by every connect, written for a new destination.
 #[derive(Debug, Default)]
 pub(crate) struct Destinations {
-    map: RwLock<HashMap<Key, Arc<Destination>>>,
+    // Most programs have a few, and comparing with these is quicker than hashing an address.
+    map: RwLock<BTreeMap<Key, Arc<Destination>>>,
 }
 
 impl Destinations {

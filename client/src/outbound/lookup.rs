@@ -52,12 +52,14 @@ impl Lookups {
     /// What is on tuples now, each in its turn.
     pub(crate) fn look(
         &self,
-        locals: impl ExactSizeIterator<Item = SocketAddr>,
+        local: SocketAddr,
+        others: impl ExactSizeIterator<Item = SocketAddr>,
         remote: SocketAddr,
     ) -> Vec<io::Result<Seen>> {
-        let count = locals.len();
+        let count = others.len() + 1;
         let mut seen = Vec::with_capacity(count);
-        if let Err(error) = self.ask(locals, remote, &mut seen) {
+        let locals = std::iter::once(local).chain(others);
+        if let Err(error) = self.ask(locals, count, remote, &mut seen) {
             // What was not answered is as unknown as this one.
             let raw = error.raw_os_error();
             seen.push(Err(error));
@@ -70,7 +72,8 @@ impl Lookups {
 
     fn ask(
         &self,
-        locals: impl ExactSizeIterator<Item = SocketAddr>,
+        locals: impl Iterator<Item = SocketAddr>,
+        count: usize,
         remote: SocketAddr,
         seen: &mut Vec<io::Result<Seen>>,
     ) -> io::Result<()> {
@@ -82,7 +85,6 @@ impl Lookups {
                 Socket::new_raw(Domain::from(AF_NETLINK), kind, Some(Protocol::from(NETLINK_SOCK_DIAG)))?
             }
         };
-        let count = locals.len();
         let mut requests = Vec::with_capacity(count * REQUEST);
         for (number, local) in (0..).zip(locals) {
             request(number, local, remote, &mut requests);
@@ -192,7 +194,7 @@ mod tests {
     use std::net::{TcpStream, ToSocketAddrs as _};
 
     fn look(lookups: &Lookups, local: SocketAddr, remote: SocketAddr) -> Seen {
-        lookups.look([local].into_iter(), remote).remove(0).unwrap()
+        lookups.look(local, [].into_iter(), remote).remove(0).unwrap()
     }
 
     #[test]
@@ -230,7 +232,8 @@ mod tests {
         // Nobody is connected from addresses like these.
         let free = (1..=4).map(|n| SocketAddr::from(([127, 9, 9, n], 4)));
         let locals: Vec<SocketAddr> = open.zip(free).flat_map(|(open, free)| [open, free]).collect();
-        let seen = Lookups::default().look(locals.into_iter(), remote);
+        let mut locals = locals.into_iter();
+        let seen = Lookups::default().look(locals.next().unwrap(), locals, remote);
         for (n, seen) in seen.into_iter().enumerate() {
             assert_eq!(seen.unwrap(), if n % 2 == 0 { Seen::Open } else { Seen::Free });
         }

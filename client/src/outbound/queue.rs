@@ -98,7 +98,7 @@ impl Queue {
     /// Used ones that can be looked at together with the one that was next: no more than so many, and of few none, for
     /// those were closed a moment ago, and others want them too.
     pub(super) fn next_closed(&mut self, most: usize) -> impl Iterator<Item = Port> {
-        let count = most.min(self.closed.len() / 8);
+        let count = most.min(self.closed.len() / 4);
         self.closed.drain(..count)
     }
 

@@ -14,11 +14,11 @@ JSON: {\"state\": \"running\" | \"degraded\" | \"stopped\", \"version\", \"fault
        protected because services listen on them, \"pools\": {\"ready\", \"degraded\", \"failed\",
        \"leased\": ports, of all pools, \"cooling\": ports}, \"takeover\": what the start found of an
        earlier broker's sockets: \"stored\" in all, \"kept\", \"draining\", \"lingering\", \"let-go\" (no longer configured),
-       \"unusable\"; configured and not stored, \"missing\" (an earlier broker had it) and \"new\"; in another
+       \"unusable\", \"left\" (stored still, for want of descriptors); configured and not stored, \"missing\" (an earlier broker had it) and \"new\"; in another
        state or with other options than it should, \"changed\" (put right at once), \"mended\" and \"replaced\"
        (spoilt by a holder that is gone); \"holders\", \"holders-gone\"; \"differences\": [text]}, \"limits\":
        [{\"name\": key in [limits], \"limit\": value in effect, \"used\", \"greatest\": who has most or null,
-       \"hits\": since the start, \"hit_by\": [{\"who\", \"times\"}]}]}; version, listeners, learned, pools
+       \"hits\": since the start, of log-buffer lines that were lost, \"hit_by\": [{\"who\", \"times\"}]}]}; version, listeners, learned, pools
        and limits are null where it is stopped, and takeover where nothing was stored. Of a limit per user,
        used is what the one has that has most; sizes are bytes, times milliseconds.
 

@@ -6,6 +6,7 @@
 mod addresses;
 mod command;
 mod dumps;
+mod forgotten;
 mod lending;
 mod looks;
 mod misuse;
@@ -15,7 +16,6 @@ mod pools;
 mod refusals;
 mod sessions;
 mod store;
-mod told;
 mod view;
 mod waiting;
 mod wanted;
@@ -24,17 +24,21 @@ pub use command::{Drain, LeaseRequest, LeasedSockets, Shortage};
 pub use view::{AddressView, LeaseView, PoolView};
 
 pub(super) use command::Ask;
+pub(super) use sessions::owner_of;
 
 use super::authority::administrator;
 use super::command::{Notice, Refusal};
+use super::gate::Gate;
 use super::lookout::Listened;
 use super::{Broker, until};
 use crate::config::Config;
 use crate::leases::{Eased, Ledger, Ticket, Waiting};
+use crate::limits::Who;
 use crate::model::{ListenerName, PoolName, PortRange, PortSet, Present, SessionId};
 use crate::policy::Caller;
 use crate::pools::Host;
 use addresses::Addresses;
+use forgotten::Aside;
 use looks::{Heard, Looks};
 use orphans::Closer;
 use parked::{Parked, Wanted};
@@ -46,7 +50,6 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Instant;
 use store::Store;
-use told::{Tale, Told};
 
 /// The kernel's default, for where it does not say.
 const EPHEMERAL: (u16, u16) = (32768, 60999);
@@ -66,6 +69,8 @@ pub(super) struct Outbound {
     lifelines: Lifelines,
     looks: Looks,
     parked: Vec<Parked>,
+    /// Requests that have looked at much, and go on.
+    aside: Aside,
     waiting: Waiting,
     /// What they wait for.
     wanted: HashMap<Ticket, Wanted>,
@@ -75,7 +80,8 @@ pub(super) struct Outbound {
     closer: Closer,
     /// What somebody lacked of late.
     lacking: wanted::Wanted,
-    told: Told,
+    /// Who still has lines of the log.
+    gate: Gate,
     /// Whether it is known who listens on what: of ten thousand sockets that takes time, and is not asked before the
     /// daemon is ready.
     knows_listened: bool,
@@ -91,7 +97,7 @@ pub(super) enum Happened {
 
 impl Outbound {
     /// Takes up what an earlier daemon left. Must be called within a tokio runtime.
-    pub(super) fn new(runtime_directory: &Path) -> io::Result<Self> {
+    pub(super) fn new(runtime_directory: &Path, gate: Gate) -> io::Result<Self> {
         let now = Instant::now();
         let (store, events) = Store::open(runtime_directory);
         let mut ledger = Ledger::restore(events, now);
@@ -116,13 +122,14 @@ impl Outbound {
             lifelines,
             looks: Looks::new(),
             parked: Vec::new(),
+            aside: Aside::default(),
             waiting: Waiting::default(),
             wanted: HashMap::new(),
             broadly: HashSet::new(),
             broadly_at: None,
             closer: Closer::default(),
             lacking: wanted::Wanted::default(),
-            told: Told::default(),
+            gate,
             knows_listened: false,
         };
         outbound.keep(now);
@@ -132,8 +139,8 @@ impl Outbound {
     /// What happens next. What was not awaited to its end is not lost.
     pub(super) async fn next(&mut self) -> Happened {
         let due = self.looks.next_due(&self.ledger);
-        let due = due.into_iter().chain(self.told.next_due()).chain(self.store.next_due());
-        let due = due.chain(self.waiting_due()).min();
+        let due = due.into_iter().chain(self.store.next_due());
+        let due = due.chain(self.waiting_due()).chain(self.aside.next_due(Instant::now())).min();
         let Self { lifelines, looks, addresses, .. } = self;
         tokio::select! {
             session = lifelines.next() => Happened::LifelineCut(session),
@@ -160,8 +167,9 @@ impl Outbound {
         self.store.keep(&mut self.ledger, now);
         let used = self.ledger.used_after_end();
         if !used.is_empty() {
-            let (told, others): (Vec<_>, Vec<_>) =
-                used.into_iter().partition(|_| self.told.has_a_line(Tale::Misused, now));
+            let (told, others): (Vec<_>, Vec<_>) = used
+                .into_iter()
+                .partition(|used| self.gate.has_a_line(&Who::from(&used.owner), "used-after-end"));
             others.iter().for_each(misuse::report_briefly);
             if !told.is_empty() {
                 misuse::report(told);
@@ -183,19 +191,8 @@ impl Outbound {
 
     fn do_what_is_due(&mut self, now: Instant) {
         self.looks.look(&mut self.ledger, now);
+        self.go_on(now);
         self.keep(now);
-        if let Some(untold) = self.told.sum(now) {
-            let told::Untold { leased, ports, ended, refused, misused } = untold;
-            tracing::info!(
-                event = "leases",
-                leased,
-                ports,
-                ended,
-                refused,
-                misused,
-                "{leased} more leases of {ports} ports, {ended} ended, {refused} refused, {misused} used after their end"
-            );
-        }
     }
 
     /// Everything that is not as it should be.
@@ -401,7 +398,7 @@ impl Broker {
         drain: Drain,
         now: Instant,
     ) -> Result<(), Refusal> {
-        administrator(caller, "drain addresses", &format!("drain {address}"))?;
+        administrator(caller, &self.gate, "drain addresses", &format!("drain {address}"))?;
         self.touched = true;
         self.outbound.drain(address, drain, now)?;
         self.outbound.serve_all(now);

@@ -7,8 +7,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use portbroker::broker::{Broker, Inheritance, Start};
+use portbroker::broker::{Broker, Inheritance, LogGauge, Start};
 use portbroker::bus::{bind_private_socket, serve_private_socket};
+use portbroker::kernel::descriptors::Spare;
 use portbroker::sources::Locations;
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -101,10 +102,11 @@ impl Served {
                 runtime_directory: folder.path().to_owned(),
                 state_directory: folder.path().join("state"),
                 inheritance: Inheritance::default(),
+                log: LogGauge::default(),
             })
             .unwrap();
             let (stop, stopped) = tokio::sync::oneshot::channel();
-            tokio::spawn(serve_private_socket(bind_private_socket(&socket).unwrap(), handle));
+            tokio::spawn(serve_private_socket(bind_private_socket(&socket).unwrap(), handle, Spare::new()));
             tokio::spawn(broker.run(stopped));
             stop
         });
