@@ -105,6 +105,15 @@ fn every_wrong_argument_has_its_error() {
             assert_eq!(refused.name, Some(name), "{pool} {protocol} {to} {count}: {refused:?}");
             assert!(!refused.text.is_empty());
         }
+        // Nobody writes lines of his own into the log, nor to the terminal of who reads it.
+        let forged = error("x\u{1b}[1m\n2026-11-28T22:00:00Z INFO forged", "tcp", TO, 1);
+        assert_eq!(forged.name, Some(ErrorName::NoSuchPool));
+        let log = daemon.log();
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains("forged")).collect();
+        assert!(
+            lines.len() == 1 && lines[0].contains("refused a lease") && !log.contains('\u{1b}'),
+            "{lines:?}"
+        );
         let path = session.path.as_ref();
         let option = |key, value| HashMap::from([(key, value)]);
         for options in [option("else", Variant::U32(1)), option("minimum", Variant::U32(1))] {

@@ -193,6 +193,43 @@ fn a_connection_that_reads_nothing_is_closed_and_counts_until_its_other_end_is_g
 }
 
 #[test]
+fn uid_0_of_containers_has_what_one_user_has() {
+    in_netns(|| {
+        let daemon = Daemon::start(&web(1, ""));
+        let root = Caller::start(&daemon.socket(), 0, &["idle", "200"]);
+        assert_eq!(root.said[0], 200);
+        let contained = Caller::contained(&daemon.socket(), &["idle", "200"]);
+        assert_eq!(contained.said[0], 128);
+        let limit = limit(&daemon, "connections-per-user");
+        assert_eq!(limit["hit_by"][0]["who"], "root of a container", "{limit}");
+    });
+}
+
+#[test]
+fn one_user_cannot_have_all_processes_that_can_be_watched_and_its_comings_and_goings_fill_no_log() {
+    in_netns(|| {
+        let limits = "[limits]\nholders-per-user = 16\nlog-lines-per-user = 20";
+        let daemon = with_descriptors(&web(1, limits), 1024, None);
+        let bad = Caller::start(&daemon.socket(), BAD, &["holders", "40"]);
+        assert_eq!(bad.said[0], 16);
+        assert_eq!(used(&daemon, "holders-per-user"), 16);
+        let good = Caller::start(&daemon.socket(), GOOD, &["measure", "acquire", "3"]).measured();
+        assert_eq!((good.1, good.2), (0, 3), "another user is handed sockets");
+        drop(bad);
+        eventually("they are gone", || used(&daemon, "holders-per-user") == 0);
+        // A holder that stops its socket from listening without end.
+        let bad = Caller::start(&daemon.socket(), BAD, &["unlisten"]);
+        eventually("it did", || daemon.log().contains("its holder had changed the socket"));
+        let good = Caller::start(&daemon.socket(), GOOD, &["measure", "acquire", "3"]).measured();
+        assert_eq!((good.1, good.2), (0, 3));
+        let times = bad.end()[0];
+        let lines = daemon.log().matches("its holder had changed the socket").count();
+        println!("stopped {times} times, {lines} lines of the log");
+        assert!(times > 100 && lines <= 60, "{lines} lines of {times}");
+    });
+}
+
+#[test]
 fn of_ten_thousand_connections_each_user_has_its_share_and_memory_comes_back() {
     in_netns(|| {
         let limits = "[limits]\nconnections-per-user = 2000\nconnections = 100000";

@@ -9,6 +9,7 @@ use super::outbound::owner_of;
 use crate::config::{Limit, Limits};
 use crate::kernel::stream::are_too_many_in_flight;
 use crate::limits::{Books, Claim, Over, Room, Usage, Who};
+use crate::model::UnitName;
 use crate::policy::Caller;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -72,6 +73,17 @@ impl Drop for Held {
     }
 }
 
+/// For whom a caller's descriptors are counted. What a user runs is no system unit, though each of its logins is a
+/// scope and its own manager a service: it would have as many shares as logins, and the part that is kept free.
+fn who(caller: &Caller) -> Who {
+    let is_service = |unit: &UnitName| unit.as_str().ends_with(".service");
+    match caller.unit.as_ref().filter(|_| caller.user_slice.is_none()) {
+        Some(unit) if is_service(unit) || !caller.administrator => Who::Unit(unit.clone()),
+        None if caller.uid == 0 && !caller.administrator => Who::Contained,
+        _ => Who::User(caller.uid),
+    }
+}
+
 impl Gate {
     pub(super) fn new(log: LogGauge) -> Self {
         Self(Arc::new(Inner { log, ..Inner::default() }))
@@ -127,12 +139,24 @@ impl Gate {
                     .to_owned(),
             ));
         }
-        let who = caller.unit.clone().map_or(Who::User(caller.uid), Who::Unit);
+        let who = who(caller);
         let count = u64::try_from(count).unwrap_or(u64::MAX);
         self.claim(&who, Claim::Descriptors(count)).map_err(|over| {
             Refusal::OverLimit(format!(
                 "no more sockets are sent to you before you have read those that were: {} is {} here; read the \
                  replies to your calls, or close their connections",
+                over.limit.key(),
+                over.most
+            ))
+        })
+    }
+
+    /// Counts a process that is to hold listeners.
+    pub(super) fn holder(&self, caller: &Caller) -> Result<Held, Refusal> {
+        self.claim(&who(caller), Claim::Holder).map_err(|over| {
+            Refusal::OverLimit(format!(
+                "no more processes of yours are handed sockets before some of those that were have ended: {} is {} here; \
+                 take them once, and pass them on",
                 over.limit.key(),
                 over.most
             ))
@@ -226,5 +250,51 @@ pub(super) fn whose_lines(caller: &Caller) -> Who {
     match Who::from(&owner_of(caller)) {
         Who::Unit(_) if caller.uid != 0 => Who::User(caller.uid),
         who => who,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Network;
+
+    fn caller(uid: u32, cgroup: &str) -> Caller {
+        Caller {
+            uid,
+            gids: Vec::new(),
+            pid: 1,
+            unit: UnitName::of_cgroup(cgroup),
+            user_slice: UnitName::of_user(cgroup),
+            administrator: uid == 0 && cgroup == "/init.scope",
+            network: Network::Ours,
+        }
+    }
+
+    fn take_all(gate: &Gate, caller: &Caller, kept: &mut Vec<Held>) {
+        while let Ok(held) = gate.descriptors(caller, 1) {
+            kept.push(held);
+        }
+    }
+
+    #[test]
+    fn neither_all_the_logins_of_a_user_nor_containers_have_what_is_kept_for_root_and_services() {
+        let gate = Gate::default();
+        let mut kept = Vec::new();
+        for login in 0..20 {
+            let session = format!("/user.slice/user-1000.slice/session-{login}.scope");
+            take_all(&gate, &caller(1000, &session), &mut kept);
+        }
+        let own_manager = "/user.slice/user-1000.slice/user@1000.service/app.slice/db.service";
+        take_all(&gate, &caller(1000, own_manager), &mut kept);
+        let of_one = kept.len();
+        take_all(&gate, &caller(1001, "/user.slice/user-1001.slice/session-99.scope"), &mut kept);
+        assert_eq!(kept.len(), 2 * of_one, "another user has as many");
+        for container in 0..20 {
+            take_all(&gate, &caller(0, &format!("/docker/{container}")), &mut kept);
+            take_all(&gate, &caller(0, &format!("/system.slice/docker-{container}.scope")), &mut kept);
+        }
+        for served in [caller(0, "/init.scope"), caller(33, "/system.slice/web.service")] {
+            assert!(gate.descriptors(&served, 20).is_ok(), "{served:?}");
+        }
     }
 }

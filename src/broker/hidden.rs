@@ -29,7 +29,9 @@ pub(super) fn mind_what_is_hidden(
         let file: &Path = &fault.origin.file;
         let is_hidden = |config: &ListenerConfig| {
             let from: &Path = &config.origin.file;
-            from == file || from == last_good && unit_of(config).is_some_and(|unit| is_of_unit(file, unit))
+            // It may be the directory that the file is in.
+            from.starts_with(file)
+                || from == last_good && unit_of(config).is_some_and(|unit| is_of_unit(file, unit))
         };
         if before.iter().any(|(_, config)| is_hidden(config)) {
             fault.severity = Severity::Error;
@@ -45,12 +47,14 @@ fn unit_of(config: &ListenerConfig) -> Option<&UnitName> {
     }
 }
 
-/// Whether a file, or a drop-in, is one that a unit is read from.
+/// Whether a file, a drop-in, or the directory of one, is one that a unit is read from.
 fn is_of_unit(file: &Path, unit: &UnitName) -> bool {
     let folder = file.parent().and_then(Path::file_name).and_then(|name| name.to_str());
     let name = file.file_name().and_then(|name| name.to_str());
-    let of = folder.and_then(|folder| folder.strip_suffix(".d")).or(name);
-    let Some((stem, kind)) = of.and_then(|of| of.rsplit_once('.')) else { return false };
+    let of = folder.and_then(|folder| folder.strip_suffix(".d"));
+    let of = of.or_else(|| name.map(|name| name.strip_suffix(".d").unwrap_or(name)));
+    // A directory of units: any could be in it.
+    let Some((stem, kind)) = of.and_then(|of| of.rsplit_once('.')) else { return true };
     let is_instance = || {
         let (own, _) = unit.as_str().rsplit_once('.').unwrap_or_default();
         stem.ends_with('@') && own.starts_with(stem) && unit.as_str().ends_with(&format!(".{kind}"))
@@ -102,7 +106,8 @@ mod tests {
             ("/etc/systemd/system/web.service", false),
             ("/etc/systemd/system/we@.service", false),
             ("/etc/systemd/system/web@.socket", false),
-            ("/", false),
+            ("/etc/systemd/system/web@1.service.d", true),
+            ("/etc/systemd/system", true),
         ] {
             assert_eq!(is_error(hidden, (LAST_GOOD, WEB), ""), is, "{hidden}");
         }

@@ -2,6 +2,7 @@
 
 use super::Broker;
 use super::command::{Acquire, Refusal};
+use super::gate::Held as Counted;
 use super::gate::whose_lines;
 use crate::kernel::holder::{HolderClaim, HolderWatch, Presence, shown_process};
 use crate::limits::Who;
@@ -36,6 +37,8 @@ pub(super) struct Holder {
     who: Option<Who>,
     /// How it is written down, to be found again by the next daemon.
     pub(super) record: HolderRecord,
+    /// It is counted, where it is a process that came to this daemon.
+    _counted: Option<Counted>,
 }
 
 impl Holder {
@@ -126,9 +129,14 @@ impl Holders {
         if self.watch.add(id.0, claim)? == Presence::Gone {
             return Ok(None);
         }
-        self.by_id.insert(id, Holder { shown, who: None, record: record.clone() });
+        self.by_id.insert(id, Holder { shown, who: None, record: record.clone(), _counted: None });
         self.by_record.insert(record, id);
         Ok(Some((id, true)))
+    }
+
+    /// Whether a holder is watched already.
+    fn knows(&self, claim: &HolderClaim) -> bool {
+        self.by_record.contains_key(&HolderRecord::from(claim))
     }
 
     /// It came by a call of this one's.
@@ -138,9 +146,16 @@ impl Holders {
         }
     }
 
+    fn count(&mut self, id: HolderId, counted: Option<Counted>) {
+        if let Some(holder) = self.by_id.get_mut(&id) {
+            holder._counted = counted;
+        }
+    }
+
     /// From now on there may be one whom no file tells of.
     pub(super) fn admit_unknown(&mut self) -> HolderId {
-        let unknown = || Holder { shown: "unknown".to_owned(), who: None, record: HolderRecord::Unknown };
+        let record = HolderRecord::Unknown;
+        let unknown = || Holder { shown: "unknown".to_owned(), who: None, record, _counted: None };
         self.by_id.entry(UNKNOWN).or_insert_with(unknown);
         UNKNOWN
     }
@@ -165,6 +180,12 @@ impl Broker {
         let vanished = || Refusal::BadArgument("the caller is gone".to_owned());
         let claim = request.holder.clone().ok_or_else(vanished)?;
         let is_unit = matches!(claim, HolderClaim::Unit { .. });
+        // A unit is watched by its cgroup, and takes no descriptor.
+        let counted = if is_unit || self.holders.knows(&claim) {
+            None
+        } else {
+            Some(self.gate.holder(&request.caller)?)
+        };
         let (id, new) = match self.holders.admit(claim) {
             Ok(Some(admitted)) => admitted,
             Ok(None) => return Err(vanished()),
@@ -177,6 +198,9 @@ impl Broker {
             }
         };
         self.holders.is_of(id, whose_lines(&request.caller));
+        if new {
+            self.holders.count(id, counted);
+        }
         let now = Instant::now();
         let mut newly = Vec::new();
         for name in names {
@@ -190,6 +214,11 @@ impl Broker {
             self.write_holders();
         }
         Ok(Hold { holder: id, is_unit, new, newly })
+    }
+
+    /// On whose behalf what is said of these is.
+    pub(super) fn whose(&self, holders: &BTreeSet<HolderId>) -> Option<Who> {
+        holders.iter().find_map(|id| self.holders.get(*id)?.who.clone())
     }
 
     /// These were handed over to somebody who is known: nobody else is presumed to hold them.
@@ -245,7 +274,7 @@ impl Broker {
             if is_told {
                 tracing::info!(event = "released", listener = %name, holder, "{holder}, which held {name}, is gone");
             }
-            self.mend(name);
+            self.mend(name, who.as_ref());
             self.act_on(name, true);
         }
         self.settle_drains();

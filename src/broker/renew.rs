@@ -60,7 +60,7 @@ impl Broker {
             Err(error) => {
                 let text = with_causes(&error);
                 // A unix path may have been lost on the way: it is seen and put right as after a holder's end.
-                self.mend(name);
+                self.mend(name, None);
                 return Err(Refusal::NotReady(name.to_string(), text));
             }
         };

@@ -423,3 +423,38 @@ fn choose(loader: &Loader, records: &Records, inherited: bool) -> Result<(Checke
     }
     Err(StartError::Configuration(errors.join("\n")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::show;
+    use std::fs;
+
+    #[test]
+    fn after_a_restart_a_unit_that_cannot_be_read_any_more_has_its_listeners_still() {
+        const TOO_LARGE: usize = 5 << 20;
+        let place = tempfile::tempdir().unwrap();
+        let units = place.path().join("etc/systemd/system");
+        fs::create_dir_all(&units).unwrap();
+        let section = |port| format!("[X-PortBroker]\nListenStream=127.0.0.1:{port}\n");
+        fs::write(units.join("a.service"), section(8001)).unwrap();
+        fs::write(units.join("b.service"), section(8002)).unwrap();
+        let locations = Locations { root: place.path().to_owned(), config: None };
+        let loader = Loader { locations, inherited: Vec::new() };
+        let records = Records::new(place.path());
+        let (before, faults) = choose(&loader, &records, true).unwrap();
+        assert_eq!((before.config.listeners.len(), faults.len()), (2, 0));
+        records.write_last_good(&show::to_toml(&before.config));
+        // What never had one, and one that was taken out, make no difference.
+        fs::write(units.join("c.service"), "x".repeat(TOO_LARGE)).unwrap();
+        fs::remove_file(units.join("b.service")).unwrap();
+        let (after, faults) = choose(&loader, &records, true).unwrap();
+        assert_eq!((after.config.listeners.len(), faults.len()), (1, 0));
+        fs::write(units.join("a.service"), section(8001) + &"#".repeat(TOO_LARGE)).unwrap();
+        let (after, faults) = choose(&loader, &records, true).unwrap();
+        assert_eq!(after.config.listeners.len(), 2, "the last good ones");
+        assert!(faults.len() == 1 && faults[0].contains("a.service: error: cannot be read"), "{faults:?}");
+        let (cold, faults) = choose(&loader, &records, false).unwrap();
+        assert_eq!((cold.config.listeners.len(), faults.len()), (0, 0), "of nothing nothing can be lost");
+    }
+}

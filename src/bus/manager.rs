@@ -4,7 +4,6 @@ use super::properties::{self, Properties};
 use super::{Failure, introspect, outbound};
 use crate::broker::{Acquire, Handed, Handle, Held, ObjectKind, View};
 use crate::kernel::holder::HolderClaim;
-use crate::limits::Who;
 use crate::policy::Caller;
 use portbroker_client::wire::{
     ErrorName, LISTENER_INTERFACE, LISTENER_PREFIX, MANAGER_INTERFACE, MANAGER_PATH, OPTION_HOLDER,
@@ -311,7 +310,7 @@ impl Manager {
             return None;
         }
         let bytes = u64::try_from(parts.saturating_mul(length)).unwrap_or(u64::MAX);
-        Some(self.broker.gate().bytes(&Who::User(self.broker.turn().uid()), bytes).await)
+        Some(self.broker.gate().bytes(&self.broker.turn().who(), bytes).await)
     }
 
     async fn built_beside(

@@ -76,14 +76,24 @@ impl Door {
     }
 
     /// Whether a connection is served.
-    fn lets_in(&mut self, stream: &tokio::net::UnixStream, uid: u32) -> bool {
-        let is_administrator = uid == 0 || uid == nix::unistd::geteuid().as_raw();
+    fn lets_in(&mut self, stream: &tokio::net::UnixStream, turn: Turn, uid: u32) -> bool {
+        let own = nix::unistd::geteuid().as_raw();
+        let is_administrator = turn.who() == Who::User(0) || (own != 0 && uid == own);
         let served =
             leaves_room(stream, if is_administrator { Purpose::Administration } else { Purpose::Anybody });
         self.said &= !served;
         self.spare.fill();
         served
     }
+}
+
+/// Whose a connection is. Uid 0 of a container that has no users of its own would else have all that root has, and with
+/// each of its processes a turn. Where that cannot be found out now it is taken for root, who has to be heard then.
+fn turn_of(peer: &Peer) -> Turn {
+    if peer.uid == 0 && !peer.is_of_this_system() && peer.can_be_known() {
+        return Turn::CONTAINED;
+    }
+    Turn::of(peer.uid, peer.pid)
 }
 
 /// Serves every connection to the private socket, each in a task of its own. `spare` is what those that are accepted
@@ -123,13 +133,14 @@ pub async fn serve_private_socket(
                 continue;
             }
         };
-        if !door.lets_in(&stream, peer.uid) {
+        let turn = turn_of(&peer);
+        if !door.lets_in(&stream, turn, peer.uid) {
             broker.is_out_of_descriptors();
             continue;
         }
         // Who has as many as it may is turned away before anything is made for it.
-        let Ok(place) = broker.gate().claim(&Who::User(peer.uid), Claim::Connection) else { continue };
-        let (broker, guid) = (broker.in_turn_of(Turn::of(peer.uid, peer.pid)), guid.clone());
+        let Ok(place) = broker.gate().claim(&turn.who(), Claim::Connection) else { continue };
+        let (broker, guid) = (broker.in_turn_of(turn), guid.clone());
         let signals = signals.clone();
         let (reader, writer) = stream.into_split();
         let outgoing = unreads.begin(writer, peer.uid, peer.pid, broker.gate().clone());

@@ -58,6 +58,7 @@ unread-bytes = "64M"                         # default
 unread-time = "30s"                          # default
 log-lines-per-user = 100                     # default
 log-buffer = "1M"                            # default
+holders-per-user = 1024                      # default
 
 [[listener]]
 name = "db"                                  # /db.service:4:1

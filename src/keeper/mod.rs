@@ -27,8 +27,8 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Instant;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 use store::{Store, Stored};
 
 /// Tells the daemon that it has a keeper, by its pid.
@@ -43,6 +43,8 @@ pub const LOCK: &str = "keeper.lock";
 const MOST: usize = 65_536;
 /// SIGKILL: what the kernel kills by.
 const KILL: i32 = 9;
+/// How long a program may take to say its version; nobody follows a daemon that dies meanwhile.
+const TRIAL: Duration = Duration::from_secs(5);
 /// How many messages are read before signals are looked at.
 const AT_ONCE: usize = 256;
 
@@ -356,16 +358,9 @@ impl Keeper {
     fn renew(&mut self) {
         let program = self.current_program().to_owned();
         // There is no way back from exec: so another process tries it first.
-        let tried = Command::new(&program).arg("--version").output();
-        match tried {
-            Ok(output) if output.status.success() => {}
-            failed => {
-                return tracing::error!(
-                    ?failed,
-                    "{} does not run: the keeper stays what it is",
-                    program.display()
-                );
-            }
+        if let Err(error) = try_out(&program) {
+            let program = program.display();
+            return tracing::error!(%error, "{program} does not run ({error}): the keeper stays what it is");
         }
         let own = [(NOTIFY, self.notify.as_fd()), (LOCK, self.lock.as_fd())];
         let sockets = match copies(own.into_iter().chain(self.sockets())) {
@@ -383,6 +378,25 @@ impl Keeper {
             1
         })
     }
+}
+
+/// Whether a program runs at all, and to its end.
+fn try_out(program: &Path) -> io::Result<()> {
+    let mut command = Command::new(program);
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut tried = command.spawn()?;
+    let deadline = Instant::now() + TRIAL;
+    loop {
+        match tried.try_wait()? {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => return Err(io::Error::other(status.to_string())),
+            None if Instant::now() >= deadline => break,
+            None => std::thread::sleep(TRIAL / 1000),
+        }
+    }
+    tried.kill()?;
+    tried.wait()?;
+    Err(io::Error::other(format!("--version takes longer than {TRIAL:?}")))
 }
 
 fn listen(path: &Path) -> Result<NotifySocket, KeeperError> {

@@ -39,6 +39,11 @@ impl Room {
         self.left() / 2
     }
 
+    /// How many processes may be watched that hold listeners.
+    fn holders(self) -> u64 {
+        self.left() / 4
+    }
+
     /// How many connections may be open.
     fn connections(self) -> u64 {
         self.left() / 2 / PER_CONNECTION
@@ -58,6 +63,8 @@ pub enum Claim {
     Descriptors(u64),
     /// Bytes of a reply.
     Bytes(u64),
+    /// A process that holds listeners.
+    Holder,
 }
 
 /// A limit was hit.
@@ -105,6 +112,7 @@ pub struct Books {
     connections: Shares,
     descriptors: Shares,
     bytes: Shares,
+    holders: Shares,
     hits: Hits,
     lines: Lines,
 }
@@ -129,6 +137,7 @@ impl Books {
             Limit::Connections => set.min(of_all(self.room.connections())),
             // One must not be able to take what all have.
             Limit::ConnectionsPerUser => set.min(of_all(self.room.connections()) / 2),
+            Limit::HoldersPerUser => set.min(of_all(self.room.holders()) / 2),
             Limit::UnreadDescriptors => set.min(self.room.in_flight()),
             Limit::UnreadDescriptorsPerUser => set.min(of_all(self.most(Limit::UnreadDescriptors)) / 2),
             Limit::UnreadBytesPerUser => set.min(of_all(self.limits.get(Limit::UnreadBytes))),
@@ -145,15 +154,16 @@ impl Books {
             Claim::Connection => (Limit::ConnectionsPerUser, Limit::Connections),
             Claim::Descriptors(_) => (Limit::UnreadDescriptorsPerUser, Limit::UnreadDescriptors),
             Claim::Bytes(_) => (Limit::UnreadBytesPerUser, Limit::UnreadBytes),
+            Claim::Holder => (Limit::HoldersPerUser, Limit::HoldersPerUser),
         };
-        let most = self.most(all);
+        let most = if claim == Claim::Holder { self.room.holders() } else { self.most(all) };
         let bounds = match claim {
             // Root has as many connections as there is room for.
             Claim::Connection if *who == Who::User(0) => {
                 Bounds { each: u64::MAX, common: most, all: self.room.connections().max(FOR_ROOT) }
             }
             Claim::Connection => Bounds { each: self.most(each), common: most, all: self.room.connections() },
-            Claim::Descriptors(_) if who.is_preferred() => Bounds {
+            Claim::Descriptors(_) | Claim::Holder if who.is_preferred() => Bounds {
                 each: self.most(each).max(FOR_ROOT),
                 common: most.saturating_sub(most / KEPT),
                 all: most.max(FOR_ROOT),
@@ -168,6 +178,7 @@ impl Books {
             Claim::Connection => (&mut self.connections, 1),
             Claim::Descriptors(count) => (&mut self.descriptors, count),
             Claim::Bytes(bytes) => (&mut self.bytes, bytes),
+            Claim::Holder => (&mut self.holders, 1),
         }
     }
 
@@ -231,6 +242,7 @@ impl Books {
                 Limit::ConnectionsPerUser => split(greatest(&self.connections)),
                 Limit::UnreadDescriptorsPerUser => split(greatest(&self.descriptors)),
                 Limit::UnreadBytesPerUser => split(greatest(&self.bytes)),
+                Limit::HoldersPerUser => split(greatest(&self.holders)),
                 Limit::CallsPerUser => split(calls.clone()),
                 Limit::LogBuffer => (log.waiting, None),
                 Limit::UnreadTime | Limit::LogLinesPerUser => (0, None),
@@ -318,6 +330,16 @@ mod tests {
         let unit = Who::Unit(UnitName::try_from("a.service").unwrap());
         assert_eq!(books.take(&unit, Claim::Descriptors(20)), Ok(()), "a quarter is for units");
         assert_eq!(books.take(&Who::User(0), Claim::Descriptors(20)), Ok(()), "and for root");
+    }
+
+    #[test]
+    fn one_user_cannot_have_all_processes_that_can_be_watched() {
+        for (descriptors, most) in [(524_288, 1024), (1024, 84)] {
+            let mut books = books(descriptors);
+            assert_eq!(count(&mut books, &Who::User(7), Claim::Holder), (most, Limit::HoldersPerUser));
+            assert_eq!(books.take(&Who::User(8), Claim::Holder), Ok(()));
+            assert!(count(&mut books, &Who::User(0), Claim::Holder).0 >= 64);
+        }
     }
 
     #[test]

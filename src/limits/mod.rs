@@ -33,12 +33,18 @@ pub enum Who {
     Unit(UnitName),
     /// A user.
     User(u32),
+    /// Uid 0 of containers, which is not root here: all of them together.
+    Contained,
 }
 
 impl Who {
-    /// Whether the part that is kept free is for it.
+    /// Whether the part that is kept free is for it. A scope is what somebody else runs: a container.
     fn is_preferred(&self) -> bool {
-        matches!(self, Self::Unit(_) | Self::User(0))
+        match self {
+            Self::Unit(unit) => unit.as_str().ends_with(".service"),
+            Self::User(uid) => *uid == 0,
+            Self::Contained => false,
+        }
     }
 }
 
@@ -58,6 +64,7 @@ impl fmt::Display for Who {
         match self {
             Self::Unit(unit) => write!(f, "{unit}"),
             Self::User(uid) => write!(f, "user {uid}"),
+            Self::Contained => f.write_str("root of a container"),
         }
     }
 }

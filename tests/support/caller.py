@@ -57,7 +57,8 @@ class Connection:
                 if not some: return False
                 self.data += some
         except ConnectionError: return False
-        self.data, self.begun = b'', True
+        # A signal may have come with the lines.
+        self.data, self.begun = self.data.split(b'\r\n', 2)[2], True
         if BUS:
             name = 'org.freedesktop.DBus'
             self.call(message('Hello', path='/org/freedesktop/DBus', interface=name, to=name))
@@ -185,6 +186,35 @@ elif MODE == 'measure':
         times.append(int((time.monotonic() - begun) * 1e6))
     print(' '.join(map(str, times)), flush=True)
     print(connection.errors, connection.descriptors, flush=True)
+elif MODE == 'holders':
+    # Processes that each take the sockets, and live on.
+    here, there = os.pipe()
+    asked, done = os.pipe()
+    for _ in range(int(REST[0])):
+        if os.fork() == 0:
+            os.close(there)
+            connection = connect(1)
+            if connection: connection[0].call(CALLS['acquire']())
+            os.write(done, bytes([bool(connection) and connection[0].descriptors > 0]))
+            if connection: connection[0].socket.close()
+            os.read(here, 1)
+            os._exit(0)
+    ready(sum(os.read(asked, 1)[0] for _ in range(int(REST[0]))))
+    wait()
+elif MODE == 'unlisten':
+    # A holder that stops its socket from listening without end.
+    connection = connect(1)[0]
+    connection.socket.sendall(CALLS['acquire']())
+    _, controls, _, _ = connection.socket.recvmsg(1 << 16, socket.CMSG_SPACE(4))
+    held = socket.socket(fileno=array.array('i', controls[0][2])[0])
+    ready()
+    times = 0
+    while not ended():
+        for _ in range(100):
+            try: held.shutdown(socket.SHUT_RD)
+            except OSError: continue
+            times += 1
+    print(times, 0, flush=True)
 elif MODE == 'garbage':
     # Descriptors, and bytes that mean nothing, on many connections, which stay.
     null = os.open('/dev/null', os.O_RDONLY)

@@ -192,7 +192,7 @@ impl Outbound {
         let (protocol, session) = (request.protocol, request.session.0);
         let Caller { uid, pid, .. } = request.caller;
         let (who, owner) = (whose_lines(&request.caller), owner_of(&request.caller).to_string());
-        let pool: String = request.pool.chars().take(100).collect();
+        let pool: String = request.pool.escape_default().take(100).collect();
         match outcome {
             Ok((lease, ports)) => {
                 let lease = lease.0;
