@@ -109,7 +109,7 @@ impl Broker {
     pub(super) fn evict(&self, caller: &Caller, what: Eviction, reply: Reply) {
         let Eviction { protocol, port, .. } = what;
         let action = format!("close what is on port {port}/{protocol}");
-        if let Err(refusal) = administrator(caller, "close sockets of others", &action) {
+        if let Err(refusal) = administrator(caller, &self.gate, "close sockets of others", &action) {
             return drop(reply.send(Err(refusal)));
         }
         let (uid, pid) = (caller.uid, caller.pid);
