@@ -1,5 +1,6 @@
 //! Wiring: configuration, kernel, broker, READY, the bus, and the end.
 
+mod events;
 mod journal;
 mod log;
 
@@ -13,6 +14,7 @@ use crate::kernel::child::end_with_parent;
 use crate::kernel::descriptors::{self, Spare};
 use crate::kernel::inotify::watch_generator_stamp;
 use crate::kernel::store;
+use crate::scrape;
 use crate::sources::Locations;
 use crate::sources::units::DELIVERY_FILE;
 use clap::Parser;
@@ -202,13 +204,16 @@ fn run(options: Options, inherited: Vec<(String, OwnedFd)>, log: LogGauge) -> Re
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DaemonError::Runtime)?;
     runtime.block_on(async {
         let state_directory = state_directory(&options.root);
-        let (broker, handle) = Broker::start(Start {
+        let (mut broker, handle) = Broker::start(Start {
             locations: Locations { root: options.root, config: options.config },
             runtime_directory: directory,
             state_directory,
             inheritance,
-            log,
+            log: log.clone(),
         })?;
+        if let Some(sockets) = broker.scrape_sockets() {
+            tokio::spawn(scrape::serve(handle.clone(), sockets, log));
+        }
         serve(broker, handle, (private, spare), !options.no_bus, supervisor)
             .await
             .map_err(DaemonError::Runtime)

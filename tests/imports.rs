@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may import of ours. A room that is not here is a fault: it has to be given its place first.
-const ROOMS: [(&str, &[&str]); 21] = [
+const ROOMS: [(&str, &[&str]); 24] = [
     ("model", &[]),
     ("config", &["model"]),
     ("policy", &["config", "model"]),
@@ -20,6 +20,9 @@ const ROOMS: [(&str, &[&str]); 21] = [
     ("limits", &["config", "model"]),
     ("pools", &["config", "model"]),
     ("leases", &["config", "model", "pools"]),
+    ("forecast", &[]),
+    ("metrics", &[]),
+    ("scrape", &["broker", "kernel", "metrics"]),
     ("state", &["model"]),
     ("uses", &["model"]),
     ("plan", &["config", "leases", "model", "pools"]),
@@ -33,11 +36,13 @@ const ROOMS: [(&str, &[&str]); 21] = [
         "broker",
         &[
             "config",
+            "forecast",
             "kernel",
             "learn",
             "leases",
             "limits",
             "listeners",
+            "metrics",
             "model",
             "policy",
             "pools",
@@ -48,7 +53,7 @@ const ROOMS: [(&str, &[&str]); 21] = [
         ],
     ),
     ("bus", &["broker", "kernel", "limits", "model", "policy", "uses", "portbroker_client::wire"]),
-    ("daemon", &["broker", "bus", "config", "generator", "keeper", "kernel", "model", "sources"]),
+    ("daemon", &["broker", "bus", "config", "generator", "keeper", "kernel", "model", "scrape", "sources"]),
     ("lib", &[]),
 ];
 
@@ -74,7 +79,7 @@ const PROGRAMS: [(&str, &[&str]); 3] = [
 ];
 
 /// Rooms that take text, time and events as arguments and give values and effects back.
-const PURE: [&str; 20] = [
+const PURE: [&str; 22] = [
     "model",
     "config",
     "policy",
@@ -83,6 +88,8 @@ const PURE: [&str; 20] = [
     "limits",
     "pools",
     "leases",
+    "forecast",
+    "metrics",
     "state",
     "uses",
     "plan",

@@ -43,6 +43,40 @@ fn it_is_installed_into_a_running_system_and_taken_out_again() {
     lab.ok("systemctl start db");
     assert_eq!(lab.ask("3306"), "given db");
 
+    lab.step("what happened is in the journal, with an identifier, its fields, and what it means");
+    let event = "-u portbroker PORTBROKER_EVENT=hand-over";
+    lab.wait_for(&format!("journalctl -q {event} | grep db.service"), 20);
+    let json = lab.ok(&format!("journalctl -q -o json {event} | tail -1"));
+    let record: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let field =
+        |name: &str| record[name].as_str().unwrap_or_else(|| panic!("no {name} in {json}")).to_owned();
+    assert_eq!((field("PORTBROKER_LISTENERS"), field("PORTBROKER_UNIT")), ("db".into(), "db.service".into()));
+    assert_eq!(
+        (field("PORTBROKER_SOCKETS"), field("_SYSTEMD_UNIT")),
+        ("1".into(), "portbroker.service".into())
+    );
+    let by_id = format!("journalctl -q -x MESSAGE_ID={}", field("MESSAGE_ID"));
+    let explained = lab.ok(&by_id);
+    assert!(explained.contains("Subject: Sockets were handed over"), "{explained}");
+    assert!(explained.contains("(unit: db.service), which holds them from now on."), "{explained}");
+
+    lab.step("metrics, for root and a group");
+    let of_socket = "stat -c '%U:%G %a' /run/portbroker/metrics";
+    assert_eq!(lab.ok(of_socket), "portbroker:portbroker 660");
+    let scrape = "/usr/bin/python3 -c 'import socket; s = socket.socket(socket.AF_UNIX); s.connect(\"/run/portbroker/metrics\"); \
+                  s.sendall(b\"GET /metrics HTTP/1.1\\r\\n\\r\\n\"); print(s.makefile().read())'";
+    assert!(lab.ok(scrape).contains("portbroker_handovers_total"));
+    let refused = lab.fails(&format!("setpriv --reuid=nobody --regid=nogroup --clear-groups {scrape} 2>&1"));
+    assert!(refused.contains("PermissionError"), "{refused}");
+    let group = "[metrics]\nsocket-group = \"daemon\"\nlisten = \"127.0.0.1:9188\"\n";
+    lab.write("/etc/portbroker/portbroker.conf.d/metrics.toml", group);
+    // The generator makes the daemon a member, and the daemon starts anew for that.
+    lab.ok("systemctl daemon-reload");
+    lab.wait_for(&format!("{of_socket} | grep -x 'portbroker:daemon 660'"), 20);
+    lab.wait_for("/usr/local/bin/portbroker status", 20);
+    lab.ok(&format!("setpriv --reuid=nobody --regid=daemon --clear-groups {scrape} | grep -x '# EOF'"));
+    lab.ok("ss -Hltn 'sport = :9188' | grep -q 127.0.0.1:9188");
+
     lab.step("a pool of the kernel's own range: its ports are reserved, and one is leased");
     let pool = "[[pool]]\nname = \"egress\"\naddresses = [\"127.0.0.2\"]\nports = \"40000-40999\"\n";
     lab.write("/etc/portbroker/portbroker.conf.d/egress.toml", pool);
@@ -73,4 +107,5 @@ fn it_is_installed_into_a_running_system_and_taken_out_again() {
     let left = lab
         .ok("find /usr/local /usr/lib /etc /run/systemd -name '*portbroker*' -not -path '/etc/portbroker*'");
     assert_eq!(left, "");
+    lab.fails("journalctl --list-catalog | grep -i portbroker");
 }

@@ -38,7 +38,7 @@ fn described() -> Vec<String> {
 fn every_key_of_the_configuration_is_described() {
     let described = described();
     let others = ["ports", "learn", "exclude", "name", "Required", "addresses", "spread", "allow", "quota"];
-    let others = others.into_iter().chain(["minimum", "close-orphans"]);
+    let others = others.into_iter().chain(["minimum", "close-orphans", "socket", "listen", "destinations"]);
     let limits = Limit::all().map(Limit::key);
     for key in toml_keys().chain(unit_keys()).chain(others).chain(limits) {
         assert!(described.iter().any(|known| known == key), "{key} is not in the page: {described:?}");

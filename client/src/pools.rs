@@ -5,8 +5,9 @@
 use crate::connect::{Broker, get_all, is_standard, managed_objects, manager};
 use crate::error::Error;
 use crate::inspect::{Properties, take};
-use crate::wire::{self, ErrorName, LeaseRow, LeftOutRow, ManagedObjects, PoolAddressRow};
+use crate::wire::{self, ErrorName, ForecastRow, LeaseRow, LeftOutRow, ManagedObjects, PoolAddressRow};
 use std::collections::HashMap;
+use std::time::Duration;
 use zbus::fdo::Error as Standard;
 use zbus::wire::Variant;
 
@@ -90,6 +91,48 @@ pub struct LeaseStatus {
     pub cooling: u32,
 }
 
+/// How the ports of a pool for one destination stand, and what comes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Forecast {
+    /// The pool.
+    pub pool: String,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// `192.0.2.1:443`; `None`: leases for any destination. UDP ports are the same for all destinations, and theirs is
+    /// `0.0.0.0:0` or `[::]:0`.
+    pub destination: Option<String>,
+    /// Ports that are leased.
+    pub used: u32,
+    /// Ports that are leased no more, and that the kernel may still use.
+    pub cooling: u32,
+    /// All that there are.
+    pub capacity: u32,
+    /// By how many ports a second used and cooling grow together; below zero where they fall.
+    pub rate: f64,
+    /// When nothing is left if it goes on so; `None`: never.
+    pub exhausted_in: Option<Duration>,
+    /// The end was told as near, by a signal and in the log, and is not averted.
+    pub ahead: bool,
+}
+
+impl Forecast {
+    /// Which part of the ports is used or cooling, from 0 to 1.
+    #[must_use]
+    pub fn taken(&self) -> f64 {
+        let taken = f64::from(self.used) + f64::from(self.cooling);
+        if self.capacity == 0 { 0.0 } else { taken / f64::from(self.capacity) }
+    }
+}
+
+impl From<ForecastRow> for Forecast {
+    fn from(row: ForecastRow) -> Self {
+        let (pool, protocol, destination, used, cooling, capacity, rate, seconds, ahead) = row;
+        let destination = Some(destination).filter(|destination| !destination.is_empty());
+        let exhausted_in = (seconds != wire::NEVER).then(|| Duration::from_secs(seconds));
+        Self { pool, protocol, destination, used, cooling, capacity, rate, exhausted_in, ahead }
+    }
+}
+
 impl PoolStatus {
     /// Takes all pools out, by name.
     pub(crate) fn read_all(objects: &mut ManagedObjects) -> Result<Vec<Self>, Error> {
@@ -167,6 +210,24 @@ impl Broker {
             })
             .await?;
         Ok(rows.into_iter().map(LeaseStatus::from).collect())
+    }
+
+    /// The forecasts of the pools' destinations, the one of which the greatest part is taken first: of what the caller has
+    /// leases for, or of all for root. At most [`wire::MAX_FORECAST_ROWS`]. A broker of an earlier version has none.
+    pub async fn forecasts(&self) -> Result<Vec<Forecast>, Error> {
+        let rows = self
+            .ask(|connection| {
+                Box::pin(
+                    async move { manager(&connection).await?.list_forecasts(wire::MAX_FORECAST_ROWS).await },
+                )
+            })
+            .await;
+        match rows {
+            Err(error) if is_standard(&error, |standard| matches!(standard, Standard::UnknownMethod(_))) => {
+                Ok(Vec::new())
+            }
+            rows => Ok(rows?.into_iter().map(Forecast::from).collect()),
+        }
     }
 
     /// Ends a lease of the caller's own, or any for root.

@@ -69,6 +69,8 @@ pub const OPTION_UNDO: &str = "undo";
 pub const MAX_PORTS_OF_A_LEASE: u32 = 65_536;
 /// Rows that ListLeases answers with at most.
 pub const MAX_LEASE_ROWS: u32 = 10_000;
+/// Rows that ListForecasts answers with at most: more destinations are not followed.
+pub const MAX_FORECAST_ROWS: u32 = 256;
 
 /// The errors of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -273,6 +275,11 @@ pub trait Manager {
     /// Errors: NoSuchSession, NotAllowed.
     fn list_wanted(&self, session: &ObjectPath<'_>) -> zbus::Result<Vec<WantedRow>>;
 
+    /// How many source ports are taken of each pool for a destination, how fast that grows, and when nothing will be left:
+    /// at most `most` rows (and at most [`MAX_FORECAST_ROWS`]), the one of which the greatest part is taken first. Of
+    /// what the caller has leases for itself; for root, of all.
+    fn list_forecasts(&self, most: u32) -> zbus::Result<Vec<ForecastRow>>;
+
     /// Gives out nothing more of a source address, in no pool; what is leased lives on. Options: [`OPTION_UNDO`].
     /// For root. Errors: BadArgument where no pool has the address, NotAllowed.
     fn drain_address(&self, address: &str, options: HashMap<&str, Variant<'_>>) -> zbus::Result<()>;
@@ -349,6 +356,18 @@ pub type EvictedRow = (String, String, String, String, String);
 pub type LeaseRow =
     (u64, u64, String, String, String, String, u32, String, String, Vec<(String, u16, u16)>, u32);
 
+/// A forecast, as ListForecasts has it: pool, protocol (`tcp`, `udp`), destination, then `used` (leased), `cooling` and
+/// `capacity` ports, by how many a second used and cooling grow together (below zero where they fall), in how many seconds
+/// nothing is left ([`NEVER`]: it does not grow), and whether that was told by the signal `ExhaustionAhead` and is not
+/// averted.
+///
+/// Destination is `192.0.2.1:443`, or empty: leases for any destination. UDP ports are the same for all destinations, and
+/// theirs is `0.0.0.0:0` or `[::]:0`.
+pub type ForecastRow = (String, String, String, u32, u32, u32, f64, u64, bool);
+
+/// The seconds of a [`ForecastRow`] that does not end.
+pub const NEVER: u64 = u64::MAX;
+
 /// What others lack, as ListWanted has it: pool, protocol, destination (empty: any).
 pub type WantedRow = (String, String, String);
 
@@ -371,6 +390,21 @@ pub trait Pool {
     /// Somebody lacks ports of it: see ListWanted.
     #[zbus(signal)]
     fn wanted(&self) -> zbus::Result<()>;
+
+    /// The ports of it for some destination will be used up within five minutes, if that goes on as it does, or nearly
+    /// all of them are taken: protocol, used, cooling, capacity, ports a second, seconds ([`NEVER`]: by itself it does not
+    /// come to that). Said once, and again only after it was averted. Of several destinations the one that comes first;
+    /// which it is, ListForecasts says to those who have leases for it.
+    #[zbus(signal)]
+    fn exhaustion_ahead(
+        &self,
+        protocol: String,
+        used: u32,
+        cooling: u32,
+        capacity: u32,
+        rate: f64,
+        seconds: u64,
+    ) -> zbus::Result<()>;
 
     /// Its name.
     #[zbus(property)]

@@ -2,15 +2,18 @@
 
 use super::evict::{self, Eviction};
 use super::gate::{Gate, Held};
-use super::outbound::{Ask, PoolView, Shortage};
+use super::outbound::{Ask, ForecastView, PoolView, Shortage};
 use super::queue::{Queue, Turn};
+use super::tally::Tally;
 use super::view::{ListenerView, QueueView, Summary, View};
 use crate::kernel::holder::HolderClaim;
 use crate::learn::Learned;
+use crate::metrics::Snapshot;
 use crate::model::{ListenerName, UnitName};
 use crate::policy::Caller;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::{broadcast, oneshot};
 
 /// A request for the sockets of listeners.
@@ -113,6 +116,8 @@ pub enum Notice {
     PoolChanged(Box<PoolView>),
     /// Somebody lacks ports of a pool.
     PoolWanted(String),
+    /// Ports of a pool will be used up soon.
+    ExhaustionAhead(Box<ForecastView>),
     /// A pool is no longer configured.
     PoolRemoved(String),
     /// Something of the manager's own properties changed.
@@ -134,6 +139,8 @@ pub(super) enum Command {
     View(oneshot::Sender<Arc<View>>),
     Exists(ObjectKind, String, oneshot::Sender<bool>),
     Show(String, oneshot::Sender<Option<ListenerView>>),
+    /// Since when it waits.
+    Measure(Instant, oneshot::Sender<Snapshot>),
 }
 
 /// The broker is gone, and so will this process be.
@@ -158,6 +165,7 @@ pub struct Handle {
     pub(super) turn: Turn,
     pub(super) gate: Gate,
     pub(super) notices: broadcast::WeakSender<Notice>,
+    pub(super) tally: Tally,
 }
 
 impl Handle {
@@ -246,6 +254,12 @@ impl Handle {
     /// One listener.
     pub async fn show(&self, name: String) -> Result<Option<ListenerView>, Stopping> {
         self.ask(|reply| Command::Show(name, reply)).await
+    }
+
+    /// What there is to measure.
+    pub async fn measure(&self) -> Result<Snapshot, Stopping> {
+        let asked = Instant::now();
+        self.ask(|reply| Command::Measure(asked, reply)).await
     }
 
     /// Notices from now on; `None` when the broker is stopping.

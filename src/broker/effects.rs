@@ -277,6 +277,7 @@ impl Broker {
         faults.extend(self.learning.faults());
         faults.extend(self.stored.faults().map(str::to_owned));
         faults.extend(self.outbound.faults());
+        faults.extend(self.metrics.faults().cloned());
         faults.extend(self.absent.iter().filter_map(Absent::fault));
         faults.extend(self.unmet.failures(&self.table));
         let mut of_listeners: Vec<_> = self

@@ -15,6 +15,9 @@ impl Broker {
     /// All or nothing: either every socket asked for, each listening, or a refusal and nothing changed hands.
     pub(super) fn acquire(&mut self, request: Acquire) -> Result<Handed, Refusal> {
         let outcome = self.try_acquire(&request);
+        if let Ok(handed) = &outcome {
+            self.tally.count(|counters| counters.handed_over(handed.sockets.len()));
+        }
         log(&request, &outcome, &self.gate);
         outcome
     }

@@ -48,7 +48,7 @@ impl Broker {
             names.insert(linger.name);
         }
         for name in names {
-            tracing::info!(event = "released", listener = %name, holder, "{holder}, which had sockets of {name} that are no longer configured, is gone");
+            tracing::info!(event = "holder-gone", listener = %name, holder, "{holder}, which had sockets of {name} that are no longer configured, is gone");
             let stays = self.table.get(name.as_str()).is_ok()
                 || self.table.lingering().of(name.as_str()).next().is_some();
             if stays {

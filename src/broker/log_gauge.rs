@@ -44,13 +44,18 @@ impl LogGauge {
         self.0.lost.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// How many lines were lost since the start.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.0.lost.load(Ordering::Relaxed)
+    }
+
     /// Whether lines are written when they are made.
     pub(super) fn flows(&self) -> bool {
         self.0.waiting.load(Ordering::Relaxed) == 0
     }
 
     pub(super) fn usage(&self) -> LogUse {
-        let Inner { waiting, lost, .. } = &*self.0;
-        LogUse { waiting: waiting.load(Ordering::Relaxed), lost: lost.load(Ordering::Relaxed) }
+        LogUse { waiting: self.0.waiting.load(Ordering::Relaxed), lost: self.lost() }
     }
 }

@@ -25,6 +25,7 @@ mod learning;
 mod lingering;
 mod log_gauge;
 mod lookout;
+mod measured;
 mod options;
 mod outbound;
 mod protection;
@@ -32,10 +33,12 @@ mod queue;
 mod records;
 mod reload;
 mod renew;
+mod scrape_sockets;
 mod shown;
 mod stored;
 mod surroundings;
 mod takeover;
+mod tally;
 mod told;
 mod unwritten;
 mod view;
@@ -47,9 +50,12 @@ pub use evict::{Evicted, Eviction, Outcome};
 pub use gate::{Debtor, Gate, Held};
 pub use log_gauge::LogGauge;
 pub use lookout::Lookout;
-pub use outbound::{AddressView, Drain, LeaseRequest, LeaseView, LeasedSockets, PoolView, Shortage};
+pub use outbound::{
+    AddressView, Drain, ForecastView, LeaseRequest, LeaseView, LeasedSockets, PoolView, Shortage,
+};
 pub use queue::Turn;
 pub use reload::Loader;
+pub use scrape_sockets::{ScrapeChange, ScrapePlace, ScrapeSocket};
 pub use takeover::{Inheritance, Start, StartError};
 pub use view::{ListenerView, QueueView, SocketView, Summary, TakeoverView, View};
 
@@ -75,11 +81,13 @@ use protection::Protection;
 use queue::Queue;
 use records::Records;
 use reload::{Read, Reloads, errors_of};
+use scrape_sockets::ScrapeSockets;
 use shown::Shown;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use stored::Stored;
 use surroundings::Surroundings;
+use tally::Tally;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, oneshot};
 use told::Told;
 
@@ -158,6 +166,8 @@ pub struct Broker {
     shown: Shown,
     queue: Queue,
     gate: Gate,
+    metrics: ScrapeSockets,
+    tally: Tally,
 }
 
 impl Drop for Broker {
@@ -193,6 +203,7 @@ impl Broker {
                         self.protect_nothing();
                         self.remove_on_stop();
                         self.migrate_no_more();
+                        self.end_metrics();
                     }
                     self.learning.finish().await;
                     return;
@@ -262,6 +273,8 @@ impl Broker {
                 self.glance_at_activations();
                 self.look();
                 self.look_at_pools();
+                self.look_at_forecasts();
+                self.settle_metrics();
                 self.look_aside();
             }
             Event::Look => {
@@ -309,6 +322,7 @@ impl Broker {
         self.protection.write(&self.records);
         self.migration.write(&self.records);
         self.outbound.write_everything(Instant::now());
+        self.settle_metrics();
         let checked = self.loader.load();
         if errors_of(&checked).is_none() {
             self.write_last_good(&checked);
@@ -362,6 +376,7 @@ impl Broker {
                 drop(reply.send(self.view()));
             }
             Command::Show(name, reply) => drop(reply.send(self.show(&name))),
+            Command::Measure(asked, reply) => drop(reply.send(self.measure(asked))),
         }
     }
 

@@ -225,6 +225,7 @@ impl Broker {
         self.keep_stored();
         self.configure_pools(&checked.config);
         self.configure_limits(&checked.config);
+        self.configure_metrics(&checked.config.metrics);
         self.protect(&checked.config.protect.ports);
         self.touched = true;
         self.told.sum_up();

@@ -17,9 +17,11 @@ use super::protection::Protection;
 use super::queue::{Queue, Turn};
 use super::records::Records;
 use super::reload::{Loader, Reloads, errors_of};
+use super::scrape_sockets::ScrapeSockets;
 use super::shown::Shown;
 use super::stored::Stored;
 use super::surroundings::Surroundings;
+use super::tally::Tally;
 use super::told::Told;
 use super::{ASSERT_RESERVED_PORTS, Broker, NOTICES};
 use crate::config::{Checked, Fault};
@@ -183,11 +185,13 @@ impl Broker {
         let (notices, _) = broadcast::channel(NOTICES);
         let gate = Gate::new(start.log.clone());
         let queue = Queue::new(gate.clone());
+        let tally = Tally::default();
         let handle = Handle {
             queue: queue.clone(),
             turn: Turn::OWN,
             gate: gate.clone(),
             notices: notices.downgrade(),
+            tally: tally.clone(),
         };
         let mut broker = Self {
             table: crate::listeners::Table::default(),
@@ -198,7 +202,7 @@ impl Broker {
             protection: Protection::new(ReservedPorts::default(), &records),
             learning: Learning::new(&start.state_directory),
             migration: Migration::new(MigrateRequests::default(), &records),
-            outbound: Outbound::new(&start.runtime_directory, gate.clone())?,
+            outbound: Outbound::new(&start.runtime_directory, gate.clone(), tally.clone())?,
             draining_written: records.read_draining(),
             deposits: records.read_deposits(),
             // What was stored listens, and is our user's.
@@ -227,6 +231,8 @@ impl Broker {
             shown: Shown::default(),
             queue,
             gate,
+            metrics: ScrapeSockets::new(&start.runtime_directory),
+            tally,
         };
         if broker.stored.has_left() {
             broker.gate.see_overfull();

@@ -76,6 +76,9 @@ const MANAGER: &str = r#" <interface name="org.freedesktop.DBus.ObjectManager">
   <method name="ListWanted">
    <arg name="session" type="o" direction="in"/><arg name="wanted" type="a(sss)" direction="out"/>
   </method>
+  <method name="ListForecasts">
+   <arg name="most" type="u" direction="in"/><arg name="forecasts" type="a(sssuuudtb)" direction="out"/>
+  </method>
   <method name="DrainAddress">
    <arg name="address" type="s" direction="in"/><arg name="options" type="a{sv}" direction="in"/>
   </method>
@@ -124,6 +127,10 @@ const LISTENER: &str = r#" <interface name="org.portbroker.PortBroker1.Listener"
 
 const POOL: &str = r#" <interface name="org.portbroker.PortBroker1.Pool">
   <signal name="Wanted"/>
+  <signal name="ExhaustionAhead">
+   <arg name="protocol" type="s"/><arg name="used" type="u"/><arg name="cooling" type="u"/>
+   <arg name="capacity" type="u"/><arg name="rate" type="d"/><arg name="seconds" type="t"/>
+  </signal>
   <property name="Name" type="s" access="read"/>
   <property name="State" type="s" access="read"/>
   <property name="Addresses" type="a(ssuu)" access="read">

@@ -96,7 +96,11 @@ impl Manager {
         let header = message.header();
         let reply = match self.call(message, &header, who).await {
             Ok(reply) => reply,
-            Err(failure) => failure.reply(&header)?.into(),
+            Err(failure) => {
+                let member = header.member().map(|member| member.as_str()).unwrap_or_default();
+                self.broker.refused(member, &failure.name);
+                failure.reply(&header)?.into()
+            }
         };
         if header.primary().flags().contains(Flags::NO_REPLY_EXPECTED) {
             return Ok(());

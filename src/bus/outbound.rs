@@ -4,12 +4,12 @@
 
 use super::Failure;
 use super::manager::{Identify, Manager, Reply, argument, no_such_option};
-use crate::broker::{Drain, Kind, LeaseRequest, LeaseView, Shortage};
+use crate::broker::{Drain, ForecastView, Kind, LeaseRequest, LeaseView, Shortage};
 use crate::model::{LeaseId, Protocol, SessionId, SourceRange};
 use crate::policy::Caller;
 use portbroker_client::wire::{
-    ErrorName, LeaseRow, MAX_LEASE_ROWS, MAX_PORTS_OF_A_LEASE, MAX_WAIT, OPTION_AHEAD, OPTION_MINIMUM,
-    OPTION_UNDO, OPTION_WAIT, SESSION_PREFIX,
+    ErrorName, ForecastRow, LeaseRow, MAX_FORECAST_ROWS, MAX_LEASE_ROWS, MAX_PORTS_OF_A_LEASE, MAX_WAIT,
+    NEVER, OPTION_AHEAD, OPTION_MINIMUM, OPTION_UNDO, OPTION_WAIT, SESSION_PREFIX,
 };
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -18,7 +18,7 @@ use zbus::message::{Header, Message};
 use zbus::{Fd, ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
 
 /// The members that are answered here.
-pub(super) const MEMBERS: [&str; 8] = [
+pub(super) const MEMBERS: [&str; 9] = [
     "OpenSession",
     "LeasePairs",
     "LeaseBlocks",
@@ -26,6 +26,7 @@ pub(super) const MEMBERS: [&str; 8] = [
     "Release",
     "ListLeases",
     "ListWanted",
+    "ListForecasts",
     "DrainAddress",
 ];
 
@@ -108,6 +109,13 @@ impl Manager {
                 let session: OwnedObjectPath = argument(message)?;
                 let (caller, _) = who.identify(call, false).await?;
                 reply.build(&self.broker.wanted(caller, session_of(session.as_str())?).await??)?
+            }
+            "ListForecasts" => {
+                let most: u32 = argument(message)?;
+                let (caller, _) = who.identify(call, false).await?;
+                let most = usize::try_from(most.min(MAX_FORECAST_ROWS)).unwrap_or_default();
+                let forecasts = self.broker.forecasts(caller, most).await?;
+                reply.build(&forecasts.into_iter().map(row_of_forecast).collect::<Vec<_>>())?
             }
             _ => {
                 let (address, options): (String, Options) = argument(message)?;
@@ -255,6 +263,27 @@ fn row(lease: LeaseView) -> LeaseRow {
         lease.ranges.iter().map(blocks).collect(),
         lease.cooling,
     )
+}
+
+/// As a count on the wire; what is greater is told as the greatest.
+fn count(ports: u64) -> u32 {
+    u32::try_from(ports).unwrap_or(u32::MAX)
+}
+
+fn row_of_forecast(view: ForecastView) -> ForecastRow {
+    let (used, cooling, capacity) = (count(view.used), count(view.cooling), count(view.capacity));
+    let (rate, seconds) = (view.rate, seconds_of(&view));
+    (view.pool, view.protocol, view.destination, used, cooling, capacity, rate, seconds, view.ahead)
+}
+
+fn seconds_of(view: &ForecastView) -> u64 {
+    view.exhausted_in.map_or(NEVER, |time| time.as_secs())
+}
+
+/// The arguments of the signal ExhaustionAhead.
+pub(super) fn of_exhaustion(view: &ForecastView) -> (String, u32, u32, u32, f64, u64) {
+    let (used, cooling, capacity) = (count(view.used), count(view.cooling), count(view.capacity));
+    (view.protocol.clone(), used, cooling, capacity, view.rate, seconds_of(view))
 }
 
 /// What the error Exhausted says beside its text.

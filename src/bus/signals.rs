@@ -2,6 +2,7 @@
 //! ones must not make a hand-over cost a hundred messages more.
 
 use super::manager::{OBJECT_MANAGER, PROPERTIES};
+use super::outbound;
 use super::properties::{self, Properties};
 use crate::broker::{Handle, Notice, Summary};
 use portbroker_client::wire::{LISTENER_INTERFACE, MANAGER_INTERFACE, MANAGER_PATH, POOL_INTERFACE};
@@ -85,6 +86,10 @@ pub(super) fn of(notice: Notice) -> zbus::Result<Message> {
         Notice::PoolWanted(name) => {
             let path = properties::path_of_pool(&name);
             Message::signal(path, POOL_INTERFACE, "Wanted").build(&())
+        }
+        Notice::ExhaustionAhead(view) => {
+            let (path, body) = (properties::path_of_pool(&view.pool), outbound::of_exhaustion(&view));
+            Message::signal(path, POOL_INTERFACE, "ExhaustionAhead").build(&body)
         }
         Notice::PoolRemoved(name) => removed(properties::path_of_pool(&name), POOL_INTERFACE),
     }

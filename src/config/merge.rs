@@ -59,6 +59,7 @@ pub struct Checked {
     pub(super) sections: Vec<UnitSection>,
     pub(super) protect: toml::ProtectSection,
     pub(super) limits: toml::LimitsSection,
+    pub(super) metrics: toml::MetricsSection,
 }
 
 impl Checked {
@@ -88,7 +89,7 @@ pub fn build(sources: &Sources) -> Checked {
     };
     let inherited = definitions.len();
     let sections = units(sources, &mut definitions, &mut faults);
-    let (protect, limits, pools) = files(sources, &mut definitions, inherited, &mut faults);
+    let Files { protect, limits, metrics, pools } = files(sources, &mut definitions, inherited, &mut faults);
     cap(&mut definitions, &mut faults);
     check::names(&definitions, &mut faults);
     let book = AddressBook::of(&definitions, &mut faults);
@@ -104,10 +105,11 @@ pub fn build(sources: &Sources) -> Checked {
         listeners: by_name(&definitions),
         protect: protect.settings(),
         limits: limits.settings(),
+        metrics: metrics.settings(),
         socket_units: sockets.iter().flat_map(SocketUnit::ports).collect(),
     };
     pool_definition::check(&pools, &config, &mut faults);
-    Checked { config, faults: in_order(faults), definitions, pools, sections, protect, limits }
+    Checked { config, faults: in_order(faults), definitions, pools, sections, protect, limits, metrics }
 }
 
 fn by_name(definitions: &[Definition]) -> BTreeMap<ListenerName, Arc<ListenerConfig>> {
@@ -158,21 +160,29 @@ fn units(sources: &Sources, definitions: &mut Vec<Definition>, faults: &mut Vec<
     sections
 }
 
+/// What the files say of everything but listeners.
+#[derive(Default)]
+struct Files {
+    protect: toml::ProtectSection,
+    limits: toml::LimitsSection,
+    metrics: toml::MetricsSection,
+    pools: Vec<PoolDefinition>,
+}
+
 fn files(
     sources: &Sources,
     definitions: &mut Vec<Definition>,
     inherited: usize,
     faults: &mut Vec<Fault>,
-) -> (toml::ProtectSection, toml::LimitsSection, Vec<PoolDefinition>) {
-    let mut protect = toml::ProtectSection::default();
-    let mut limits = toml::LimitsSection::default();
-    let mut pools = Vec::new();
+) -> Files {
+    let mut files = Files::default();
     for file in &sources.files {
         let parsed = toml::read(file, &sources.accounts, faults);
-        protect.add(parsed.protect);
-        limits.add(parsed.limits);
+        files.protect.add(parsed.protect);
+        files.limits.add(parsed.limits);
+        files.metrics.add(parsed.metrics);
         for (name, place, draft) in parsed.pools {
-            pools.push(PoolDefinition::of(name, place, draft, &sources.accounts, faults));
+            files.pools.push(PoolDefinition::of(name, place, draft, &sources.accounts, faults));
         }
         definitions.reserve(parsed.definitions.len());
         for toml::Read { definition, incomplete } in parsed.definitions {
@@ -195,7 +205,7 @@ fn files(
             }
         }
     }
-    (protect, limits, pools)
+    files
 }
 
 fn has_name(definitions: &[Definition], name: &ListenerName) -> bool {

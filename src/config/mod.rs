@@ -12,6 +12,7 @@ mod key;
 mod limits;
 mod listen;
 mod merge;
+mod metrics;
 mod plain;
 mod pool;
 pub mod pool_callers;
@@ -35,6 +36,7 @@ pub use definition::Definition;
 pub use fault::{Fault, Severity};
 pub use limits::{LOG_SPAN, Limit, Limits};
 pub use merge::{Checked, Sources, build};
+pub use metrics::{Metrics, MetricsSocket};
 pub use pool::{
     AddressSpec, MOST_ADDRESSES, MOST_OF_A_PREFIX, PoolConfig, PoolGrant, PortsSpec, Quota, Spread,
 };
@@ -60,6 +62,8 @@ pub struct Config {
     pub protect: Protect,
     /// `[limits]`
     pub limits: Limits,
+    /// `[metrics]`
+    pub metrics: Metrics,
     /// Ports that enabled socket units name, which systemd holds and not we.
     pub socket_units: Vec<SocketUnitPort>,
 }

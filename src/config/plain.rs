@@ -6,8 +6,8 @@
 
 use super::listen::{self, Address, BindIpv6Only};
 use super::{
-    Account, Config, Idle, ListenerConfig, PoolConfig, PortsSpec, Protect, Quota, SocketOptions, Spread,
-    TuningValue,
+    Account, Config, Idle, ListenerConfig, Metrics, PoolConfig, PortsSpec, Protect, Quota, SocketOptions,
+    Spread, TuningValue,
 };
 use crate::model::{Endpoint, InetEndpoint, SocketKind};
 use std::fmt::Write as _;
@@ -27,6 +27,10 @@ pub fn to_toml(config: &Config) -> String {
             let _ = writeln!(text, "{} = {}", limit.key(), limit.written(value));
         }
         text.push('\n');
+    }
+    let metrics = metrics(&config.metrics);
+    if !metrics.is_empty() {
+        let _ = writeln!(text, "[metrics]\n{metrics}");
     }
     for (name, listener) in &config.listeners {
         let _ = writeln!(text, "[[listener]]\nname = {}", quote(name.as_str()));
@@ -82,6 +86,28 @@ fn protect(protect: &Protect) -> String {
         text.push_str("learn = false\n");
     }
     text
+}
+
+/// The keys of `[metrics]`, without those that are the default.
+fn metrics(metrics: &Metrics) -> String {
+    let default = Metrics::default();
+    let addresses: Vec<String> = metrics.listen.iter().map(ToString::to_string).collect();
+    let values = [
+        ("socket", (metrics.socket != default.socket).then(|| quote(&metrics.socket.to_string()))),
+        (
+            "socket-mode",
+            (metrics.socket_mode != default.socket_mode)
+                .then(|| quote(&format!("{:04o}", metrics.socket_mode))),
+        ),
+        ("socket-group", metrics.socket_group.as_ref().map(|group| quote(&group.name))),
+        ("listen", (!addresses.is_empty()).then(|| list(&addresses))),
+        (
+            "destinations",
+            (metrics.destinations != default.destinations).then(|| metrics.destinations.to_string()),
+        ),
+    ];
+    let set = values.into_iter().filter_map(|(key, value)| Some(format!("{key} = {}\n", value?)));
+    set.collect()
 }
 
 /// A string of TOML.

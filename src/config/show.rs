@@ -150,6 +150,13 @@ pub fn config_toml(checked: &Checked) -> String {
         let value = limit.written(checked.config.limits.get(limit));
         line(&mut text, &format!("{} = {value}", limit.key()), checked.limits.place(limit));
     }
+    text.push_str("\n[metrics]\n");
+    for (key, value, place) in checked.metrics.shown() {
+        if let Some(value) = scalar(&value) {
+            line(&mut text, &format!("{key} = {value}"), place);
+        }
+    }
+    list(&mut text, "listen", &checked.metrics.listen());
     for definition in &checked.definitions {
         if !text.is_empty() {
             text.push('\n');
@@ -205,16 +212,16 @@ fn scalar(value: &Value) -> Option<String> {
     }
 }
 
-/// `cat-config --json`: keys `listeners`, `pools`, `protect` and `limits`.
+/// `cat-config --json`: keys `listeners`, `pools`, `protect`, `limits` and `metrics`.
 ///
 /// A listener has `name`, `source` (`unit`, `toml`, `inherited`), `origin`, `required`, `sockets` (the
 /// endpoints that come of it) and `values`, each with `key`, `value` and `origin`, null for a default.
 /// Keys with several values come once for each. A pool has `name`, `origin`, `ports` (`auto`, or ranges) and `values`;
-/// where there is none the list is empty, and the broker has the pool `default`. `protect` has `ports`, `learn`, `exclude` and `values`, `limits` has `values`.
+/// where there is none the list is empty, and the broker has the pool `default`. `protect` has `ports`, `learn`, `exclude` and `values`, `limits` and `metrics` have `values`.
 #[must_use]
 pub fn config_json(checked: &Checked) -> Value {
     let listeners: Vec<_> = checked.definitions.iter().map(|d| listener_json(checked, d)).collect();
-    json!({ "listeners": listeners, "pools": pools::all_json(checked), "protect": protect_json(checked), "limits": limits_json(checked) })
+    json!({ "listeners": listeners, "pools": pools::all_json(checked), "protect": protect_json(checked), "limits": limits_json(checked), "metrics": metrics_json(checked) })
 }
 
 fn protect_json(checked: &Checked) -> Value {
@@ -241,6 +248,17 @@ fn limits_json(checked: &Checked) -> Value {
         json!({"key": limit.key(), "value": checked.config.limits.get(limit), "origin": origin})
     };
     json!({ "values": Limit::all().map(value).collect::<Vec<_>>() })
+}
+
+fn metrics_json(checked: &Checked) -> Value {
+    let value = |key: &str, value: Value, place: Option<&Place>| {
+        let origin = place.map_or(Value::Null, |place| origin_json(&place.origin));
+        json!({"key": key, "value": value, "origin": origin})
+    };
+    let shown = checked.metrics.shown().into_iter().map(|(key, of, place)| value(key, of, place));
+    let listen =
+        checked.metrics.listen().into_iter().map(|(of, place)| value("listen", json!(of), Some(place)));
+    json!({ "values": shown.chain(listen).collect::<Vec<_>>() })
 }
 
 fn listener_json(checked: &Checked, definition: &Definition) -> Value {

@@ -60,6 +60,11 @@ log-lines-per-user = 100                     # default
 log-buffer = "1M"                            # default
 holders-per-user = 1024                      # default
 
+[metrics]
+socket = "default"                           # default
+socket-mode = "0660"                         # default
+destinations = 20                            # default
+
 [[listener]]
 name = "db"                                  # /db.service:4:1
 stream = [
@@ -178,7 +183,7 @@ fn faults_are_json_too() {
     let origin = json!({"file": "/a.toml", "line": 1, "column": 2, "unit": null});
     let fault = json!({
         "severity": "error", "origin": origin, "message": "unknown section \"x\"",
-        "help": "take it out; there is protect, limits, listener, pool", "related": [],
+        "help": "take it out; there is protect, limits, metrics, listener, pool", "related": [],
     });
     assert_eq!(faults_json(&checked), json!({"valid": false, "errors": 1, "warnings": 0, "faults": [fault]}));
     assert_eq!(summary(&checked), "the configuration has 1 error");

@@ -1,15 +1,17 @@
-//! The TOML files: `[protect]`, `[limits]`, `[[listener]]` and `[[pool]]`, keys in kebab-case.
+//! The TOML files: `[protect]`, `[limits]`, `[metrics]`, `[[listener]]` and `[[pool]]`, keys in kebab-case.
 //!
 //! The tables are walked by hand rather than by serde, which stops at the first fault: all faults of all
 //! files are reported at once. What a file with a syntax error has besides is looked at too, except for
 //! what could be missing only because of that error.
 
 mod limits;
+mod metrics;
 mod parts;
 mod pool;
 mod protect;
 
 pub(super) use limits::LimitsSection;
+pub(super) use metrics::MetricsSection;
 pub(super) use protect::ProtectSection;
 
 use super::definition::{Assignment, Definition, Draft, Source};
@@ -49,6 +51,7 @@ pub(super) struct Parsed {
     pub(super) pools: Vec<(PoolName, Place, PoolDraft)>,
     pub(super) protect: ProtectSection,
     pub(super) limits: LimitsSection,
+    pub(super) metrics: MetricsSection,
 }
 
 /// Sections of the contract that a later version may have.
@@ -177,13 +180,15 @@ impl<'a> Reader<'a> {
                 ("protect", _) => self.wrong_type("protect", item, "a table", "[protect]"),
                 ("limits", DeValue::Table(limits)) => self.limits(limits),
                 ("limits", _) => self.wrong_type("limits", item, "a table", "[limits]"),
+                ("metrics", DeValue::Table(metrics)) => self.metrics(metrics),
+                ("metrics", _) => self.wrong_type("metrics", item, "a table", "[metrics]"),
                 ("listener", _) => self.tables("listener", item, Self::listener),
                 ("pool", _) => self.tables("pool", item, Self::pool),
                 (section, _) if SECTIONS_NOT_YET.contains(&section) => {
                     let place = self.place(name);
                     self.not_yet(&place, &format!("[[{section}]]"));
                 }
-                _ => self.unknown(name, "section", &["protect", "limits", "listener", "pool"]),
+                _ => self.unknown(name, "section", &["protect", "limits", "metrics", "listener", "pool"]),
             }
         }
     }

@@ -106,7 +106,7 @@ fn unknown_keys_are_said_with_what_was_probably_meant() {
             "5:1: error: unknown key in [[listener]] \"quux\"; take it out; portbroker.toml(5) has all keys",
             "7:1: error: unknown key in [protect] \"port\"; did you mean \"ports\"?",
             "8:3: error: unknown section \"listner\"; did you mean \"listener\"?",
-            "9:2: error: unknown section \"x\"; take it out; there is protect, limits, listener, pool",
+            "9:2: error: unknown section \"x\"; take it out; there is protect, limits, metrics, listener, pool",
         ]
     );
 }
@@ -212,7 +212,7 @@ fn lengths_are_capped_before_anything_is_made_of_them() {
     );
     assert_eq!(
         faults(&format!("x = [{}]", " ".repeat(70_000))),
-        ["1:1: error: unknown section \"x\"; take it out; there is protect, limits, listener, pool"]
+        ["1:1: error: unknown section \"x\"; take it out; there is protect, limits, metrics, listener, pool"]
     );
     let far = format!("{} y", " ".repeat(70_000));
     assert!(faults(&far)[0].starts_with("1: error: no valid TOML"), "{:?}", faults(&far));

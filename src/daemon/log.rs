@@ -5,7 +5,7 @@
 //! counted, and told of by a line of its own as soon as lines are taken again. In a daemon whose log is well, a line is
 //! written when it is made, and there is no thread.
 
-use super::journal;
+use super::journal::{self, Journal};
 use crate::broker::LogGauge;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
@@ -14,7 +14,6 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
-use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,8 +23,8 @@ const RETRY: Duration = Duration::from_millis(100);
 /// Where lines go.
 #[derive(Debug)]
 pub(super) enum Sink {
-    /// systemd's journal, a datagram a record.
-    Journal(UnixDatagram),
+    /// systemd's journal, a datagram a record; and where its messages go as lines while there is no journal.
+    Journal(Journal, Option<Box<Sink>>),
     /// A file; or a pipe or terminal, opened anew so that our writing does not wait and others' does as before.
     File(File),
     /// A socket, as of the journal's for standard error.
@@ -56,18 +55,20 @@ impl Sink {
 
     /// The journal.
     pub(super) fn journal() -> io::Result<Self> {
-        let socket = UnixDatagram::unbound()?;
-        socket.set_nonblocking(true)?;
-        let sink = Self::Journal(socket);
-        // journald throws an empty record away.
-        sink.write(&[])?;
-        Ok(sink)
+        Ok(Self::Journal(Journal::open()?, Self::stderr().ok().map(Box::new)))
     }
 
     /// Writes without waiting; how much of it was taken.
     fn write(&self, record: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Journal(socket) => journal::send(socket, record).map(|()| record.len()),
+            Self::Journal(journal, lines) => match (journal.send(record), lines) {
+                (Ok(()), _) => Ok(record.len()),
+                // It is full, and takes more in a while.
+                (Err(error), _) if is_for_now(&error) => Err(error),
+                (Err(error), None) => Err(error),
+                // It is not there. Of a line that is taken in part the rest is not worth a wait.
+                (Err(_), Some(lines)) => lines.write(&journal::line_of(record)).map(|_| record.len()),
+            },
             Self::File(file) => (&*file).write(record),
             Self::Socket(socket) => {
                 let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
@@ -90,10 +91,15 @@ impl Sink {
     fn lost(&self, lines: u64) -> Vec<u8> {
         let text = format!("{lines} lines of the log were lost: it took nothing for a while");
         match self {
-            Self::Journal(_) => journal::record_of_our_own(&text, lines),
+            Self::Journal(..) => journal::record_of_our_own(&text, lines),
             _ => format!("portbrokerd: {text}\n").into_bytes(),
         }
     }
+}
+
+/// Whether it would have to wait.
+fn is_for_now(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 #[derive(Debug, Default)]
@@ -160,7 +166,7 @@ impl Log {
     fn write_now(&self, record: &[u8]) -> usize {
         match self.0.sink.write(record) {
             Ok(taken) => taken,
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
+            Err(error) if is_for_now(&error) => 0,
             Err(_) => record.len(),
         }
     }
@@ -231,6 +237,7 @@ impl Write for Log {
 mod tests {
     use super::*;
     use std::io::Read as _;
+    use std::os::unix::net::UnixDatagram;
 
     /// The log into a pipe, and its reader.
     fn piped() -> (Log, File) {
@@ -269,6 +276,36 @@ mod tests {
             assert_eq!(format!("{found}\n"), line(n), "in order, and none torn");
         }
         assert_eq!(lines[told + 1..].len(), 1);
+    }
+
+    #[test]
+    fn what_no_journal_takes_is_a_line_and_what_it_takes_later_waits() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let receiver = UnixDatagram::bind(&path).unwrap();
+        receiver.set_nonblocking(true).unwrap();
+        let (reader, writer) = io::pipe().unwrap();
+        let lines = Sink::Given(File::from(OwnedFd::from(writer)));
+        let log = Log::new(Sink::Journal(Journal::at(path.clone()).unwrap(), Some(Box::new(lines))));
+        let record = journal::record_of_our_own("of the journal", 1);
+        log.record(&record);
+        let mut bytes = [0; 1024];
+        assert_eq!(receiver.recv(&mut bytes).unwrap(), record.len());
+        // Nobody reads it: it is full after some, and takes the others when it is read again.
+        (0..2000).for_each(|_| log.record(&record));
+        assert!(log.state().bytes > 0, "it waits");
+        let mut read = 0;
+        while read < 2000 {
+            read += usize::from(receiver.recv(&mut bytes).is_ok());
+            log.flush(&mut log.state());
+        }
+        // It is gone.
+        drop(receiver);
+        std::fs::remove_file(&path).unwrap();
+        log.record(&journal::record_of_our_own("plain", 2));
+        let mut line = [0; 9];
+        File::from(OwnedFd::from(reader)).read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"<4>plain\n");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use zbus::message::{Message, Type};
 use zbus::{OwnedObjectPath, Variant};
 
 /// Sixteen addresses with a million ports, and one with a block that is leased from the start.
-const CONFIGURATION: &str = "\
+pub(crate) const CONFIGURATION: &str = "\
 [[pool]]
 name = \"large\"
 addresses = [\"10.0.0.1-10.0.0.16\"]
@@ -36,22 +36,9 @@ const PORTS: u32 = 64;
 
 pub(crate) fn measure() -> Vec<Table> {
     in_netns(|| {
-        // So that the pools may have what they ask for.
-        std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "64000 65535\n").unwrap();
-        for n in 1..=17 {
-            let add = format!("address add 10.0.0.{n}/32 dev lo");
-            assert!(spawn(Command::new("ip").args(add.split(' '))).wait().unwrap().success());
-        }
+        make_addresses();
         let daemon = Daemon::start(CONFIGURATION);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let (connection, session, _lifeline) = runtime.block_on(async {
-            let stream = UnixStream::connect(daemon.socket()).unwrap();
-            let connection = zbus::connection::Builder::unix_stream(stream).p2p().build().await.unwrap();
-            let manager = ManagerProxy::new(&connection).await.unwrap();
-            let (session, lifeline) = manager.open_session(HashMap::new()).await.unwrap();
-            (connection, session, lifeline)
-        });
-        let mut caller = Caller::connect(&daemon, session);
+        let (mut caller, _session) = open(&daemon);
         caller.lease("full", PORTS, 1);
         let mut tables = Vec::new();
         for leases in [FEW, MANY] {
@@ -60,9 +47,30 @@ pub(crate) fn measure() -> Vec<Table> {
             tables.push(rate(&mut caller, at));
             tables.push(refusals(&mut caller, at));
         }
-        drop(connection);
         tables
     })
+}
+
+/// Those of the pools, and a range of the kernel's that leaves them what they ask for.
+pub(crate) fn make_addresses() {
+    std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "64000 65535\n").unwrap();
+    for n in 1..=17 {
+        let add = format!("address add 10.0.0.{n}/32 dev lo");
+        assert!(spawn(Command::new("ip").args(add.split(' '))).wait().unwrap().success());
+    }
+}
+
+/// A caller, and what its session lives by.
+pub(crate) fn open(daemon: &Daemon) -> (Caller, impl Sized + use<>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (connection, session, lifeline) = runtime.block_on(async {
+        let stream = UnixStream::connect(daemon.socket()).unwrap();
+        let connection = zbus::connection::Builder::unix_stream(stream).p2p().build().await.unwrap();
+        let manager = ManagerProxy::new(&connection).await.unwrap();
+        let (session, lifeline) = manager.open_session(HashMap::new()).await.unwrap();
+        (connection, session, lifeline)
+    });
+    (Caller::connect(daemon, session), (connection, lifeline, runtime))
 }
 
 fn rate(caller: &mut Caller, leases: u32) -> Table {
@@ -99,7 +107,7 @@ fn refusals(caller: &mut Caller, leases: u32) -> Table {
 
 /// A caller that costs next to nothing itself: its messages are made before, and of answers it reads no more than their
 /// kind.
-struct Caller {
+pub(crate) struct Caller {
     stream: UnixStream,
     session: OwnedObjectPath,
     leases: u32,
@@ -127,7 +135,7 @@ impl Caller {
         call.interface(MANAGER_INTERFACE).build(&body).unwrap().data().to_vec()
     }
 
-    fn lease(&mut self, pool: &str, ports: u32, count: u32) {
+    pub(crate) fn lease(&mut self, pool: &str, ports: u32, count: u32) {
         let calls: Vec<Vec<u8>> = (0..100).map(|n| self.call(pool, ports, n)).collect();
         let (mut sent, mut answered) = (0, 0);
         while answered < count {

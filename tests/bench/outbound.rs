@@ -27,10 +27,11 @@ mod many;
 mod measure;
 #[path = "load/one_address.rs"]
 mod one_address;
-#[expect(dead_code, reason = "no listeners here")]
+#[expect(dead_code, reason = "nothing of it but listeners")]
 mod place;
 #[path = "load/restarts.rs"]
 mod restarts;
+mod scrape;
 #[path = "load/way.rs"]
 mod way;
 
@@ -50,7 +51,7 @@ use place::in_role;
 /// What can be measured: the name that the command line has for it, what it is, and how.
 type Figure = (&'static str, &'static str, fn(&Options) -> Vec<Table>);
 
-const FIGURES: [Figure; 9] = [
+const FIGURES: [Figure; 10] = [
     ("ledger", "the ledger alone: a lease, a refusal, memory", |_| ledger::measure()),
     ("calls", "the calls alone", |_| lease_calls::measure()),
     ("allocate", "the choice of a leased port, over bare system calls", |_| allocate::measure()),
@@ -61,6 +62,7 @@ const FIGURES: [Figure; 9] = [
     ("restarts", "200 restarts with 50,000 leases alive that change all the time; 3 minutes", |_| {
         restarts::measure()
     }),
+    ("scrape", "the metrics, with 1,000 listeners and 100,000 leases", |_| scrape::measure()),
     ("lease", "leases a second, refusals, with 10 and 100,000 leases alive", |_| lease::measure()),
 ];
 

@@ -1,7 +1,7 @@
 //! What can be asked of the outbound half: plain values, and the part of the broker's handle that carries them.
 
 use super::super::command::{Command, Handle, Refusal, Stopping};
-use super::view::{LeaseView, PoolView};
+use super::view::{ForecastView, LeaseView, PoolView};
 use crate::leases::{Kind, Lease};
 use crate::model::{LeaseId, Protocol, SessionId};
 use crate::policy::Caller;
@@ -75,6 +75,7 @@ pub(in super::super) enum Ask {
     /// Somebody who waited is gone.
     Gone,
     Show(String, oneshot::Sender<Option<PoolView>>),
+    Forecasts(Caller, usize, oneshot::Sender<Vec<ForecastView>>),
 }
 
 /// Whether an address is to be drained.
@@ -150,6 +151,11 @@ impl Handle {
         drain: Drain,
     ) -> Result<Result<(), Refusal>, Stopping> {
         self.ask_outbound(|reply| Ask::Drain(caller, address, drain, reply)).await
+    }
+
+    /// The forecasts that a caller may see, the one of which the greatest part is taken first.
+    pub async fn forecasts(&self, caller: Caller, most: usize) -> Result<Vec<ForecastView>, Stopping> {
+        self.ask_outbound(|reply| Ask::Forecasts(caller, most, reply)).await
     }
 
     /// One pool.

@@ -56,7 +56,11 @@ impl Outbound {
         now: Instant,
     ) -> Result<Lease, Refusal> {
         self.keep(now);
-        self.tell_leased(request, outcome.as_ref().map(|lease| (lease.id, ports_of(&lease.ranges))));
+        let leased = outcome.as_ref().map(|lease| (lease.id, ports_of(&lease.ranges)));
+        if let Ok((_, ports)) = leased {
+            self.note_taken(request, ports, now);
+        }
+        self.tell_leased(request, leased);
         outcome
     }
 
@@ -76,7 +80,11 @@ impl Outbound {
             made
         });
         self.keep(now);
-        self.tell_leased(request, outcome.as_ref().map(|leased| (leased.id, leased.sockets.len())));
+        let leased = outcome.as_ref().map(|leased| (leased.id, leased.sockets.len()));
+        if let Ok((_, ports)) = leased {
+            self.note_taken(request, ports, now);
+        }
+        self.tell_leased(request, leased);
         outcome
     }
 
@@ -171,6 +179,7 @@ impl Outbound {
         }
         let (who, owner) = (whose_lines(caller), owner.to_string());
         self.ledger.release(lease, now).map_err(bad)?;
+        self.tally.count(|counters| counters.ended(1));
         self.keep(now);
         if self.gate.has_a_line(&who, "released") {
             tracing::info!(event = "released", lease = lease.0, owner, "{owner} gave lease {lease} back");

@@ -6,9 +6,11 @@
 mod addresses;
 mod command;
 mod dumps;
+mod forecast;
 mod forgotten;
 mod lending;
 mod looks;
+mod measured;
 mod misuse;
 mod orphans;
 mod parked;
@@ -21,7 +23,7 @@ mod waiting;
 mod wanted;
 
 pub use command::{Drain, LeaseRequest, LeasedSockets, Shortage};
-pub use view::{AddressView, LeaseView, PoolView};
+pub use view::{AddressView, ForecastView, LeaseView, PoolView};
 
 pub(super) use command::Ask;
 pub(super) use sessions::owner_of;
@@ -30,14 +32,17 @@ use super::authority::administrator;
 use super::command::{Notice, Refusal};
 use super::gate::Gate;
 use super::lookout::Listened;
+use super::tally::Tally;
 use super::{Broker, until};
 use crate::config::Config;
+use crate::forecast::Forecasts;
 use crate::leases::{Eased, Ledger, Ticket, Waiting};
 use crate::limits::Who;
 use crate::model::{ListenerName, PoolName, PortRange, PortSet, Present, SessionId};
 use crate::policy::Caller;
 use crate::pools::Host;
 use addresses::Addresses;
+use forecast::Way;
 use forgotten::Aside;
 use looks::{Heard, Looks};
 use orphans::Closer;
@@ -82,6 +87,10 @@ pub(super) struct Outbound {
     lacking: wanted::Wanted,
     /// Who still has lines of the log.
     gate: Gate,
+    forecasts: Forecasts<Way>,
+    /// What was foretold and is not announced yet.
+    foretold: Vec<ForecastView>,
+    tally: Tally,
     /// Whether it is known who listens on what: of ten thousand sockets that takes time, and is not asked before the
     /// daemon is ready.
     knows_listened: bool,
@@ -97,7 +106,7 @@ pub(super) enum Happened {
 
 impl Outbound {
     /// Takes up what an earlier daemon left. Must be called within a tokio runtime.
-    pub(super) fn new(runtime_directory: &Path, gate: Gate) -> io::Result<Self> {
+    pub(super) fn new(runtime_directory: &Path, gate: Gate, tally: Tally) -> io::Result<Self> {
         let now = Instant::now();
         let (store, events) = Store::open(runtime_directory);
         let mut ledger = Ledger::restore(events, now);
@@ -130,6 +139,9 @@ impl Outbound {
             closer: Closer::default(),
             lacking: wanted::Wanted::default(),
             gate,
+            forecasts: Forecasts::default(),
+            foretold: Vec::new(),
+            tally,
             knows_listened: false,
         };
         outbound.keep(now);
@@ -139,7 +151,7 @@ impl Outbound {
     /// What happens next. What was not awaited to its end is not lost.
     pub(super) async fn next(&mut self) -> Happened {
         let due = self.looks.next_due(&self.ledger);
-        let due = due.into_iter().chain(self.store.next_due());
+        let due = due.into_iter().chain(self.store.next_due()).chain(self.forecasts.next_due());
         let due = due.chain(self.waiting_due()).chain(self.aside.next_due(Instant::now())).min();
         let Self { lifelines, looks, addresses, .. } = self;
         tokio::select! {
@@ -193,6 +205,7 @@ impl Outbound {
         self.looks.look(&mut self.ledger, now);
         self.go_on(now);
         self.keep(now);
+        self.look_ahead(now);
     }
 
     /// Everything that is not as it should be.
@@ -323,6 +336,12 @@ impl Broker {
         self.outbound.knows_listened = true;
         self.learning.see_ports();
         self.look_at_pools();
+        self.outbound.resume_forecasts(Instant::now());
+    }
+
+    /// Looks at all forecasts, where nothing happens that makes them be looked at.
+    pub(super) fn look_at_forecasts(&mut self) {
+        self.outbound.look_at_all_ways(Instant::now());
     }
 
     /// Brings the pools in step with the ports that are taken now.
@@ -387,6 +406,9 @@ impl Broker {
                 drop(reply.send(self.drain_address(&caller, address, drain, now)));
             }
             Ask::Show(name, reply) => drop(reply.send(outbound.show(&name))),
+            Ask::Forecasts(caller, most, reply) => {
+                drop(reply.send(outbound.forecasts_for(&caller, most, now)));
+            }
         }
         self.outbound.serve_waiting(now);
     }
@@ -409,6 +431,9 @@ impl Broker {
     pub(super) fn announce_pools(&mut self) {
         for pool in std::mem::take(&mut self.outbound.lacking.news) {
             let _ = self.notices.send(Notice::PoolWanted(pool.to_string()));
+        }
+        for view in std::mem::take(&mut self.outbound.foretold) {
+            let _ = self.notices.send(Notice::ExhaustionAhead(Box::new(view)));
         }
         for (name, news) in std::mem::take(&mut self.outbound.pools.news) {
             self.touched = true;

@@ -139,6 +139,7 @@ impl Outbound {
         self.lifelines.end(session);
         let Some(owner) = self.ledger.owner_of(session).cloned() else { return };
         let leases = self.ledger.leases_of(session);
+        self.tally.count(|counters| counters.ended(leases));
         self.ledger.end_session(session, now);
         self.keep(now);
         self.tell_ended(session, &owner, leases);
