@@ -10,6 +10,7 @@ mod ports;
 mod present;
 mod process;
 mod protocol;
+mod reuse;
 mod socket;
 mod unit;
 
@@ -22,5 +23,6 @@ pub use ports::{PortRange, PortSet, PortSetError};
 pub use present::{InterfaceAddress, Present};
 pub use process::Process;
 pub use protocol::{Protocol, ProtocolError};
+pub use reuse::Reuse;
 pub use socket::{Socket, SocketState};
 pub use unit::{UnitName, UnitNameError};

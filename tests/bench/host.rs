@@ -7,6 +7,7 @@
 #![cfg(test)]
 
 mod crowd;
+mod doctor;
 #[expect(dead_code, reason = "the figures of the daemon use the rest")]
 mod measure;
 #[expect(dead_code, reason = "nothing is pinned to a CPU here")]
@@ -22,7 +23,8 @@ use measure::Table;
 /// What can be measured: the name that the command line has for it, and how.
 type Figure = (&'static str, fn() -> Table);
 
-const FIGURES: [Figure; 2] = [("who", who::measure), ("who-busy", who::measure_busy)];
+const FIGURES: [Figure; 3] =
+    [("who", who::measure), ("who-busy", who::measure_busy), ("doctor", doctor::measure)];
 
 fn main() {
     match place::role().as_deref() {

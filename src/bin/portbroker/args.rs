@@ -6,8 +6,8 @@ use crate::help::*;
 use crate::output::{Output, Pages};
 use crate::progress::Progress;
 use crate::{
-    activate, cat_config, check, deposit, exec, import, learned, lease, leases, listeners, packaging, pools,
-    reload, renew, status, top, who,
+    activate, cat_config, check, deposit, doctor, exec, import, learned, lease, leases, listeners, packaging,
+    plan, pools, reload, renew, status, top, who,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use portbroker::model::{ListenerName, PoolName};
@@ -63,6 +63,12 @@ enum Verb {
         #[command(flatten)]
         root: Root,
     },
+    /// Say what is wrong with the ports of this host, and what mends it
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(Root),
+    /// Say how many source addresses and ports a load of connections takes
+    #[command(after_help = PLAN_HELP)]
+    Plan(Box<plan::Planned>),
     /// Show the configuration as it would be taken now, each value with where it is written
     #[command(after_help = CAT_CONFIG_HELP)]
     CatConfig(Root),
@@ -292,6 +298,8 @@ impl Arguments {
             Verb::Forget { port } => learned::forget(&broker, output, port),
             Verb::Show(Show::Listener { name }) => listeners::show(&broker, output, &name),
             Verb::Check { path, root } => check::run(output, root.root, path.as_deref()),
+            Verb::Doctor(root) => doctor::run(&broker, output, &root.root),
+            Verb::Plan(planned) => plan::run(output, &planned),
             Verb::CatConfig(root) => cat_config::run(output, root.root),
             Verb::Reload => reload::run(&broker, output, password),
             Verb::Renew { name } => renew::run(&broker, output, &name),

@@ -2,6 +2,8 @@
 
 use crate::output;
 use crate::store::StoreError;
+use portbroker::kernel::reserved_ports::ReservedPortsError;
+use portbroker::plan::{LoadError, PlanError};
 use portbroker_client::Error;
 use portbroker_client::wire::ErrorName;
 use std::io::{self, Write};
@@ -59,6 +61,15 @@ pub(crate) enum Failure {
          in this one"
     )]
     Elsewhere(u16),
+    /// Numbers that are no load.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// No plan for a load.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The kernel's range of ports.
+    #[error("{0}; say which range it is with --range")]
+    Range(#[from] ReservedPortsError),
     /// Standard output.
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
@@ -73,10 +84,14 @@ impl Failure {
     fn status(&self) -> u8 {
         match self {
             Self::Broker(error) | Self::Reload { reload: error, .. } => status_of(error),
-            Self::NoTerminal => USAGE,
-            Self::Store(_) | Self::Manual { .. } | Self::Scan(_) | Self::Elsewhere(_) | Self::Output(_) => {
-                FAILED
-            }
+            Self::NoTerminal | Self::Load(_) => USAGE,
+            Self::Store(_)
+            | Self::Manual { .. }
+            | Self::Scan(_)
+            | Self::Elsewhere(_)
+            | Self::Plan(_)
+            | Self::Range(_)
+            | Self::Output(_) => FAILED,
         }
     }
 
