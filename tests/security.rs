@@ -29,7 +29,7 @@ const BOUNDARIES: [&str; 14] = [
 /// What the document names as `file::function`.
 fn named() -> Vec<(&'static str, &'static str)> {
     let quoted = DOCUMENT.split('`').skip(1).step_by(2);
-    quoted.filter_map(|text| text.split_once(".rs::").map(|(file, function)| (file, function))).collect()
+    quoted.filter_map(|text| text.split_once(".rs::")).collect()
 }
 
 #[test]

@@ -231,7 +231,8 @@ mod tests {
             .collect();
         let documents = [manager(), listener(), pool()];
         let mut there: Vec<_> = documents.iter().flat_map(|document| methods(document)).collect();
-        (listed.sort_unstable(), there.sort_unstable());
+        listed.sort_unstable();
+        there.sort_unstable();
         there.dedup();
         assert!(there.len() > 20);
         assert_eq!(listed, there, "(left: the policy, right: what there is)");

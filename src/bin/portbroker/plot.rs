@@ -24,7 +24,7 @@ struct Set {
 impl Letters {
     fn set(self) -> Set {
         match self {
-            Self::Blocks => Set { open: "█", waiting: "▒", axis: "┤", corner: "└", floor: "─" },
+            Self::Unicode => Set { open: "█", waiting: "▒", axis: "┤", corner: "└", floor: "─" },
             Self::Ascii => Set { open: "#", waiting: ":", axis: "|", corner: "+", floor: "-" },
         }
     }

@@ -164,7 +164,7 @@ fn look(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
+    use std::net::UdpSocket;
     use std::os::unix::fs::MetadataExt as _;
     use std::os::unix::net::UnixDatagram;
 
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_wanted_socket_is_found_once_for_each_process_and_no_other_is() {
-        let (socket, other) = (TcpListener::bind("127.0.0.1:0").unwrap(), UnixDatagram::unbound().unwrap());
+        let (socket, other) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UnixDatagram::unbound().unwrap());
         let _copy = socket.try_clone().unwrap();
         let wanted = inode(&socket);
         let mut child = std::process::Command::new("sleep")

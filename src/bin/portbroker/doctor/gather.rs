@@ -5,6 +5,7 @@
 
 use crate::args::block_on;
 use crate::failure::Failure;
+use crate::progress::Progress;
 use portbroker::config::{Fault, Sources, build};
 use portbroker::doctor::{Broker, Network, Picture, crowded};
 use portbroker::kernel::reserved_ports::ReservedPorts;
@@ -33,6 +34,7 @@ pub(super) struct Gathered {
 pub(super) fn gather(root: &Path, broker: &portbroker_client::Broker) -> Gathered {
     let mut gathered = Gathered { picture: Picture::default(), unseen: Vec::new() };
     gathered.ask_broker(broker);
+    let _progress = Progress::begin("looking at this host");
     gathered.read_files(root);
     gathered.look_at_networks();
     gathered.look_at_processes();

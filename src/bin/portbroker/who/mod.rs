@@ -12,6 +12,7 @@ mod lines;
 use crate::agent::AskPassword;
 use crate::failure::{FAILED, Failure};
 use crate::output::Output;
+use crate::progress::Progress;
 use clap::Args;
 use evict::Eviction;
 use portbroker::model::Protocol;
@@ -79,6 +80,7 @@ pub(crate) fn run(
 
 /// Asks the kernel and the broker, at the same time.
 fn find(broker: &portbroker_client::Broker, question: Question) -> Result<Answer, Failure> {
+    let _progress = Progress::begin("looking at the sockets of this host");
     let (seen, told) = std::thread::scope(|scope| {
         let host = scope.spawn(|| host::look(&question));
         let told = broker::ask(broker, &question);
