@@ -2,6 +2,7 @@
 //!
 //! Other tests have namespaces beside these, and `who` sees them: only what is of the own one is asserted.
 
+#![expect(clippy::disallowed_methods, reason = "services bind for themselves here, as services do")]
 #![cfg(test)]
 
 #[path = "../support/daemon.rs"]

@@ -122,7 +122,9 @@ impl Feed {
 
     /// A process that was handed a listener runs another program soon: `portbroker exec` does.
     async fn ask_for_handed(&self, watch: &Watch, handed: &Names) -> Result<(), End> {
-        for name in std::mem::take(&mut *handed.borrow_mut()).into_iter().take(HANDED) {
+        // The borrow ends here, before anything is waited for.
+        let names = std::mem::take(&mut *handed.borrow_mut());
+        for name in names.into_iter().take(HANDED) {
             let listener = watch.listener(&name).await.map_err(|error| error.to_string())?;
             if let Some(listener) = listener {
                 let _ = self.updates.send(Update::Listener(Box::new(listener))).await;

@@ -223,7 +223,8 @@ proptest! {
             let shown = screen(&model, &mut ui, ASCII, width, height);
             prop_assert!(shown.iter().all(|line| line.len() <= usize::from(width)));
         }
-        prop_assert_eq!(screen(&Model::default(), &mut ui, THEME, width, height).len() as u32 * u32::from(width > 0), u32::from(height) * u32::from(width > 0));
+        let rows = screen(&Model::default(), &mut ui, THEME, width, height).len();
+        prop_assert_eq!(if width > 0 { rows } else { 0 }, if width > 0 { usize::from(height) } else { 0 });
         prop_assert_eq!(heights(height, [listeners, 3, 1, 9], ui.panel, ui.enlarged).iter().sum::<u16>(), height);
     }
 }
