@@ -5,11 +5,11 @@ mod journal;
 mod log;
 mod recent;
 
-use crate::broker::{Broker, Handle, History, Inheritance, Start, StartError, Stop};
+use crate::broker::{Broker, Handle, History, Inheritance, LogGauge, Start, StartError, Stop};
 use crate::bus::{
     PrivateSocketError, bind_private_socket, is_stopped_for_good, serve_private_socket, serve_system_bus,
 };
-use crate::generator::STAMP;
+use crate::generator::{DAEMON, PRIVILEGES, STAMP};
 use crate::keeper::{KEEPER, Keeper, KeeperError, LOCK, Plan};
 use crate::kernel::child::end_with_parent;
 use crate::kernel::descriptors::{self, Spare};
@@ -17,7 +17,6 @@ use crate::kernel::inotify::watch_generator_stamp;
 use crate::kernel::store;
 use crate::scrape;
 use crate::sources::Locations;
-use crate::sources::units::DELIVERY_FILE;
 use clap::Parser;
 use log::{Log, Sink};
 use std::ffi::OsString;
@@ -26,8 +25,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -99,7 +96,7 @@ pub fn main() -> ExitCode {
     let log = start_logging(&history);
     // Before the runtime and its threads: this changes the environment.
     let inherited = store::take_listen_fds();
-    let watched = Watched { lines_lost: log.as_ref().map(Log::lines_lost).unwrap_or_default(), history };
+    let watched = Watched { log: log.as_ref().map(Log::gauge).unwrap_or_default(), history };
     let result =
         if options.keeper { keep(&options, inherited) } else { run(options, inherited, watched).map(|()| 0) };
     let status = match result {
@@ -192,19 +189,20 @@ impl Supervisor {
 
 /// What is known of the log.
 struct Watched {
-    lines_lost: Arc<AtomicU64>,
+    log: LogGauge,
     history: History,
 }
 
 fn run(options: Options, inherited: Vec<(String, OwnedFd)>, watched: Watched) -> Result<(), DaemonError> {
     let supervisor = Supervisor::find()?;
     raise_descriptor_limit();
+    let (private, inherited): (Vec<_>, Vec<_>) =
+        inherited.into_iter().partition(|(name, _)| name == PRIVATE_SOCKET);
+    let inheritance = Inheritance::new(inherited);
     // Before there are many others, so that lowering the limit does not cut them off.
     let spare = Spare::new();
     let directory = runtime_directory(&options.root)?;
     let _lock = lock(&directory, "lock")?;
-    let (private, inherited): (Vec<_>, Vec<_>) =
-        inherited.into_iter().partition(|(name, _)| name == PRIVATE_SOCKET);
     let private = match private.into_iter().next() {
         Some((_, socket)) => UnixListener::from(socket),
         None => bind_private_socket(&options.socket.unwrap_or_else(|| directory.join("bus")))?,
@@ -217,11 +215,12 @@ fn run(options: Options, inherited: Vec<(String, OwnedFd)>, watched: Watched) ->
             locations: Locations { root: options.root, config: options.config },
             runtime_directory: directory,
             state_directory,
-            inheritance: Inheritance::new(inherited),
+            inheritance,
+            log: watched.log.clone(),
         })?;
         let handle = handle.with_history(watched.history);
         if let Some(sockets) = broker.scrape_sockets() {
-            tokio::spawn(scrape::serve(handle.clone(), sockets, watched.lines_lost));
+            tokio::spawn(scrape::serve(handle.clone(), sockets, watched.log));
         }
         serve(broker, handle, (private, spare), !options.no_bus, supervisor)
             .await
@@ -284,8 +283,8 @@ async fn serve(
     if bus {
         tokio::spawn(serve_system_bus(handle.clone()));
     }
-    let serving = tokio::spawn(serve_private_socket(private, handle, spare));
-    let running = tokio::spawn(broker.run(stopped));
+    let serving = tokio::spawn(serve_private_socket(private, handle, spare, bus));
+    let mut running = tokio::spawn(broker.run(stopped));
     store::notify_ready();
     // What is for good: a keeper says it by SIGINT, systemd is asked.
     let for_good = tokio::select! {
@@ -294,6 +293,9 @@ async fn serve(
         Ok(()) = reloading => false,
         // It ends only where it could not begin.
         ended = serving => return ended.unwrap_or_else(|error| Err(std::io::Error::other(error))),
+        // By a panic, such as of a thread that cannot be made for want of memory: without it this process is of no use,
+        // and the next one has all that is stored.
+        ended = &mut running => return ended.map_err(std::io::Error::other),
     };
     store::notify_stopping();
     let for_good = for_good && (supervisor != Supervisor::Systemd || is_stopped_for_good().await);
@@ -304,7 +306,7 @@ async fn serve(
 
 /// What the generator of systemd's has written for our own unit: privileges that the configuration asks for.
 fn own_drop_in() -> Option<String> {
-    std::fs::read_to_string(Path::new("/run/systemd/generator/portbroker.service.d").join(DELIVERY_FILE)).ok()
+    std::fs::read_to_string(format!("/run/systemd/generator/{DAEMON}.d/{PRIVILEGES}")).ok()
 }
 
 /// Reloads at SIGHUP, and at `systemctl daemon-reload`, which runs our generator, which leaves a mark.

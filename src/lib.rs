@@ -4,6 +4,8 @@
 //!
 //! - [`model`]: names, addresses, port sets, units. Imports nothing of ours.
 //! - [`config`], [`policy`], [`listeners`], [`learn`], [`limits`], [`pools`], [`leases`], [`forecast`], [`metrics`], [`state`]: pure; text and events in, a valid value or effects out.
+//! - [`plan`], [`services`], [`doctor`]: pure, for the command line: how much a load takes, which ports the configurations of
+//!   services name, what is wrong with a host.
 //! - [`generator`]: the systemd generator: units in, drop-ins out; and the writing of them.
 //! - [`sources`]: finds and reads the files that `config` is made of.
 //! - [`kernel`]: the only room with system calls and unsafe code.
@@ -11,6 +13,7 @@
 //! - [`bus`]: the D-Bus interface on both transports.
 //! - [`scrape`]: metrics over HTTP, on sockets of this host.
 //! - [`generator`]: what systemd has to know, as drop-ins: pure.
+//! - [`uses`]: what a port is used for, in facts and in words: pure.
 //! - [`keeper`]: the parent of a daemon that has no systemd: starts it again, and keeps its sockets meanwhile.
 //! - [`daemon`] wires them.
 
@@ -18,6 +21,7 @@ pub mod broker;
 pub mod bus;
 pub mod config;
 pub mod daemon;
+pub mod doctor;
 pub mod forecast;
 pub mod generator;
 pub mod keeper;
@@ -28,8 +32,11 @@ pub mod limits;
 pub mod listeners;
 pub mod metrics;
 pub mod model;
+pub mod plan;
 pub mod policy;
 pub mod pools;
 pub mod scrape;
+pub mod services;
 pub mod sources;
 pub mod state;
+pub mod uses;

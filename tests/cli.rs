@@ -161,7 +161,8 @@ fn a_configuration_with_faults_is_not_taken_and_all_of_them_are_said() {
         assert_eq!(status, 78, "{message}");
         assert!(message.starts_with("org.portbroker.PortBroker1.Error.InvalidConfiguration: "), "{message}");
         assert!(message.contains("\"first\"") && message.contains("\"second\""), "{message}");
-        assert_eq!(run(&mut daemon.portbroker(&["status"])).0, 1);
+        let (status, shown, _) = run(&mut daemon.portbroker(&["status"]));
+        assert!(status == 1 && shown.contains("the last good one is in effect"), "{shown}");
         assert_eq!(json_of(&daemon, &["list", "listeners"]).as_array().unwrap().len(), 2);
 
         std::fs::write(

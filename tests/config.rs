@@ -154,6 +154,33 @@ fn cat_config_shows_origins_and_is_a_configuration_itself() {
     assert_eq!(json["listeners"][0]["sockets"][0], "tcp 127.0.0.1:8001");
 }
 
+/// What could not be read for a moment must not pass for what is not there: listeners would go.
+#[test]
+fn with_few_descriptors_everything_is_read_or_nothing_is_valid() {
+    let place = TempDir::new().unwrap();
+    let put = |path: &str, text: &str| {
+        let path = place.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    put("etc/systemd/system/a.service", "[Service]\nExecStart=/bin/true\n");
+    put("etc/systemd/system/a.service.d/p.conf", "[X-PortBroker]\nListenStream=127.0.0.1:8001\n");
+    put("etc/systemd/system/web@.service", "[X-PortBroker]\nListenStream=127.0.0.1:%i\n");
+    let wants = place.path().join("etc/systemd/system/multi-user.target.wants");
+    fs::create_dir(&wants).unwrap();
+    symlink("../web@.service", wants.join("web@8002.service")).unwrap();
+    let mut outcomes = Vec::new();
+    for most in 4..16 {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={most}:{most}")).arg(env!("CARGO_BIN_EXE_portbroker"));
+        let output = command.args(["cat-config", "--root"]).arg(place.path()).output().unwrap();
+        let whole = ["127.0.0.1:8001", "127.0.0.1:8002"].iter().all(|at| text(&output.stdout).contains(at));
+        assert_eq!(output.status.success(), whole, "with {most}: {output:?}");
+        outcomes.push(whole);
+    }
+    assert!(outcomes.contains(&false) && outcomes.contains(&true), "{outcomes:?}");
+}
+
 #[test]
 fn the_shipped_example_is_valid() {
     let place = TempDir::new().unwrap();

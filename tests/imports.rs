@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may import of ours. A room that is not here is a fault: it has to be given its place first.
-const ROOMS: [(&str, &[&str]); 20] = [
+const ROOMS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("config", &["model"]),
     ("policy", &["config", "model"]),
@@ -24,10 +24,14 @@ const ROOMS: [(&str, &[&str]); 20] = [
     ("metrics", &[]),
     ("scrape", &["broker", "kernel", "metrics"]),
     ("state", &["model"]),
+    ("uses", &["model"]),
+    ("plan", &["config", "leases", "model", "pools"]),
+    ("services", &["model"]),
+    ("doctor", &["config", "model", "services"]),
     ("generator", &["config", "model", "sources"]),
     ("kernel", &["config", "model"]),
     ("keeper", &["kernel"]),
-    ("sources", &["config", "model"]),
+    ("sources", &["config", "model", "services"]),
     (
         "broker",
         &[
@@ -44,23 +48,38 @@ const ROOMS: [(&str, &[&str]); 20] = [
             "pools",
             "sources",
             "state",
+            "uses",
             "portbroker_client::wire",
         ],
     ),
-    ("bus", &["broker", "kernel", "limits", "model", "policy", "portbroker_client::wire"]),
+    ("bus", &["broker", "kernel", "limits", "model", "policy", "uses", "portbroker_client::wire"]),
     ("daemon", &["broker", "bus", "config", "generator", "keeper", "kernel", "model", "scrape", "sources"]),
     ("lib", &[]),
 ];
 
 /// What each program may import of the library.
-const PROGRAMS: [(&str, &[&str]); 3] = [
-    ("portbroker", &["config", "kernel", "model", "sources", "portbroker_client"]),
+const PROGRAMS: &[(&str, &[&str])] = &[
+    (
+        "portbroker",
+        &[
+            "config",
+            "doctor",
+            "kernel",
+            "model",
+            "plan",
+            "pools",
+            "services",
+            "sources",
+            "uses",
+            "portbroker_client",
+        ],
+    ),
     ("portbrokerd", &["daemon"]),
     ("portbroker-generator", &["generator"]),
 ];
 
 /// Rooms that take text, time and events as arguments and give values and effects back.
-const PURE: [&str; 18] = [
+const PURE: &[&str] = &[
     "model",
     "config",
     "policy",
@@ -72,6 +91,10 @@ const PURE: [&str; 18] = [
     "forecast",
     "metrics",
     "state",
+    "uses",
+    "plan",
+    "services",
+    "doctor",
     "generator/daemon.rs",
     "generator/delivery.rs",
     "generator/systemd.rs",
@@ -82,10 +105,10 @@ const PURE: [&str; 18] = [
 ];
 
 /// What `portbroker top` shows is a function of what is known, what was chosen, and the time.
-const PICTURE: [&str; 5] = ["model.rs", "ui.rs", "canvas.rs", "panels.rs", "view.rs"];
+const PICTURE: &[&str] = &["model.rs", "ui.rs", "canvas.rs", "panels.rs", "view.rs"];
 
 /// What no pure room may name, with the reason that a failure gives.
-const IMPURE: [(&str, &str); 18] = [
+const IMPURE: &[(&str, &str)] = &[
     ("std::fs", "files are read by sources"),
     ("std::env", "the environment is an argument"),
     ("std::process", "programs are run by nobody here"),

@@ -63,10 +63,11 @@ fn it_is_installed_into_a_running_system_and_taken_out_again() {
     lab.step("metrics, for root and a group");
     let of_socket = "stat -c '%U:%G %a' /run/portbroker/metrics";
     assert_eq!(lab.ok(of_socket), "portbroker:portbroker 660");
-    let scrape = "python3 -c 'import socket; s = socket.socket(socket.AF_UNIX); s.connect(\"/run/portbroker/metrics\"); \
+    let scrape = "/usr/bin/python3 -c 'import socket; s = socket.socket(socket.AF_UNIX); s.connect(\"/run/portbroker/metrics\"); \
                   s.sendall(b\"GET /metrics HTTP/1.1\\r\\n\\r\\n\"); print(s.makefile().read())'";
     assert!(lab.ok(scrape).contains("portbroker_handovers_total"));
-    lab.fails(&format!("setpriv --reuid=nobody --regid=nogroup --clear-groups {scrape}"));
+    let refused = lab.fails(&format!("setpriv --reuid=nobody --regid=nogroup --clear-groups {scrape} 2>&1"));
+    assert!(refused.contains("PermissionError"), "{refused}");
     let group = "[metrics]\nsocket-group = \"daemon\"\nlisten = \"127.0.0.1:9188\"\n";
     lab.write("/etc/portbroker/portbroker.conf.d/metrics.toml", group);
     // The generator makes the daemon a member, and the daemon starts anew for that.

@@ -112,6 +112,21 @@ fn a_service_is_learned_in_its_second_life_and_nobody_else_is() {
     assert_eq!(lab.ok("portbroker --json status | grep -o '\"learned\":[0-9]*'"), "\"learned\":2");
     assert!(lab.ok("portbroker list learned").contains("plain.service"));
 
+    lab.step("who has a port is told with the unit, in other network namespaces too");
+    let who = |port: &str| lab.ok(&format!("portbroker who {port}"));
+    let told = who("5001");
+    assert!(told.contains("keeps 5001 out of ephemeral allocation for plain.service"), "{told}");
+    let told = who("5006");
+    assert!(told.contains(", below.service) listens on 127.0.0.1:5006: no other service can"), "{told}");
+    assert!(told.contains("to free it: systemctl stop below.service"), "{told}");
+    let told = who("5005");
+    assert!(
+        told.contains(", network.service) listens on 127.0.0.1:5005 in network namespace of pid "),
+        "{told}"
+    );
+    let told = lab.ok("setpriv --reuid=65534 --clear-groups portbroker who 5004");
+    assert!(told.contains("a process of user root (machine.service) listens on 127.0.0.1:5004"), "{told}");
+
     lab.step("it is told on the bus");
     let call = "busctl call org.portbroker.PortBroker1 /org/portbroker/PortBroker1 org.portbroker.PortBroker1.Manager";
     let told = lab.ok(&format!("{call} ListLearned"));

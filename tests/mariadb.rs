@@ -104,8 +104,17 @@ fn the_readmes_recipe_takes_a_running_server_over() {
     let own = lab.show("mariadb", "MainPID");
     assert!(lab.ok("ss -Hltnp sport = :3306").contains(&format!("pid={own},")), "it binds for itself");
 
+    let told = lab.ok("portbroker who 3306");
+    let listens =
+        format!("mariadbd (pid {own}, mariadb.service) listens on 127.0.0.1:3306: no other service can");
+    assert!(told.contains(&listens), "{told}");
+
     lab.ok(recipe);
     lab.ok("portbroker status");
+    let told = lab.ok("portbroker who 3306 --evict --force");
+    let holds = "the broker holds 127.0.0.1:3306 as listener mysql, listening; mariadb.service has it";
+    assert!(told.contains(holds) && told.contains("mariadbd["), "{told}");
+    assert!(told.contains("\nkept tcp 127.0.0.1:3306 (listen): the broker holds it"), "{told}");
     assert_eq!(lab.show("mariadb", "NFileDescriptorStore"), "2");
     let holder = lab.ok("portbroker --json show listener mysql");
     assert!(holder.contains("\"holder\":\"mariadb.service\""), "{holder}");

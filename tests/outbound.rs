@@ -105,6 +105,15 @@ fn every_wrong_argument_has_its_error() {
             assert_eq!(refused.name, Some(name), "{pool} {protocol} {to} {count}: {refused:?}");
             assert!(!refused.text.is_empty());
         }
+        // Nobody writes lines of his own into the log, nor to the terminal of who reads it.
+        let forged = error("x\u{1b}[1m\n2026-11-28T22:00:00Z INFO forged", "tcp", TO, 1);
+        assert_eq!(forged.name, Some(ErrorName::NoSuchPool));
+        let log = daemon.log();
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains("forged")).collect();
+        assert!(
+            lines.len() == 1 && lines[0].contains("refused a lease") && !log.contains('\u{1b}'),
+            "{lines:?}"
+        );
         let path = session.path.as_ref();
         let option = |key, value| HashMap::from([(key, value)]);
         for options in [option("else", Variant::U32(1)), option("minimum", Variant::U32(1))] {
@@ -198,7 +207,7 @@ fn a_source_that_somebody_has_without_a_lease_is_passed_over() {
 #[test]
 fn many_leases_are_one_line_of_the_log() {
     in_netns(|| {
-        let daemon = started(POOL);
+        let daemon = started(&format!("{POOL}[limits]\nlog-lines-per-user = 20\n"));
         let client = Client::of(&daemon);
         let session = client.open();
         let begun = Instant::now();
@@ -208,9 +217,9 @@ fn many_leases_are_one_line_of_the_log() {
         assert!(begun.elapsed() < Duration::from_secs(9), "too slow to tell");
         let lines = daemon.log().lines().filter(|line| line.contains("leased 1 ports")).count();
         assert_eq!(lines, 20);
-        let sum = "180 more leases of 180 ports";
+        let sum = "180 more lines like these on behalf of ";
         let deadline = Instant::now() + Duration::from_secs(15);
-        while !daemon.log().contains(sum) {
+        while !daemon.log().lines().any(|line| line.contains(sum) && line.contains(": 180 leased")) {
             assert!(Instant::now() < deadline, "no sum");
             std::thread::sleep(Duration::from_millis(50));
         }

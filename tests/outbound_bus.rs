@@ -7,16 +7,24 @@ mod bus;
 #[path = "support/daemon.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod daemon;
+#[path = "support/leases.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod leases;
 #[path = "support/netns.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod netns;
 
 use bus::Bus;
 use daemon::{Daemon, run};
-use netns::{in_netns, spawn};
-use std::io::{BufRead as _, BufReader, Write as _};
+use leases::Client;
+use netns::{NOBODY, in_netns, spawn};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
-use std::process::{Command, Stdio};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 const POOL: &str =
@@ -55,7 +63,7 @@ sys.stdin.readline()
 "#;
 
 fn wait_for(what: &str, mut is: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while !is() {
         assert!(Instant::now() < deadline, "{what} did not come about");
         std::thread::sleep(Duration::from_millis(20));
@@ -168,5 +176,136 @@ fn pools_that_come_change_and_go_are_told_on_the_bus() {
         assert!(!signals().contains("\"Capacity\"") || signals().contains("InterfacesAdded"));
         monitor.kill().unwrap();
         monitor.wait().unwrap();
+    });
+}
+
+/// Waits for 200 ports with a deadline of so many milliseconds. Says what came of it and writes it to a file, and holds
+/// what it got until its standard input ends. With a fourth argument a child of its has the lifeline, and lives on.
+const WAITER: &str = r#"
+import dbus, dbus.bus, subprocess, sys
+bus = dbus.bus.BusConnection(sys.argv[1])
+manager = dbus.Interface(bus.get_object('org.portbroker.PortBroker1', '/org/portbroker/PortBroker1'),
+    'org.portbroker.PortBroker1.Manager')
+session, lifeline = manager.OpenSession({}, signature='a{sv}')
+kept = lifeline.take()
+null = subprocess.DEVNULL
+if len(sys.argv) > 3:
+    print(subprocess.Popen(['sleep', '200'], pass_fds=[kept], stdin=null, stdout=null, stderr=null).pid, flush=True)
+try:
+    lease, pairs = manager.LeasePairs(session, 'egress', 'tcp', '127.0.0.1:443', 200, {'wait': dbus.UInt32(int(sys.argv[2]))},
+        signature='osssua{sv}', timeout=300)
+    print('got', len(pairs), flush=True)
+except dbus.exceptions.DBusException as error:
+    print(error.get_dbus_name(), flush=True)
+sys.stdin.read()
+"#;
+
+/// A process that waits for ports, on the bus.
+struct Waiter {
+    process: Child,
+    said: BufReader<std::process::ChildStdout>,
+}
+
+impl Waiter {
+    fn start(bus: &Bus, uid: u32, milliseconds: u32, with_child: bool) -> Self {
+        let mut command = Command::new("/usr/bin/python3");
+        command.args(["-c", WAITER, &bus.address, &milliseconds.to_string()]).uid(uid).gid(uid);
+        command.args(with_child.then_some("with a child"));
+        let mut process = spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+        let said = BufReader::new(process.stdout.take().unwrap());
+        Self { process, said }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.said.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
+    /// Ends, and what it had is given back.
+    fn end(mut self) {
+        drop(self.process.stdin.take());
+        assert!(self.process.wait().unwrap().success());
+        let mut rest = String::new();
+        self.said.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "");
+    }
+}
+
+/// Others than the test's own user come to the bus in this folder.
+fn open_to_all(folder: &Path) {
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Users of Debian's beside `nobody`: dbus-daemon knows nobody whom the system does not.
+const DAEMON: u32 = 1;
+const BIN: u32 = 2;
+
+#[test]
+fn who_waits_on_the_bus_is_served_in_turn_told_when_time_is_up_and_forgotten_when_it_leaves() {
+    in_netns(|| {
+        let folder = tempfile::tempdir().unwrap();
+        open_to_all(folder.path());
+        let bus = Bus::start(folder.path());
+        let pool = format!("{POOL}allow = [\"user:{NOBODY}\", \"user:{DAEMON}\", \"user:{BIN}\"]\n");
+        let daemon = Daemon::start_with(&pool, |command| {
+            command.env("DBUS_SYSTEM_BUS_ADDRESS", &bus.address);
+        });
+        wait_for("the name on the bus", || daemon.log().contains("serving the system bus"));
+        let client = Client::of(&daemon);
+        let session = client.open();
+        let (all, _) = client.pairs(&session, "egress", "tcp", "127.0.0.1:443", 200).unwrap();
+        let waiting = || client.pool("egress", async |pool| pool.waiting().await).unwrap();
+        let mut expected = 0;
+        let mut start = |uid, with_child| {
+            let waiter = Waiter::start(&bus, uid, 120_000, with_child);
+            expected += 1;
+            wait_for("one more who waits", || waiting() == expected);
+            waiter
+        };
+        // The turn would be that of the one who leaves; a process that it has started keeps its session.
+        let mut leaves = start(BIN, true);
+        let (first, second, third) = (start(NOBODY, false), start(NOBODY, false), start(DAEMON, false));
+
+        let mut late = Waiter::start(&bus, NOBODY, 300, false);
+        assert_eq!(late.line(), "org.portbroker.PortBroker1.Error.Exhausted");
+        late.end();
+        assert_eq!(waiting(), 4);
+
+        let child = nix::unistd::Pid::from_raw(leaves.line().parse().unwrap());
+        leaves.process.kill().unwrap();
+        leaves.process.wait().unwrap();
+        wait_for("its turn is given up", || waiting() == 3);
+        assert!(nix::sys::signal::kill(child, None).is_ok(), "its session lives on");
+
+        client.release(all).unwrap();
+        // Users take turns, which also change with time; those of one user are served in the order in which they came.
+        let (tell, told) = mpsc::channel();
+        let mut waiters: Vec<Child> = [first, second, third]
+            .into_iter()
+            .enumerate()
+            .map(|waiter| {
+                let (n, Waiter { process, mut said }) = waiter;
+                let tell = tell.clone();
+                std::thread::spawn(move || {
+                    let mut line = String::new();
+                    said.read_line(&mut line).unwrap();
+                    tell.send((n, line)).unwrap();
+                });
+                process
+            })
+            .collect();
+        let mut order = Vec::new();
+        for left in [2, 1, 0] {
+            let (n, line) = told.recv_timeout(Duration::from_secs(120)).expect("the next one is served");
+            assert_eq!((line.as_str(), waiting()), ("got 200\n", left));
+            order.push(n);
+            drop(waiters[n].stdin.take());
+            assert!(waiters[n].wait().unwrap().success());
+        }
+        let place = |waiter| order.iter().position(|n| *n == waiter);
+        assert!(place(0) < place(1), "{order:?}");
+        nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL).unwrap();
+        wait_for("the end of all sessions but the test's own", || client.leases().is_empty());
     });
 }

@@ -193,6 +193,43 @@ fn a_connection_that_reads_nothing_is_closed_and_counts_until_its_other_end_is_g
 }
 
 #[test]
+fn uid_0_of_containers_has_what_one_user_has() {
+    in_netns(|| {
+        let daemon = Daemon::start(&web(1, ""));
+        let root = Caller::start(&daemon.socket(), 0, &["idle", "200"]);
+        assert_eq!(root.said[0], 200);
+        let contained = Caller::contained(&daemon.socket(), &["idle", "200"]);
+        assert_eq!(contained.said[0], 128);
+        let limit = limit(&daemon, "connections-per-user");
+        assert_eq!(limit["hit_by"][0]["who"], "root of a container", "{limit}");
+    });
+}
+
+#[test]
+fn one_user_cannot_have_all_processes_that_can_be_watched_and_its_comings_and_goings_fill_no_log() {
+    in_netns(|| {
+        let limits = "[limits]\nholders-per-user = 16\nlog-lines-per-user = 20";
+        let daemon = with_descriptors(&web(1, limits), 1024, None);
+        let bad = Caller::start(&daemon.socket(), BAD, &["holders", "40"]);
+        assert_eq!(bad.said[0], 16);
+        assert_eq!(used(&daemon, "holders-per-user"), 16);
+        let good = Caller::start(&daemon.socket(), GOOD, &["measure", "acquire", "3"]).measured();
+        assert_eq!((good.1, good.2), (0, 3), "another user is handed sockets");
+        drop(bad);
+        eventually("they are gone", || used(&daemon, "holders-per-user") == 0);
+        // A holder that stops its socket from listening without end.
+        let bad = Caller::start(&daemon.socket(), BAD, &["unlisten"]);
+        eventually("it did", || daemon.log().contains("its holder had changed the socket"));
+        let good = Caller::start(&daemon.socket(), GOOD, &["measure", "acquire", "3"]).measured();
+        assert_eq!((good.1, good.2), (0, 3));
+        let times = bad.end()[0];
+        let lines = daemon.log().matches("its holder had changed the socket").count();
+        println!("stopped {times} times, {lines} lines of the log");
+        assert!(times > 100 && lines <= 60, "{lines} lines of {times}");
+    });
+}
+
+#[test]
 fn of_ten_thousand_connections_each_user_has_its_share_and_memory_comes_back() {
     in_netns(|| {
         let limits = "[limits]\nconnections-per-user = 2000\nconnections = 100000";
@@ -356,42 +393,101 @@ fn eventually_in(seconds: u64, what: &str, mut is: impl FnMut() -> bool) {
     }
 }
 
+/// A daemon whose log is a pipe of four KiB that nobody reads yet, and the reader of that.
+fn logging_into_a_pipe(place: &Path, configuration: &str) -> (Daemon, fs::File) {
+    let pipe = place.join("log");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    // Opened for both, it does not wait for the other.
+    let log = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(&pipe)
+        .unwrap();
+    nix::fcntl::fcntl(&log, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    let daemon = Daemon::start_with(configuration, |command| {
+        let arguments: Vec<_> = command.get_args().map(std::ffi::OsStr::to_owned).collect();
+        *command = Command::new("/bin/sh");
+        command.args(["-c", "exec \"$@\" 2>\"$0\""]).arg(&pipe).arg(env!("CARGO_BIN_EXE_portbrokerd"));
+        command.args(arguments).arg("--no-bus");
+        for variable in ["NOTIFY_SOCKET", "LISTEN_FDS", "RUNTIME_DIRECTORY", "JOURNAL_STREAM"] {
+            command.env_remove(variable);
+        }
+    });
+    (daemon, log)
+}
+
+/// What is in the pipe now.
+fn all_of(log: &mut fs::File) -> String {
+    let (mut text, mut some) = (Vec::new(), [0; 65_536]);
+    while let Ok(length) = log.read(&mut some) {
+        text.extend_from_slice(&some[..length]);
+    }
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn who_leases_and_releases_in_a_loop_hides_nobody_elses_lines_also_where_nobody_reads_the_log() {
+    in_netns(|| {
+        let place = tempfile::tempdir().unwrap();
+        let pool = format!(
+            "[limits]\nlog-lines-per-user = 50\nlog-buffer = \"64K\"\n[[pool]]\nname = \"egress\"\n\
+             addresses = [\"127.0.0.2\"]\nports = \"10000-10999\"\nallow = [\"user:{BAD}\", \"user:{GOOD}\"]\n"
+        );
+        let (daemon, mut log) = logging_into_a_pipe(place.path(), &web(1, &pool));
+        let bad = Caller::start(&daemon.socket(), BAD, &["lease", "egress", "127.0.0.1:443"]);
+        eventually("it has had its lines", || hits(&daemon, "log-lines-per-user", BAD) > 500);
+        // Longer than lines are counted together: nobody reads them, so it gets no more.
+        std::thread::sleep(std::time::Duration::from_secs(11));
+        let words = ["lease", "egress", "--to", "127.0.0.1:444", "--", "true"];
+        for _ in 0..3 {
+            let (status, _, errors) = run(&mut daemon.portbroker_as(GOOD, &words));
+            assert_eq!(status, 0, "{errors}");
+        }
+        assert!(used(&daemon, "log-buffer") > 0);
+        assert_eq!(limit(&daemon, "log-buffer")["hits"], 0, "nothing is lost");
+        let [rounds, errors] = bad.end()[..] else { panic!("two numbers") };
+        assert_eq!(errors, 0);
+        let (mut text, sum) = (String::new(), format!("more lines like these on behalf of user {BAD}"));
+        eventually_in(30, "all lines, and the sum", || {
+            text += &all_of(&mut log);
+            text.contains(&sum)
+        });
+        let of = |uid: u32, word: &str| {
+            text.lines().filter(|l| l.contains(word) && l.contains(&format!("uid {uid}"))).count() as u64
+        };
+        assert_eq!((of(GOOD, "leased 1 ports"), of(GOOD, "ended, and with it")), (3, 3), "{text}");
+        let written = of(BAD, "leased 1 ports") + of(BAD, "gave lease");
+        // In its first span, and in the one that began when the log was read.
+        assert!((50..=100).contains(&written), "{written} lines");
+        let told: u64 = text.lines().filter(|line| line.contains(&sum)).map(left_out).sum();
+        println!("{rounds} leases by a user that floods: {written} lines, and {told} in a sum");
+        assert!(told + 100 > 2 * rounds - written, "{told} of {rounds} leases");
+    });
+}
+
 #[test]
 fn a_log_that_nobody_reads_stops_nobody() {
     in_netns(|| {
         let place = tempfile::tempdir().unwrap();
-        let pipe = place.path().join("log");
-        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
-        // Opened for both, it does not wait for the other; nobody reads it yet.
-        let mut log = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(nix::libc::O_NONBLOCK)
-            .open(&pipe)
-            .unwrap();
-        let daemon = Daemon::start_with(&web(1, "[limits]\nlog-lines-per-user = 1000000"), |command| {
-            let arguments: Vec<_> = command.get_args().map(std::ffi::OsStr::to_owned).collect();
-            *command = Command::new("/bin/sh");
-            command.args(["-c", "exec \"$@\" 2>\"$0\""]).arg(&pipe).arg(env!("CARGO_BIN_EXE_portbrokerd"));
-            command.args(arguments).arg("--no-bus");
-            for variable in ["NOTIFY_SOCKET", "LISTEN_FDS", "RUNTIME_DIRECTORY", "JOURNAL_STREAM"] {
-                command.env_remove(variable);
-            }
-        });
-        // A line of about 200 bytes each: a pipe takes 64 KiB, and the daemon's buffer one MiB.
+        let limits = "[limits]\nlog-lines-per-user = 1000000\nlog-buffer = \"128K\"";
+        let (daemon, mut log) = logging_into_a_pipe(place.path(), &web(1, limits));
+        // A line of about 200 bytes each: this pipe takes 4 KiB, and the daemon's buffer 128.
         let (times, errors, _) =
             Caller::start(&daemon.socket(), BAD, &["measure", "refused", "12000"]).measured();
         assert_eq!((times.len(), errors), (12_000, 12_000));
         assert_eq!(run(&mut daemon.portbroker(&["exec", "web", "--", "true"])).0, 0);
-        let mut text = Vec::new();
+        let lost = limit(&daemon, "log-buffer")["hits"].as_u64().unwrap();
+        let waits = used(&daemon, "log-buffer");
+        assert!(lost > 5000 && waits > 100 << 10 && waits <= 128 << 10, "{lost} lost, {waits} bytes wait");
+        let shown = run(&mut daemon.portbroker(&["status"])).1;
+        assert!(shown.contains("lines of the log lost"), "{shown}");
+        let mut text = String::new();
         eventually("what was lost is said", || {
-            let mut some = [0; 65_536];
-            while let Ok(length) = log.read(&mut some) {
-                text.extend_from_slice(&some[..length]);
-            }
-            String::from_utf8_lossy(&text).contains("lines of the log were lost")
+            text += &all_of(&mut log);
+            text.contains("lines of the log were lost")
         });
-        let text = String::from_utf8_lossy(&text);
+        eventually("nothing waits", || used(&daemon, "log-buffer") == 0);
         println!("{} bytes of log, {}", text.len(), text.lines().find(|l| l.contains("were lost")).unwrap());
     });
 }

@@ -5,6 +5,7 @@
 #[path = "support/bus.rs"]
 mod bus;
 #[path = "support/callers.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
 mod callers;
 #[path = "support/daemon.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]

@@ -24,7 +24,10 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -242,7 +245,7 @@ fn a_configuration_that_cannot_be_had_as_a_whole_is_taken_and_says_what_is_missi
 }
 
 #[test]
-fn half_a_file_is_a_fault_and_a_unit_that_is_hidden_too() {
+fn half_a_file_is_a_fault() {
     in_netns(|| {
         let daemon = Daemon::start(&web("web", ""));
         let whole = format!("{}[[listener]]\nname = \"b\"\nstream = \"127.0.0.1:7802\"\n", web("web", ""));
@@ -260,6 +263,66 @@ fn half_a_file_is_a_fault_and_a_unit_that_is_hidden_too() {
             }
         }
         assert!(faults > 10, "{faults}");
+    });
+}
+
+/// A daemon of a user's own, which is configured by units below its root.
+fn of_units(files: &[(&str, &str)]) -> Daemon {
+    Daemon::start_with("", |command| {
+        let folder = PathBuf::from(command.get_args().skip_while(|a| *a != "--root").nth(1).unwrap());
+        for (path, text) in files {
+            let path = folder.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        std::os::unix::fs::chown(&folder, Some(NOBODY), Some(NOBODY)).unwrap();
+        let program = folder.join("portbrokerd");
+        let mut copy = Command::new("cp");
+        assert!(copy.arg(env!("CARGO_BIN_EXE_portbrokerd")).arg(&program).status().unwrap().success());
+        *command = Command::new(program);
+        command.arg("--root").arg(&folder).arg("--socket").arg(folder.join("bus")).arg("--no-bus");
+        command.uid(NOBODY).gid(NOBODY);
+        for variable in
+            ["NOTIFY_SOCKET", "LISTEN_FDS", "XDG_RUNTIME_DIR", "RUNTIME_DIRECTORY", "JOURNAL_STREAM"]
+        {
+            command.env_remove(variable);
+        }
+    })
+}
+
+#[test]
+fn a_unit_that_cannot_be_read_any_more_loses_no_listener() {
+    const USR: &str = "usr/lib/systemd/system";
+    const ETC: &str = "etc/systemd/system";
+    let section = |name: &str, port: u16| {
+        format!("[X-PortBroker]\nListenStream=127.0.0.1:{port}\nFileDescriptorName={name}\n")
+    };
+    in_netns(|| {
+        let daemon = of_units(&[
+            (&format!("{USR}/db.service"), "[Service]\nExecStart=/bin/true\n"),
+            (&format!("{ETC}/db.service.d/ports.conf"), &section("db", 7805)),
+            (&format!("{USR}/own.service"), &section("own", 7806)),
+            (&format!("{USR}/other.service"), "[Service]\nExecStart=/bin/true\n"),
+        ]);
+        let inodes = || ["db", "own"].map(|name| inode(&daemon, name));
+        let before = inodes();
+        let hide = |path: &str, mode| {
+            fs::set_permissions(daemon.folder().join(path), fs::Permissions::from_mode(mode)).unwrap();
+            let (status, _, errors) = run(&mut daemon.portbroker(&["reload"]));
+            assert_eq!(inodes(), before, "{path}");
+            (status, errors)
+        };
+        // What has no section, and what has none of its own: only the log says so.
+        for path in [format!("{USR}/other.service"), format!("{USR}/db.service")] {
+            assert_eq!(hide(&path, 0).0, 0);
+            assert!(daemon.log().contains(&format!("/{path}: warning: cannot be read: Permission denied")));
+        }
+        // What has one, or has what has one in it.
+        for path in [format!("{USR}/own.service"), format!("{ETC}/db.service.d"), ETC.to_owned()] {
+            let (status, errors) = hide(&path, 0);
+            assert!(status == 78 && errors.contains(&format!("/{path}: error: cannot be read")), "{errors}");
+            assert_eq!(hide(&path, 0o755).0, 0);
+        }
     });
 }
 

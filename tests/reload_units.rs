@@ -30,7 +30,8 @@ fn wait_until_held(lab: &Lab, name: &str, state: &str) {
 
 fn kill(lab: &Lab) {
     lab.ok("systemctl kill -s KILL portbroker");
-    lab.wait_for("portbroker --json status", 30);
+    // Degraded will do.
+    lab.wait_for("portbroker --json status; [ $? -le 1 ]", 30);
 }
 
 const IS_RESERVED: &str = "grep -qw 3801 /proc/sys/net/ipv4/ip_local_reserved_ports";
@@ -88,4 +89,52 @@ fn a_services_socket_outlives_its_section_its_name_and_the_daemon_but_not_the_se
     assert_eq!(lab.ok("ss -Hltn 'sport = :3801'"), "");
     kill(&lab);
     assert_eq!(lab.ok("ss -Hltn 'sport = :3801'; portbroker --json list listeners"), "[]");
+}
+
+const OTHER: &str = "/etc/portbroker/portbroker.conf.d/other.toml";
+
+#[test]
+fn a_unit_file_that_becomes_unreadable_fails_the_reload_as_a_whole() {
+    let lab = prepare("unreadable")
+        .install(Path::new(env!("CARGO_MANIFEST_DIR")), Path::new(env!("CARGO_BIN_EXE_portbroker")))
+        .file(UNIT, &unit(Some("web")))
+        .boot();
+    lab.ok("systemctl start web.service");
+    let answer = lab.ask("3801");
+    wait_until_held(&lab, "web", "listening");
+    let before = inode(&lab, "web");
+    let other = |port: u16| format!("[[listener]]\nname = \"other\"\nstream = \"127.0.0.1:{port}\"\n");
+    lab.ok("mkdir -p /etc/portbroker/portbroker.conf.d");
+    lab.write(OTHER, &other(3802));
+    lab.ok("portbroker reload");
+    let shown = lab.ok("portbroker --json list listeners");
+
+    lab.step("nothing of it is taken, and who asked is told which file, and why");
+    lab.ok(&format!("chmod 000 {UNIT}"));
+    lab.write(OTHER, &other(3803));
+    let text = lab.fails("portbroker reload");
+    assert!(text.contains(UNIT) && text.contains("cannot be read: Permission denied"), "{text}");
+    assert_eq!(lab.ok("portbroker --json list listeners"), shown);
+    assert_eq!((inode(&lab, "web"), lab.ask("3801")), (before.clone(), answer.clone()));
+    assert_eq!(lab.ok("ss -Hltn 'sport = :3803'"), "");
+    lab.ok(IS_RESERVED);
+    let text = lab.fails("portbroker status");
+    assert!(text.contains("degraded") && text.contains(UNIT), "{text}");
+
+    lab.step("nor by systemctl daemon-reload, nor by a daemon that is started anew");
+    lab.ok("systemctl daemon-reload");
+    kill(&lab);
+    wait_until_held(&lab, "web", "listening");
+    assert_eq!((inode(&lab, "web"), lab.ask("3801")), (before.clone(), answer.clone()));
+    lab.ok(IS_RESERVED);
+    assert!(lab.fails("portbroker reload").contains(UNIT));
+    assert_eq!(inode(&lab, "web"), before);
+
+    lab.step("readable again, it goes on");
+    lab.ok(&format!("chmod 644 {UNIT}"));
+    lab.ok("systemctl daemon-reload");
+    lab.ok("portbroker reload");
+    lab.ok("portbroker status");
+    assert!(lab.ok("portbroker show listener other").contains("127.0.0.1:3803"));
+    assert_eq!((inode(&lab, "web"), lab.ask("3801")), (before, answer));
 }

@@ -19,9 +19,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use zbus::Connection;
+use zbus::export::serde::Serialize;
 use zbus::fdo::Error as Standard;
-use zbus::proxy::CacheProperties;
-use zbus::wire::{OwnedVariant, Variant};
+use zbus::proxy::{CacheProperties, MethodFlags};
+use zbus::wire::{DynamicDeserialize, DynamicType, OwnedVariant, Variant};
 
 /// The environment variable that names the broker's socket.
 pub const SOCKET_VARIABLE: &str = "PORTBROKER_SOCKET";
@@ -58,6 +59,8 @@ impl Holder {
 pub struct Broker {
     socket: Option<PathBuf>,
     timeout: Duration,
+    /// Whether the user may be asked for a password.
+    interactive: bool,
     /// How many questions, of all clones, may have been answered and the answer was lost.
     lost: Arc<AtomicU64>,
     /// The connection that is kept, if one is.
@@ -78,7 +81,7 @@ impl Broker {
     #[must_use]
     pub fn new() -> Self {
         let socket = std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
-        Self { socket, timeout: DEFAULT_TIMEOUT, lost: Arc::default(), kept: None }
+        Self { socket, timeout: DEFAULT_TIMEOUT, interactive: false, lost: Arc::default(), kept: None }
     }
 
     /// The broker at this socket, and nowhere else.
@@ -92,6 +95,13 @@ impl Broker {
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
+    }
+
+    /// Whether polkit may have the user asked for a password where what is asked takes more than the user may; each
+    /// such question may then take two minutes more. Off unless set.
+    #[must_use]
+    pub fn interactive(self, interactive: bool) -> Self {
+        Self { interactive, ..self }
     }
 
     /// Sockets of the named listeners, in the order asked for, all sockets of a name together.
@@ -131,15 +141,9 @@ impl Broker {
     }
 
     /// Has the broker read its configuration again. On [`ErrorName::InvalidConfiguration`] the old one goes on,
-    /// and the message has all faults.
+    /// and the message has all faults. For root, and whom polkit lets.
     pub async fn reload(&self) -> Result<(), Error> {
-        self.ask(|connection| {
-            Box::pin(async move {
-                let manager = manager(&connection).await?;
-                manager.reload().await
-            })
-        })
-        .await
+        self.administer("Reload", &()).await
     }
 
     /// The ports that are protected because services listen on them, by port.
@@ -267,15 +271,48 @@ impl Broker {
         self.ask_waiting(Duration::ZERO, question).await
     }
 
+    /// Calls a member that administers: where that takes more than the user may, polkit may have the user asked.
+    pub(crate) async fn administer<T>(
+        &self,
+        member: &'static str,
+        body: &(impl Serialize + DynamicType + Sync),
+    ) -> Result<T, Error>
+    where
+        T: for<'d> DynamicDeserialize<'d> + Send,
+    {
+        let (flags, longer) = if self.interactive {
+            (MethodFlags::ALLOW_INTERACTIVE_AUTH, Duration::from_secs(wire::MAX_AUTHENTICATION))
+        } else {
+            (MethodFlags::empty(), Duration::ZERO)
+        };
+        self.ask_within(longer + self.timeout, Duration::ZERO, |connection| {
+            Box::pin(async move {
+                let manager = manager(&connection).await?;
+                let answer = manager.inner().call_with_flags(member, flags, body).await?;
+                answer.ok_or(zbus::Error::InvalidReply)
+            })
+        })
+        .await
+    }
+
     /// The same for a question whose answer may take so much longer, in which a daemon that is away is waited for, too.
     pub(crate) async fn ask_waiting<'a, T>(
         &self,
         wait: Duration,
         question: impl Fn(Connection) -> Answer<'a, T>,
     ) -> Result<T, Error> {
-        let patient = Instant::now() + wait;
-        let deadline = patient + self.timeout;
-        let mut tried = 0;
+        self.ask_within(wait + self.timeout, wait, question).await
+    }
+
+    /// Asks for at most `time`, and waits for a daemon that is away for `wait`.
+    async fn ask_within<'a, T>(
+        &self,
+        time: Duration,
+        wait: Duration,
+        question: impl Fn(Connection) -> Answer<'a, T>,
+    ) -> Result<T, Error> {
+        let (patient, deadline) = (Instant::now() + wait, Instant::now() + time);
+        let (mut tried, mut looked_again) = (0, false);
         loop {
             let attempt = self.attempt(&question);
             let failure = match tokio::time::timeout_at(deadline, attempt).await {
@@ -283,7 +320,7 @@ impl Broker {
                 Ok(Err(failure)) => failure,
                 Err(_) => {
                     self.lost.fetch_add(1, Ordering::Relaxed);
-                    Failure::Absent(format!("no reply within {:?}", wait + self.timeout))
+                    Failure::Absent(format!("no reply within {time:?}"))
                 }
             };
             if matches!(failure, Failure::Lost(_)) {
@@ -294,13 +331,29 @@ impl Broker {
                 Failure::Final(error) => return Err(error),
                 _ if Instant::now() < patient => tokio::time::sleep(PAUSE * tried.min(TRIES)).await,
                 Failure::Lost(_) if tried < TRIES => tokio::time::sleep(PAUSE * tried).await,
+                // portbroker.socket is started anew just now, most likely.
+                Failure::Absent(_)
+                    if !looked_again && Instant::now() + PAUSE < deadline && self.was_there() =>
+                {
+                    looked_again = true;
+                    tokio::time::sleep(PAUSE).await;
+                }
                 Failure::Lost(tried) | Failure::Absent(tried) => return Err(Error::NotReachable { tried }),
             }
         }
     }
 
+    fn path(&self) -> &Path {
+        self.socket.as_deref().unwrap_or(Path::new(wire::SOCKET_PATH))
+    }
+
+    /// Whether a broker has run here since the boot: its directory stays.
+    fn was_there(&self) -> bool {
+        self.path().parent().is_some_and(Path::exists)
+    }
+
     async fn attempt<'a, T>(&self, question: &impl Fn(Connection) -> Answer<'a, T>) -> Result<T, Failure> {
-        let path = self.socket.as_deref().unwrap_or(Path::new(wire::SOCKET_PATH));
+        let path = self.path();
         let private = match self.ask_privately(path, question).await {
             Err(Unasked::Connect(failure)) => failure,
             Err(Unasked::Call(failure)) => return Err(failure),

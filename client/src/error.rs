@@ -5,8 +5,10 @@
 //! wrong), and [`Error::Protocol`] (what answered does not speak the interface).
 
 use crate::lease::Exhausted;
-use crate::wire::{ErrorName, ExhaustedRow};
+use crate::wire::{DETAIL_CHALLENGE, ErrorName, ExhaustedRow};
+use std::collections::HashMap;
 use std::io;
+use zbus::wire::{OwnedVariant, Variant};
 
 /// Why the broker did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +54,13 @@ pub enum Error {
     Refused {
         /// The error's name.
         name: ErrorName,
+        /// The broker's words.
+        message: String,
+    },
+    /// The broker's own answer to one who may do it after authenticating: see
+    /// [`Broker::interactive`](crate::Broker::interactive).
+    #[error("{}: {message}", ErrorName::NotAllowed.full())]
+    AuthenticationRequired {
         /// The broker's words.
         message: String,
     },
@@ -135,6 +144,9 @@ impl Failure {
         match error {
             zbus::Error::MethodError(name, message, reply) => match ErrorName::from_full(name.as_str()) {
                 Some(ErrorName::Exhausted) => Self::Final(exhausted(message, &reply)),
+                Some(ErrorName::NotAllowed) if is_challenge(&reply) => {
+                    Self::Final(Error::AuthenticationRequired { message: message.unwrap_or_default() })
+                }
                 Some(name) => Self::Final(Error::Refused { name, message: message.unwrap_or_default() }),
                 None => {
                     let text = format!("{name}: {}", message.unwrap_or_default());
@@ -179,6 +191,14 @@ fn exhausted(message: Option<String>, reply: &zbus::Message) -> Error {
     let facts = reply.body().deserialize::<(String, ExhaustedRow)>().map(|(_, facts)| facts);
     let figures = facts.map(|facts| Exhausted::read(&facts)).unwrap_or_default();
     Error::Exhausted { message: message.unwrap_or_default(), figures }
+}
+
+/// Whether it would be allowed to who authenticates.
+fn is_challenge(reply: &zbus::Message) -> bool {
+    let facts = reply.body().deserialize::<(String, HashMap<String, OwnedVariant>)>();
+    facts.is_ok_and(|(_, facts)| {
+        facts.get(DETAIL_CHALLENGE).is_some_and(|value| matches!(**value, Variant::Bool(true)))
+    })
 }
 
 /// EMFILE and ENFILE, which the standard library has no kind for.

@@ -73,8 +73,8 @@ impl From<LimitRow> for LimitStatus {
 /// What a broker found of an earlier one's sockets when it started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Takeover {
-    /// How many sockets, by what became of them: `stored` of them all, `kept`, `draining`, `lingering`, `let-go`, `unusable`; and of
-    /// those that are configured and were not stored, `missing` and `new`. `changed`, `mended` and `replaced` are those
+    /// How many sockets, by what became of them: `stored` of them all, `kept`, `draining`, `lingering`, `let-go`, `unusable`,
+    /// `left` where they are, since the broker may have no more descriptors; and of those that are configured and were not stored, `missing` and `new`. `changed`, `mended` and `replaced` are those
     /// that had not the state or the options that they should have. `holders` and `holders-gone` are who had them.
     pub counts: BTreeMap<String, u32>,
     /// What was not as it should be, and what became of it, a sentence each.

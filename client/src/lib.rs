@@ -32,6 +32,7 @@
 mod bind;
 pub mod connect;
 pub mod error;
+pub mod evict;
 mod inherited;
 pub mod inspect;
 mod kept;

@@ -230,20 +230,15 @@ impl Broker {
         }
     }
 
-    /// Ends a lease of the caller's own, or any for root.
+    /// Ends a lease of the caller's own, or any for root and whom polkit lets.
     pub async fn release(&self, lease: u64) -> Result<(), Error> {
-        self.ask(|connection| Box::pin(async move { manager(&connection).await?.release(lease).await })).await
+        self.administer("Release", &lease).await
     }
 
-    /// Gives out nothing more of a source address, or (`undo`) gives it out again; only root may.
+    /// Gives out nothing more of a source address, or (`undo`) gives it out again. For root, and whom polkit lets.
     pub async fn drain(&self, address: &str, undo: bool) -> Result<(), Error> {
-        self.ask(|connection| {
-            Box::pin(async move {
-                let options = HashMap::from([(wire::OPTION_UNDO, Variant::from(undo))]);
-                manager(&connection).await?.drain_address(address, options).await
-            })
-        })
-        .await
+        let options = HashMap::from([(wire::OPTION_UNDO, Variant::from(undo))]);
+        self.administer("DrainAddress", &(address, options)).await
     }
 }
 

@@ -57,6 +57,22 @@ pub const OPTION_AHEAD: &str = "ahead";
 pub const OPTION_WAIT: &str = "wait";
 /// The longest wait, in milliseconds: ten minutes.
 pub const MAX_WAIT: u32 = 600_000;
+/// Option of Evict, `b`: close services too, those that listen and those that receive datagrams.
+pub const OPTION_FORCE: &str = "force";
+/// Sockets that Evict closes at a time.
+pub const MAX_EVICTED: usize = 1000;
+/// Option of what administers (Reload, Release, DrainAddress, Evict), `b`: where polkit lets nobody do it who has not
+/// authenticated, the user is asked for a password, and the call may take two minutes. The flag of a D-Bus message that
+/// allows interactive authorization means the same.
+///
+/// Reload and Release came without options, and are documented by introspection as they came; they take this one as a
+/// last argument, `a{sv}`.
+pub const OPTION_INTERACTIVE: &str = "interactive";
+/// What the error NotAllowed has beside its text (the body is `sa{sv}`), `b`: true where the same would be allowed to who
+/// authenticates, and is asked with [`OPTION_INTERACTIVE`].
+pub const DETAIL_CHALLENGE: &str = "challenge";
+/// How long somebody may take to authenticate, in seconds.
+pub const MAX_AUTHENTICATION: u64 = 120;
 /// Option of DrainAddress, `b`: take the address back into use.
 pub const OPTION_UNDO: &str = "undo";
 /// Ports that one lease has at most.
@@ -261,7 +277,8 @@ pub trait Manager {
         options: HashMap<&str, Variant<'_>>,
     ) -> zbus::Result<(u64, Vec<(String, u16, OwnedFd)>)>;
 
-    /// Ends a lease of the caller's (the same unit, or user where it has none); root may end any.
+    /// Ends a lease of the caller's (the same unit, or user where it has none); root, and whom polkit lets, may end any.
+    /// Options, as a last argument that may be left out: [`OPTION_INTERACTIVE`].
     /// Errors: BadArgument where there is no such lease, NotAllowed.
     fn release(&self, lease: u64) -> zbus::Result<()>;
 
@@ -279,8 +296,8 @@ pub trait Manager {
     /// what the caller has leases for itself; for root, of all.
     fn list_forecasts(&self, most: u32) -> zbus::Result<Vec<ForecastRow>>;
 
-    /// Gives out nothing more of a source address, in no pool; what is leased lives on. Options: [`OPTION_UNDO`].
-    /// For root. Errors: BadArgument where no pool has the address, NotAllowed.
+    /// Gives out nothing more of a source address, in no pool; what is leased lives on. Options: [`OPTION_UNDO`],
+    /// [`OPTION_INTERACTIVE`]. For root, and whom polkit lets. Errors: BadArgument where no pool has the address, NotAllowed.
     fn drain_address(&self, address: &str, options: HashMap<&str, Variant<'_>>) -> zbus::Result<()>;
 
     /// What waits in the sockets of all listeners after the one named `after` (empty: from the first), of at most `most`
@@ -292,10 +309,22 @@ pub trait Manager {
     /// was said in the log, as far as the daemon remembers. The numbers begin anew with each daemon. For root, as the log
     /// is. Errors: NotAllowed.
     fn list_events(&self, after: u64, most: u32) -> zbus::Result<Vec<EventRow>>;
+    /// Closes the sockets that keep a service from having a port (`protocol` is `tcp`, `udp`, or empty for both): connections that have it as
+    /// their source port, and closed ones that the kernel still keeps. Only in the broker's network namespace, never a
+    /// socket that the broker holds, and a service only with [`OPTION_FORCE`]. What became of each socket of the port, at most
+    /// [`MAX_EVICTED`], those that are in the way first. Options: [`OPTION_FORCE`], [`OPTION_INTERACTIVE`]. For root, and whom
+    /// polkit lets. Errors: NotAllowed, BadArgument, NotReady.
+    fn evict(
+        &self,
+        protocol: &str,
+        port: u16,
+        options: HashMap<&str, Variant<'_>>,
+    ) -> zbus::Result<Vec<EvictedRow>>;
 
     /// Reads the configuration again. All or nothing: on any fault the old one goes on, and the error
     /// (InvalidConfiguration) has all faults in its message. What cannot be had of one that was taken, such as a port
-    /// that somebody else has, is in `Faults` from then on, and tried again.
+    /// that somebody else has, is in `Faults` from then on, and tried again. For root, and whom polkit lets.
+    /// Options, as an argument that may be left out: [`OPTION_INTERACTIVE`].
     fn reload(&self) -> zbus::Result<()>;
 
     /// New sockets for a listener, in place of some that a holder has spoilt: beside the old ones, which are closed
@@ -330,8 +359,8 @@ pub trait Manager {
     fn limits(&self) -> zbus::Result<Vec<LimitRow>>;
 
     /// What the start found of the sockets of an earlier daemon: counts by the words `stored`, `kept`, `draining`,
-    /// `lingering`, `let-go`, `unusable`, `missing`, `new`, `changed`, `mended`, `replaced`, `holders` and `holders-gone`. Empty
-    /// where there were none.
+    /// `lingering`, `let-go`, `unusable`, `left`, `missing`, `new`, `changed`, `mended`, `replaced`, `holders` and
+    /// `holders-gone`. Empty where there were none.
     #[zbus(property(emits_changed_signal = "false"))]
     fn takeover(&self) -> zbus::Result<HashMap<String, u32>>;
 
@@ -351,6 +380,9 @@ pub type WaitingRow = (String, u64, u32, u32, u32);
 /// Something that happened, as ListEvents has it: number, microseconds since the epoch, level (`error`, `warning`, `info`),
 /// the log's word for it, such as `hand-over` (or empty), message.
 pub type EventRow = (u64, u64, String, String, String);
+/// A socket, as Evict has it: protocol, own address, whom it was connected to (empty: nobody), state, what became of it (`closed`;
+/// `kept`: it is in nobody's way; `refused`: it serves; `failed`), and why it was not closed (empty where it was).
+pub type EvictedRow = (String, String, String, String, String, String);
 
 /// A lease, as ListLeases has it: number, session's number, pool, protocol, destination (empty: any), kind (`pairs`,
 /// `blocks`, `sockets`), ports, state (`held`, or `cooling` after its end), owner (`crawler.service`, `uid 1000`),

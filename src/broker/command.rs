@@ -1,5 +1,6 @@
 //! What can be asked of the broker, and how it refuses. The handle is what the bus has of it.
 
+use super::evict::{self, Eviction};
 use super::gate::{Gate, Held};
 use super::history::{Happening, History};
 use super::outbound::{Ask, ForecastView, PoolView, Shortage};
@@ -81,12 +82,18 @@ pub enum Refusal {
     /// What a lease takes cannot be made.
     #[error("{0}")]
     CannotLease(String),
+    /// What is on a port cannot be found out.
+    #[error("{0}")]
+    CannotEvict(String),
     /// They do not go into one message.
     #[error("{0}")]
     TooManySockets(String),
     /// A limit of `[limits]`.
     #[error("{0}")]
     OverLimit(String),
+    /// The kernel lets no descriptor be sent to anybody.
+    #[error("{0}")]
+    CannotSend(String),
     /// An argument is wrong.
     #[error("{0}")]
     BadArgument(String),
@@ -126,6 +133,7 @@ pub(super) enum Command {
     Waiting(String, usize, oneshot::Sender<WhatWaits>),
     Deposits(UnitName, oneshot::Sender<Vec<String>>),
     Learned(oneshot::Sender<Vec<Learned>>),
+    Evict(Caller, Eviction, evict::Reply),
     Forget(Caller, u16, oneshot::Sender<Result<(), Refusal>>),
     Outbound(Ask),
     LookAtDescriptors,

@@ -30,6 +30,8 @@ pub(super) enum Found {
     LetGo,
     /// One that is none of ours, or that could not be taken over.
     Unusable,
+    /// One of which this process may have no copy, for want of descriptors: it stays stored as it is.
+    Left,
     /// Configured for the last daemon too, and not in the store.
     Missing,
     /// Configured since.
@@ -46,13 +48,14 @@ pub(super) enum Found {
     HoldersGone,
 }
 
-const ALL: [(Found, &str); 13] = [
+const ALL: [(Found, &str); 14] = [
     (Found::Stored, "stored"),
     (Found::Kept, "kept"),
     (Found::Draining, "draining"),
     (Found::Lingering, "lingering"),
     (Found::LetGo, "let-go"),
     (Found::Unusable, "unusable"),
+    (Found::Left, "left"),
     (Found::Missing, "missing"),
     (Found::New, "new"),
     (Found::Changed, "changed"),
@@ -168,7 +171,8 @@ impl Comparison {
         let (changed, mended, replaced) = (of(Found::Changed), of(Found::Mended), of(Found::Replaced));
         let (holders, holders_gone) = (of(Found::Holders), of(Found::HoldersGone));
         // What somebody may have to look into; the rest is as it should be after a change of the configuration.
-        let lost = missing + unusable + replaced > 0;
+        let left = of(Found::Left);
+        let lost = missing + unusable + replaced + left > 0;
         let text = self.text();
         macro_rules! event {
             ($level:ident) => {
@@ -179,6 +183,7 @@ impl Comparison {
                     draining,
                     let_go,
                     unusable,
+                    left,
                     missing,
                     new,
                     changed,
@@ -222,7 +227,8 @@ impl Comparison {
 
 /// What is told with a sentence for each.
 fn is_difference(found: Found) -> bool {
-    !matches!(found, Found::Stored | Found::Kept | Found::Draining | Found::Lingering | Found::Holders)
+    use Found::{Draining, Holders, Kept, Left, Lingering, Stored};
+    !matches!(found, Stored | Kept | Draining | Lingering | Left | Holders)
 }
 
 impl Broker {
@@ -266,6 +272,10 @@ impl Broker {
         for (name, endpoint) in unbound {
             let slots = self.table.get(name.as_str()).map(|(_, listener)| listener.slots.as_slice());
             let is_bound = slots.is_ok_and(|s| s.iter().any(|s| s.endpoint == endpoint && s.state.is_some()));
+            // It may be one of those that were left, of which nobody knows more.
+            if !is_bound && self.stored.has_left() {
+                continue;
+            }
             let (found, why) = if had.contains(&endpoint) {
                 (Found::Missing, "was configured before and is not among what was stored")
             } else {

@@ -223,7 +223,13 @@ impl Broker {
         let drains = self.table.draining().iter().map(|(id, _)| id).chain(lingering.map(|(id, _)| id));
         let sockets = drains.filter_map(|id| self.sockets.get(&id));
         let mut inodes: Vec<u64> = sockets.map(inode_of).collect();
+        if self.stored.has_left() {
+            // Those are for a daemon that has them.
+            let ours: BTreeSet<u64> = self.sockets.values().map(inode_of).collect();
+            inodes.extend(self.draining_written.inodes.iter().filter(|inode| !ours.contains(inode)));
+        }
         inodes.sort_unstable();
+        inodes.dedup();
         let drained = Drained { inodes };
         if drained != self.draining_written {
             self.records.write_draining(&drained);

@@ -1,14 +1,20 @@
 //! Effects on real sockets: what the table asks for, what a holder has spoilt, what is to be shown.
 
 use super::absent::Absent;
+use super::gate::Gate;
 use super::{Broker, Refusal};
 use crate::kernel::socket::{BindError, ListenerSocket, Mended, SocketError, SocketState, endpoint_of};
 use crate::kernel::socket_owner;
+use crate::limits::Who;
 
 use crate::listeners::{Action, SocketId, Target};
 use crate::model::{Endpoint, ListenerName};
 use std::os::fd::AsFd as _;
 use std::time::Instant;
+
+/// What whoever reads the faults of a configuration has to know first.
+const NOT_IN_EFFECT: &str = "the configuration as it is written now was not taken, and the last good one is in effect: put the \
+                             following right, and run \"portbroker reload\"";
 
 /// An error with its causes, on one line.
 pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
@@ -47,6 +53,14 @@ impl Broker {
     fn bind(&mut self, name: &ListenerName, id: SocketId) {
         let Some((_, listener)) = self.table.owner(id) else { return };
         let Some(endpoint) = self.table.slot(id).map(|slot| slot.endpoint.clone()) else { return };
+        if self.stored.has_left() && ListenerSocket::is_in_use(&endpoint, &listener.config.options) {
+            // Most likely ours, and then a new one beside it would take half of its clients.
+            let text = format!(
+                "{endpoint} is not bound anew, for its socket may be one of those that are stored and could not be taken \
+                 over: see \"portbroker status\""
+            );
+            return self.fail(name, id, &endpoint, text);
+        }
         if !self.alone && ListenerSocket::has_company(&endpoint, &listener.config.options) {
             let ours = self.sockets.values().map(inode_of).collect();
             if socket_owner::left_behind(&endpoint, &ours) {
@@ -152,25 +166,23 @@ impl Broker {
         }
     }
 
-    /// A holder is gone: what it did to the shared sockets is found and put right.
-    pub(super) fn mend(&mut self, name: &ListenerName) {
+    /// A holder is gone: what it did to the shared sockets is found and put right. `of`: on whose behalf it was, where that
+    /// is known; what users do again and again has so many lines of the log, and no more.
+    pub(super) fn mend(&mut self, name: &ListenerName, of: Option<&Who>) {
         let Ok((_, listener)) = self.table.get(name.as_str()) else { return };
         let bound: Vec<_> = listener.slots.iter().filter_map(|slot| Some((slot.id, slot.state?))).collect();
         for (id, state) in bound {
-            self.mend_socket(name, id, state);
+            let want =
+                if state == Target::Listening { SocketState::Listening } else { SocketState::Reserved };
+            self.repair(name, (id, state), of, |socket| socket.mend(want));
         }
-    }
-
-    fn mend_socket(&mut self, name: &ListenerName, id: SocketId, state: Target) {
-        let want = if state == Target::Listening { SocketState::Listening } else { SocketState::Reserved };
-        self.repair(name, id, state, |socket| socket.mend(want));
     }
 
     fn repair(
         &mut self,
         name: &ListenerName,
-        id: SocketId,
-        state: Target,
+        (id, state): (SocketId, Target),
+        of: Option<&Who>,
         how: impl FnOnce(&mut ListenerSocket) -> Result<Mended, SocketError>,
     ) {
         let Some(socket) = self.sockets.get_mut(&id) else { return };
@@ -178,19 +190,23 @@ impl Broker {
         let endpoint = socket.endpoint().clone();
         let mended = how(socket);
         self.replaced(id, before);
-        if !matches!(mended, Ok(Mended::Nothing)) {
-            self.changed.insert(name.clone());
-        }
+        let says = |gate: &Gate| of.is_none_or(|who| gate.has_a_line(who, "mended"));
         match mended {
             Ok(Mended::Nothing) => {}
             Ok(Mended::InPlace(spoilt)) => {
+                // Nothing of it is shown: whoever does it without end makes no news without end.
                 self.comparison.mended(name, &endpoint, false, &spoilt);
-                tracing::warn!(event = "mended", listener = %name, %endpoint, ?spoilt, "{endpoint} of {name}: its holder had changed the socket ({spoilt:?}), which is put right");
+                if says(&self.gate) {
+                    tracing::warn!(event = "mended", listener = %name, %endpoint, ?spoilt, "{endpoint} of {name}: its holder had changed the socket ({spoilt:?}), which is put right");
+                }
                 self.watch_hangups(id, state);
             }
             Ok(Mended::Replaced(spoilt)) => {
+                self.changed.insert(name.clone());
                 self.comparison.mended(name, &endpoint, true, &spoilt);
-                tracing::warn!(event = "replaced", listener = %name, %endpoint, ?spoilt, "{endpoint} of {name}: its holder had spoilt the socket ({spoilt:?}); a new one is in its place");
+                if says(&self.gate) {
+                    tracing::warn!(event = "replaced", listener = %name, %endpoint, ?spoilt, "{endpoint} of {name}: its holder had spoilt the socket ({spoilt:?}); a new one is in its place");
+                }
                 self.watch_hangups(id, state);
             }
             Err(error) => {
@@ -221,12 +237,11 @@ impl Broker {
     /// A socket hung up. Where it should listen, somebody who shares it stopped it: it listens again.
     pub(super) fn hung_up(&mut self, number: u64) {
         let id = SocketId::from_number(number);
-        let Some((name, _)) = self.table.owner(id) else { return };
-        let name = name.clone();
+        let Some((name, listener)) = self.table.owner(id) else { return };
+        let (name, of) = (name.clone(), self.whose(&listener.holders));
         if self.table.slot(id).and_then(|slot| slot.state) == Some(Target::Listening) {
-            self.changed.insert(name.clone());
             // The holder may be living, and keeps the options that it set for itself.
-            self.repair(&name, id, Target::Listening, ListenerSocket::listen_again);
+            self.repair(&name, (id, Target::Listening), of.as_ref(), ListenerSocket::listen_again);
         }
     }
 
@@ -248,7 +263,11 @@ impl Broker {
 
     /// Everything that is not as it was configured.
     pub(super) fn faults(&self) -> Vec<String> {
-        let mut faults = self.configuration_faults.clone();
+        let mut faults = Vec::new();
+        if !self.configuration_faults.is_empty() {
+            faults.push(NOT_IN_EFFECT.to_owned());
+            faults.extend_from_slice(&self.configuration_faults);
+        }
         faults.extend(self.descriptors.fault().map(str::to_owned));
         faults.extend(self.surroundings.faults());
         faults.extend(self.records.fault());

@@ -4,10 +4,15 @@
 //! given back when that is dropped, wherever the call ends.
 
 use super::command::Refusal;
+use super::log_gauge::LogGauge;
+use super::outbound::owner_of;
 use crate::config::{Limit, Limits};
-use crate::limits::{Books, Claim, LeftOut, Over, Room, Usage, Who};
+use crate::kernel::stream::are_too_many_in_flight;
+use crate::limits::{Books, Claim, Over, Room, Usage, Who};
+use crate::model::UnitName;
 use crate::policy::Caller;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::Notify;
@@ -30,7 +35,10 @@ struct Inner {
     books: Mutex<Books>,
     /// Connections with descriptors that may be unread.
     debtors: Mutex<Debtors>,
+    /// More is stored than could be taken over, and all of that is in flight.
+    overfull: AtomicBool,
     freed: Notify,
+    log: LogGauge,
 }
 
 impl std::fmt::Debug for Gate {
@@ -65,18 +73,39 @@ impl Drop for Held {
     }
 }
 
+/// For whom a caller's descriptors are counted. What a user runs is no system unit, though each of its logins is a
+/// scope and its own manager a service: it would have as many shares as logins, and the part that is kept free.
+fn who(caller: &Caller) -> Who {
+    let is_service = |unit: &UnitName| unit.as_str().ends_with(".service");
+    match caller.unit.as_ref().filter(|_| caller.user_slice.is_none()) {
+        Some(unit) if is_service(unit) || !caller.administrator => Who::Unit(unit.clone()),
+        None if caller.uid == 0 && !caller.administrator => Who::Contained,
+        _ => Who::User(caller.uid),
+    }
+}
+
 impl Gate {
+    pub(super) fn new(log: LogGauge) -> Self {
+        Self(Arc::new(Inner { log, ..Inner::default() }))
+    }
+
     fn books(&self) -> MutexGuard<'_, Books> {
         self.0.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn configure(&self, limits: Limits) {
         self.books().configure(limits);
+        self.0.log.set_most(limits.get(Limit::LogBuffer));
         self.0.freed.notify_waiters();
     }
 
     pub(super) fn see_room(&self, room: Room) {
         self.books().see_room(room);
+    }
+
+    /// More is stored than the process may have open: from now on the kernel is asked whether anything can be sent.
+    pub(super) fn see_overfull(&self) {
+        self.0.overfull.store(true, Ordering::Relaxed);
     }
 
     /// A limit as it is in effect.
@@ -102,12 +131,32 @@ impl Gate {
 
     /// Counts descriptors before they are made for a caller.
     pub fn descriptors(&self, caller: &Caller, count: usize) -> Result<Held, Refusal> {
-        let who = caller.unit.clone().map_or(Who::User(caller.uid), Who::Unit);
+        if self.0.overfull.load(Ordering::Relaxed) && are_too_many_in_flight() {
+            return Err(Refusal::CannotSend(
+                "no sockets can be sent to anybody: more of them are stored than the broker may have descriptors, and the \
+                 kernel counts them as sent and not read; raise LimitNOFILE= of the broker as \"portbroker status\" says, \
+                 and \"systemctl restart portbroker\""
+                    .to_owned(),
+            ));
+        }
+        let who = who(caller);
         let count = u64::try_from(count).unwrap_or(u64::MAX);
         self.claim(&who, Claim::Descriptors(count)).map_err(|over| {
             Refusal::OverLimit(format!(
                 "no more sockets are sent to you before you have read those that were: {} is {} here; read the \
                  replies to your calls, or close their connections",
+                over.limit.key(),
+                over.most
+            ))
+        })
+    }
+
+    /// Counts a process that is to hold listeners.
+    pub(super) fn holder(&self, caller: &Caller) -> Result<Held, Refusal> {
+        self.claim(&who(caller), Claim::Holder).map_err(|over| {
+            Refusal::OverLimit(format!(
+                "no more processes of yours are handed sockets before some of those that were have ended: {} is {} here; \
+                 take them once, and pass them on",
                 over.limit.key(),
                 over.most
             ))
@@ -170,10 +219,10 @@ impl Gate {
         debtors.iter().for_each(|debtor| debtor.settle());
     }
 
-    /// Whether a line of the log on behalf of a user is written.
+    /// Whether a line of the log on somebody's behalf is written; `about` is what the sum of the others calls it.
     #[must_use]
-    pub fn has_a_line(&self, uid: u32) -> bool {
-        self.books().has_a_line(uid, Instant::now())
+    pub fn has_a_line(&self, who: &Who, about: &'static str) -> bool {
+        self.books().has_a_line(who, about, self.0.log.flows(), Instant::now())
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {
@@ -182,19 +231,70 @@ impl Gate {
 
     /// Says what was left out of the log.
     pub(super) fn say_left_out(&self) {
-        let left_out = self.books().left_out(Instant::now());
-        for LeftOut { uid, lines } in left_out {
-            tracing::warn!(
-                event = "left-out",
-                uid,
-                lines,
-                "{lines} more lines like these on behalf of user {uid}"
-            );
+        let sums = self.books().left_out(self.0.log.flows(), Instant::now());
+        for sum in sums {
+            let who = sum.whose.as_ref().map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(event = "left-out", who, lines = sum.count(), "{sum}");
         }
     }
 
     pub(super) fn usage(&self, calls: Option<(Who, u64)>) -> Vec<Usage> {
         self.settle(None);
-        self.books().usage(calls)
+        self.books().usage(calls, self.0.log.usage())
+    }
+}
+
+/// On whose behalf lines of the log about a caller are: a user's, whatever uids its containers have; of root's, each
+/// unit's.
+pub(super) fn whose_lines(caller: &Caller) -> Who {
+    match Who::from(&owner_of(caller)) {
+        Who::Unit(_) if caller.uid != 0 => Who::User(caller.uid),
+        who => who,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Network;
+
+    fn caller(uid: u32, cgroup: &str) -> Caller {
+        Caller {
+            uid,
+            gids: Vec::new(),
+            pid: 1,
+            unit: UnitName::of_cgroup(cgroup),
+            user_slice: UnitName::of_user(cgroup),
+            administrator: uid == 0 && cgroup == "/init.scope",
+            network: Network::Ours,
+        }
+    }
+
+    fn take_all(gate: &Gate, caller: &Caller, kept: &mut Vec<Held>) {
+        while let Ok(held) = gate.descriptors(caller, 1) {
+            kept.push(held);
+        }
+    }
+
+    #[test]
+    fn neither_all_the_logins_of_a_user_nor_containers_have_what_is_kept_for_root_and_services() {
+        let gate = Gate::default();
+        let mut kept = Vec::new();
+        for login in 0..20 {
+            let session = format!("/user.slice/user-1000.slice/session-{login}.scope");
+            take_all(&gate, &caller(1000, &session), &mut kept);
+        }
+        let own_manager = "/user.slice/user-1000.slice/user@1000.service/app.slice/db.service";
+        take_all(&gate, &caller(1000, own_manager), &mut kept);
+        let of_one = kept.len();
+        take_all(&gate, &caller(1001, "/user.slice/user-1001.slice/session-99.scope"), &mut kept);
+        assert_eq!(kept.len(), 2 * of_one, "another user has as many");
+        for container in 0..20 {
+            take_all(&gate, &caller(0, &format!("/docker/{container}")), &mut kept);
+            take_all(&gate, &caller(0, &format!("/system.slice/docker-{container}.scope")), &mut kept);
+        }
+        for served in [caller(0, "/init.scope"), caller(33, "/system.slice/web.service")] {
+            assert!(gate.descriptors(&served, 20).is_ok(), "{served:?}");
+        }
     }
 }

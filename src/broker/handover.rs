@@ -2,7 +2,7 @@
 
 use super::Broker;
 use super::command::{Acquire, Handed, NamedSocket, Refusal};
-use super::gate::{Gate, Held};
+use super::gate::{Gate, Held, whose_lines};
 use super::holders::Hold;
 use crate::kernel::descriptors::{Purpose, spared};
 use crate::listeners::{SocketId, Target};
@@ -202,7 +202,8 @@ fn too_many(wanted: usize, limit: usize) -> String {
 /// One structured event for every hand-over and every refusal.
 fn log(request: &Acquire, outcome: &Result<Handed, Refusal>, gate: &Gate) {
     let Caller { uid, pid, unit, .. } = &request.caller;
-    if !gate.has_a_line(*uid) {
+    let event = if outcome.is_ok() { "hand-over" } else { "refusal" };
+    if !gate.has_a_line(&whose_lines(&request.caller), event) {
         return;
     }
     let unit = unit.as_ref().map_or("", |unit| unit.as_str());
@@ -213,7 +214,6 @@ fn log(request: &Acquire, outcome: &Result<Handed, Refusal>, gate: &Gate) {
     match outcome {
         Ok(handed) => {
             let sockets = handed.sockets.len();
-            let event = "hand-over";
             tracing::info!(event, listeners, sockets, uid, pid, unit, "handed {listeners} to {who}");
         }
         Err(refusal) => {
@@ -221,7 +221,6 @@ fn log(request: &Acquire, outcome: &Result<Handed, Refusal>, gate: &Gate) {
                 Refusal::NotAllowed { reason, .. } => (*reason).to_owned(),
                 other => other.to_string(),
             };
-            let event = "refusal";
             tracing::warn!(
                 event,
                 listeners,

@@ -2,7 +2,10 @@
 
 use super::Broker;
 use super::command::{Acquire, Refusal};
+use super::gate::Held as Counted;
+use super::gate::whose_lines;
 use crate::kernel::holder::{HolderClaim, HolderWatch, Presence, shown_process};
+use crate::limits::Who;
 use crate::listeners::{HolderId, Released, SocketId};
 use crate::model::ListenerName;
 use crate::state::{self, Held, HeldSocket, HolderRecord};
@@ -30,8 +33,12 @@ impl From<&HolderClaim> for HolderRecord {
 pub(super) struct Holder {
     /// What it was called when it came.
     shown: String,
+    /// On whose behalf its lines of the log are; `None`: an earlier daemon's knowledge.
+    who: Option<Who>,
     /// How it is written down, to be found again by the next daemon.
     pub(super) record: HolderRecord,
+    /// It is counted, where it is a process that came to this daemon.
+    _counted: Option<Counted>,
 }
 
 impl Holder {
@@ -68,6 +75,8 @@ impl Hold {
 
 /// All holders.
 pub(super) struct Holders {
+    /// Who has sockets that are stored and could not be taken over: for the next daemon.
+    left: Vec<Held>,
     watch: HolderWatch,
     by_id: HashMap<HolderId, Holder>,
     by_record: HashMap<HolderRecord, HolderId>,
@@ -76,12 +85,20 @@ pub(super) struct Holders {
 
 impl Holders {
     pub(super) fn new(watch: HolderWatch) -> Self {
-        Self { watch, by_id: HashMap::new(), by_record: HashMap::new(), last_id: 0 }
+        Self { left: Vec::new(), watch, by_id: HashMap::new(), by_record: HashMap::new(), last_id: 0 }
     }
 
     /// The next holder that is gone.
     pub(super) async fn gone(&mut self) -> u64 {
         self.watch.next().await
+    }
+
+    /// Sockets that an earlier daemon's holder has and this daemon has not, to be written down as they were.
+    pub(super) fn leave(&mut self, holder: &HolderRecord, sockets: Vec<HeldSocket>) {
+        if !sockets.is_empty() {
+            let (holder, sockets) = (holder.clone(), Some(sockets));
+            self.left.push(Held { holder, listeners: Vec::new(), sockets });
+        }
     }
 
     /// Looks at units whose end may not have been told.
@@ -112,14 +129,33 @@ impl Holders {
         if self.watch.add(id.0, claim)? == Presence::Gone {
             return Ok(None);
         }
-        self.by_id.insert(id, Holder { shown, record: record.clone() });
+        self.by_id.insert(id, Holder { shown, who: None, record: record.clone(), _counted: None });
         self.by_record.insert(record, id);
         Ok(Some((id, true)))
     }
 
+    /// Whether a holder is watched already.
+    fn knows(&self, claim: &HolderClaim) -> bool {
+        self.by_record.contains_key(&HolderRecord::from(claim))
+    }
+
+    /// It came by a call of this one's.
+    fn is_of(&mut self, id: HolderId, who: Who) {
+        if let Some(holder) = self.by_id.get_mut(&id) {
+            holder.who = Some(who);
+        }
+    }
+
+    fn count(&mut self, id: HolderId, counted: Option<Counted>) {
+        if let Some(holder) = self.by_id.get_mut(&id) {
+            holder._counted = counted;
+        }
+    }
+
     /// From now on there may be one whom no file tells of.
     pub(super) fn admit_unknown(&mut self) -> HolderId {
-        let unknown = || Holder { shown: "unknown".to_owned(), record: HolderRecord::Unknown };
+        let record = HolderRecord::Unknown;
+        let unknown = || Holder { shown: "unknown".to_owned(), who: None, record, _counted: None };
         self.by_id.entry(UNKNOWN).or_insert_with(unknown);
         UNKNOWN
     }
@@ -144,6 +180,12 @@ impl Broker {
         let vanished = || Refusal::BadArgument("the caller is gone".to_owned());
         let claim = request.holder.clone().ok_or_else(vanished)?;
         let is_unit = matches!(claim, HolderClaim::Unit { .. });
+        // A unit is watched by its cgroup, and takes no descriptor.
+        let counted = if is_unit || self.holders.knows(&claim) {
+            None
+        } else {
+            Some(self.gate.holder(&request.caller)?)
+        };
         let (id, new) = match self.holders.admit(claim) {
             Ok(Some(admitted)) => admitted,
             Ok(None) => return Err(vanished()),
@@ -155,6 +197,10 @@ impl Broker {
                 ));
             }
         };
+        self.holders.is_of(id, whose_lines(&request.caller));
+        if new {
+            self.holders.count(id, counted);
+        }
         let now = Instant::now();
         let mut newly = Vec::new();
         for name in names {
@@ -168,6 +214,11 @@ impl Broker {
             self.write_holders();
         }
         Ok(Hold { holder: id, is_unit, new, newly })
+    }
+
+    /// On whose behalf what is said of these is.
+    pub(super) fn whose(&self, holders: &BTreeSet<HolderId>) -> Option<Who> {
+        holders.iter().find_map(|id| self.holders.get(*id)?.who.clone())
     }
 
     /// These were handed over to somebody who is known: nobody else is presumed to hold them.
@@ -217,10 +268,13 @@ impl Broker {
         let now = Instant::now();
         let held: Vec<ListenerName> = self.table.held_by(id).cloned().collect();
         let Released { free, ended } = self.table.release(id, now);
-        let holder = holder.shown();
+        let (who, holder) = (holder.who.clone(), holder.shown());
         for name in &free {
-            tracing::info!(event = "released", listener = %name, holder, "{holder}, which held {name}, is gone");
-            self.mend(name);
+            let is_told = who.as_ref().is_none_or(|who| self.gate.has_a_line(who, "released"));
+            if is_told {
+                tracing::info!(event = "released", listener = %name, holder, "{holder}, which held {name}, is gone");
+            }
+            self.mend(name, who.as_ref());
             self.act_on(name, true);
         }
         self.settle_drains();
@@ -246,6 +300,7 @@ impl Broker {
             let (holder, sockets) = (holder.record.clone(), Some(sockets));
             holds.then_some(Held { holder, listeners, sockets })
         });
-        self.records.write_holders(&state::Holders::new(entries.collect()));
+        let holders = state::Holders::new(entries.collect());
+        self.records.write_holders(&holders.with(&self.holders.left));
     }
 }

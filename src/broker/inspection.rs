@@ -38,7 +38,7 @@ impl Broker {
         }
         if !is_held {
             self.comparison.looking = true;
-            self.mend(name);
+            self.mend(name, None);
             self.comparison.looking = false;
         }
     }

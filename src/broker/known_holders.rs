@@ -128,12 +128,16 @@ impl Broker {
         gone: &mut Vec<ListenerName>,
     ) {
         let mut seen = BTreeSet::new();
+        let mut left = Vec::new();
         for socket in held.sockets.iter().flatten() {
             if let (Some(holder), Ok(name)) = (holder, ListenerName::try_from(socket.listener.as_str())) {
                 let of_this = known.by_inode.entry(socket.inode).or_insert((BTreeSet::new(), name));
                 of_this.0.insert(holder);
             }
-            let Some(&id) = sockets.get(&socket.inode) else { continue };
+            let Some(&id) = sockets.get(&socket.inode) else {
+                left.push(socket.clone());
+                continue;
+            };
             let Some(name) = self.table.owner(id).map(|(name, _)| name.clone()) else { continue };
             if seen.insert(name.clone()) {
                 self.expect_as_made(&name);
@@ -142,6 +146,9 @@ impl Broker {
                 Some(holder) => self.table.hold_socket(id, holder, Instant::now()),
                 None => gone.push(name),
             }
+        }
+        if self.stored.has_left() {
+            self.holders.leave(&held.holder, left);
         }
     }
 

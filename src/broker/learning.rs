@@ -251,7 +251,7 @@ impl Broker {
 
     /// Forgets a learned port, until it is seen in two new lives of its unit.
     pub(super) fn forget(&mut self, caller: &Caller, port: u16) -> Result<(), Refusal> {
-        administrator(caller, "forget learned ports", &format!("forget port {port}"))?;
+        administrator(caller, &self.gate, "forget learned ports", &format!("forget port {port}"))?;
         if !self.learning.rules.learn || self.learning.memory.forget(port) == 0 {
             let text = format!("port {port} is not learned: see \"portbroker list learned\"");
             return Err(Refusal::BadArgument(text));

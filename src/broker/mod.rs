@@ -13,8 +13,10 @@ mod deposits;
 mod descriptors;
 mod draining;
 mod effects;
+mod evict;
 mod gate;
 mod handover;
+mod hidden;
 mod history;
 mod holders;
 mod inspection;
@@ -22,6 +24,7 @@ mod known_holders;
 mod learned_file;
 mod learning;
 mod lingering;
+mod log_gauge;
 mod lookout;
 mod measured;
 mod options;
@@ -44,8 +47,10 @@ mod view;
 pub use crate::learn::Learned;
 pub use crate::leases::{Kind, Lease};
 pub use command::{Acquire, Handed, Handle, NamedSocket, Notice, ObjectKind, Refusal, Stopping};
+pub use evict::{Evicted, Eviction, Outcome};
 pub use gate::{Debtor, Gate, Held};
 pub use history::{Happening, History};
+pub use log_gauge::LogGauge;
 pub use lookout::Lookout;
 pub use outbound::{
     AddressView, Drain, ForecastView, LeaseRequest, LeaseView, LeasedSockets, PoolView, Shortage,
@@ -184,7 +189,7 @@ enum Event {
     Look,
     LearnedWritten,
     Outbound(Happened),
-    Read(Read),
+    Read(Box<Read>),
 }
 
 impl Broker {
@@ -243,7 +248,7 @@ impl Broker {
                         Due::Written => Event::LearnedWritten,
                     },
                     happened = self.outbound.next() => Event::Outbound(happened),
-                    read = self.reloads.read() => Event::Read(read),
+                    read = self.reloads.read() => Event::Read(Box::new(read)),
                 }
             } => event,
         }
@@ -280,7 +285,7 @@ impl Broker {
             }
             Event::LearnedWritten => self.learned_is_written(),
             Event::Outbound(happened) => self.outbound_happened(happened),
-            Event::Read(read) => self.take_read(read),
+            Event::Read(read) => self.take_read(*read),
         }
     }
 
@@ -353,6 +358,7 @@ impl Broker {
             Command::Acquire(request, reply) => drop(reply.send(self.acquire(request))),
             Command::Reload(caller, reply) => self.reload(caller, reply),
             Command::Learned(reply) => drop(reply.send(self.learning.learned())),
+            Command::Evict(caller, what, reply) => self.evict(&caller, what, reply),
             Command::Forget(caller, port, reply) => drop(reply.send(self.forget(&caller, port))),
             Command::Renew(caller, name, reply) => drop(reply.send(self.renew(&caller, &name))),
             Command::Queues(name, reply) => drop(reply.send(self.queues(&name))),

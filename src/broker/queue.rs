@@ -11,27 +11,30 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-/// Whose turn: a user's, and of root each process's, since not all that root runs is one.
+/// Whose turn: a user's, and of root each process's, since not all that root runs is one; but uid 0 of containers is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Turn {
     uid: u32,
     pid: i32,
+    contained: bool,
 }
 
 impl Turn {
     /// The daemon's own.
-    pub const OWN: Self = Self { uid: 0, pid: 0 };
+    pub const OWN: Self = Self { uid: 0, pid: 0, contained: false };
+    /// That of uid 0 in containers.
+    pub const CONTAINED: Self = Self { uid: 0, pid: 0, contained: true };
 
     /// That of a process.
     #[must_use]
     pub fn of(uid: u32, pid: i32) -> Self {
-        Self { uid, pid: if uid == 0 { pid } else { 0 } }
+        Self { uid, pid: if uid == 0 { pid } else { 0 }, contained: false }
     }
 
-    /// The user.
+    /// For whom is counted what is spent in it.
     #[must_use]
-    pub fn uid(self) -> u32 {
-        self.uid
+    pub fn who(self) -> Who {
+        if self.contained { Who::Contained } else { Who::User(self.uid) }
     }
 }
 
@@ -55,9 +58,20 @@ impl std::fmt::Debug for Inner {
 #[derive(Default)]
 struct State {
     turns: Turns<Turn, Waiting>,
-    /// Room in the queue of each who has something in it, or waits for that.
-    places: HashMap<Turn, Arc<Semaphore>>,
+    /// Room in the queue of each who has something in it, or waits for that; and how much that was.
+    places: HashMap<Turn, (usize, Arc<Semaphore>)>,
     ended: bool,
+}
+
+impl State {
+    /// The places of a caller. Where the limit is another by now, those who come have new ones.
+    fn places(&mut self, turn: Turn, most: usize) -> Arc<Semaphore> {
+        let of = self.places.entry(turn).or_insert_with(|| (most, Arc::new(Semaphore::new(most))));
+        if of.0 != most {
+            *of = (most, Arc::new(Semaphore::new(most)));
+        }
+        Arc::clone(&of.1)
+    }
 }
 
 impl Queue {
@@ -77,12 +91,12 @@ impl Queue {
             if state.ended {
                 return Err(Stopping);
             }
-            Arc::clone(state.places.entry(turn).or_insert_with(|| Arc::new(Semaphore::new(most))))
+            state.places(turn, most)
         };
         let place = match Arc::clone(&places).try_acquire_owned() {
             Ok(place) => place,
             Err(_) => {
-                self.0.gate.hit(Limit::CallsPerUser, &Who::User(turn.uid));
+                self.0.gate.hit(Limit::CallsPerUser, &turn.who());
                 places.acquire_owned().await.map_err(|_| Stopping)?
             }
         };
@@ -100,7 +114,7 @@ impl Queue {
     pub(super) fn push_now(&self, turn: Turn, command: Command) {
         let most = usize::try_from(self.0.gate.most(Limit::CallsPerUser)).unwrap_or(1);
         let mut state = self.state();
-        let places = Arc::clone(state.places.entry(turn).or_insert_with(|| Arc::new(Semaphore::new(most))));
+        let places = state.places(turn, most);
         let Ok(place) = places.try_acquire_owned() else { return };
         if !state.ended {
             state.turns.push(turn, (command, place));
@@ -125,7 +139,7 @@ impl Queue {
         drop(place);
         let mut state = self.state();
         state.turns.charge(turn, took);
-        if state.places.get(&turn).is_some_and(|places| Arc::strong_count(places) == 1) {
+        if state.places.get(&turn).is_some_and(|(_, places)| Arc::strong_count(places) == 1) {
             state.places.remove(&turn);
         }
     }
@@ -133,7 +147,7 @@ impl Queue {
     /// Whose queue is the longest.
     pub(super) fn longest(&self) -> Option<(Who, u64)> {
         let longest = self.state().turns.longest();
-        longest.map(|(turn, waiting)| (Who::User(turn.uid), u64::try_from(waiting).unwrap_or_default()))
+        longest.map(|(turn, waiting)| (turn.who(), u64::try_from(waiting).unwrap_or_default()))
     }
 
     /// Nobody obeys any more: whoever waits is told so.
@@ -141,7 +155,7 @@ impl Queue {
         let mut state = self.state();
         state.ended = true;
         let waiting = state.turns.drain();
-        let places: Vec<_> = state.places.drain().map(|(_, places)| places).collect();
+        let places: Vec<_> = state.places.drain().map(|(_, (_, places))| places).collect();
         drop(state);
         places.iter().for_each(|places| places.close());
         drop(waiting);
@@ -196,5 +210,30 @@ mod tests {
         assert!(stopped > 0, "who waits is told that there is nobody any more");
         assert_eq!(queue.push(good, command()).await, Err(Stopping));
         assert!(queue.state().places.is_empty());
+    }
+    #[tokio::test]
+    async fn a_limit_that_is_lowered_holds_for_who_is_there_too() {
+        let queue = Queue::new(Gate::default());
+        let bad = Turn::of(7, 1);
+        queue.push(bad, command()).await.unwrap();
+        queue.0.gate.configure(Limits::default().with(Limit::CallsPerUser, 2));
+        let most = |queue: &Queue| queue.longest().unwrap().1;
+        for _ in 0..2 {
+            queue.push(bad, command()).await.unwrap();
+        }
+        assert_eq!(most(&queue), 3, "what was there stays");
+        let waits = tokio::spawn({
+            let queue = queue.clone();
+            async move { queue.push(bad, command()).await }
+        });
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(most(&queue), 3);
+        for _ in 0..2 {
+            let (turn, _, place) = queue.next().await;
+            queue.done(turn, place, Duration::ZERO);
+        }
+        waits.await.unwrap().unwrap();
     }
 }

@@ -3,19 +3,20 @@
 use super::Broker;
 use super::authority::administrator;
 use super::command::{Notice, Refusal};
-use crate::config::{Checked, Config, Severity, build, show};
+use super::hidden::mind_what_is_hidden;
+use crate::config::{Checked, Config, build, show};
 use crate::kernel::memory::give_back_freed;
 use crate::kernel::process::descriptor_limit;
 use crate::kernel::socket::ListenerSocket;
 use crate::kernel::store;
 use crate::limits::Room;
-use crate::listeners::{Change, Listener, SocketId};
+use crate::listeners::{Change, SocketId};
 use crate::model::{Endpoint, ListenerName, SocketKind, UnixAddress};
 use crate::policy::Caller;
-use crate::sources::units::CANNOT_BE_READ;
 use crate::sources::{Locations, gather, settled};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
@@ -23,12 +24,12 @@ use tokio::task::{JoinError, JoinHandle};
 /// The answer to somebody who asked for a reload.
 type Reply = oneshot::Sender<Result<(), Refusal>>;
 /// What was read.
-pub(super) type Read = Result<Checked, JoinError>;
+pub(super) type Read = Result<Box<Checked>, JoinError>;
 
 /// Reloads that are under way.
 #[derive(Debug, Default)]
 pub(super) struct Reloads {
-    reading: Option<JoinHandle<Checked>>,
+    reading: Option<JoinHandle<Box<Checked>>>,
     /// Who waits for what is being read.
     asked: Vec<Reply>,
     /// Who asked since that began.
@@ -118,7 +119,7 @@ impl Broker {
     pub(super) fn reload(&mut self, caller: Option<Caller>, reply: Reply) {
         if let Some(caller) = &caller
             && let Err(refusal) =
-                administrator(caller, "reload the configuration", "reload the configuration")
+                administrator(caller, &self.gate, "reload the configuration", "reload the configuration")
         {
             return drop(reply.send(Err(refusal)));
         }
@@ -131,7 +132,7 @@ impl Broker {
             let loader = self.loader.clone();
             self.reloads.asked = std::mem::take(&mut self.reloads.next);
             store::notify_reloading();
-            self.reloads.reading = Some(tokio::task::spawn_blocking(move || loader.load()));
+            self.reloads.reading = Some(tokio::task::spawn_blocking(move || Box::new(loader.load())));
         }
     }
 
@@ -139,7 +140,7 @@ impl Broker {
     pub(super) fn take_read(&mut self, read: Read) {
         let asked = std::mem::take(&mut self.reloads.asked);
         let outcome = match read {
-            Ok(checked) => self.take(checked),
+            Ok(checked) => self.take(*checked),
             Err(error) => {
                 Err(Refusal::InvalidConfiguration(format!("it could not be read to its end: {error}")))
             }
@@ -157,7 +158,10 @@ impl Broker {
 
     fn take(&mut self, mut checked: Checked) -> Result<(), Refusal> {
         let begun = Instant::now();
-        self.mind_what_is_hidden(&mut checked);
+        mind_what_is_hidden(&mut checked, &self.records.last_good(), || {
+            let before = self.table.iter();
+            Some(before.map(|(name, listener)| (name.clone(), Arc::clone(&listener.config))).collect())
+        });
         self.touched = true;
         if let Some(errors) = errors_of(&checked) {
             for error in &errors {
@@ -179,20 +183,6 @@ impl Broker {
             "took the configuration: {listeners} listeners, in {took:?}"
         );
         Ok(())
-    }
-
-    /// A file that cannot be read any more is mostly none of ours; where listeners come from it, it is, and to give
-    /// them up would not be what is written there.
-    fn mind_what_is_hidden(&self, checked: &mut Checked) {
-        let hidden = checked.faults.iter_mut().filter(|fault| !fault.is_error());
-        for fault in hidden {
-            let is_of = |listener: &Listener| listener.config.origin.file == fault.origin.file;
-            if fault.message.starts_with(CANNOT_BE_READ)
-                && self.table.iter().any(|(_, listener)| is_of(listener))
-            {
-                fault.severity = Severity::Error;
-            }
-        }
     }
 
     /// Puts a valid configuration into effect.

@@ -19,7 +19,7 @@ impl Broker {
     /// Gives every socket of a listener a successor.
     pub(super) fn renew(&mut self, caller: &Caller, name: &str) -> Result<(), Refusal> {
         let shown = handover::shown(&[name.to_owned()]);
-        administrator(caller, "renew listeners", &format!("renew {shown}"))?;
+        administrator(caller, &self.gate, "renew listeners", &format!("renew {shown}"))?;
         let (name, listener) = self.table.get(name)?;
         let name = name.clone();
         let bound: Vec<SocketId> =
@@ -60,7 +60,7 @@ impl Broker {
             Err(error) => {
                 let text = with_causes(&error);
                 // A unix path may have been lost on the way: it is seen and put right as after a holder's end.
-                self.mend(name);
+                self.mend(name, None);
                 return Err(Refusal::NotReady(name.to_string(), text));
             }
         };

@@ -6,10 +6,15 @@ use super::Broker;
 use crate::config::{Metrics, MetricsSocket};
 use crate::kernel::scrape_socket::{listen_at, listen_on};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// Whoever is no member of a group cannot give a file to it.
+const MEMBER: &str =
+    ": the broker has to be a member of socket-group, which \"systemctl daemon-reload\" makes it";
 
 /// Where metrics are scraped.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -140,7 +145,11 @@ impl ScrapeSockets {
                     let _ = self.changes.send(ScrapeChange::Open(place.clone(), socket));
                     self.open.insert(place, made);
                 }
-                Err(error) => faults.push(format!("metrics: cannot listen at {place}: {error}")),
+                Err(error) => {
+                    let of_group = made.group.is_some() && error.kind() == ErrorKind::PermissionDenied;
+                    let advice = if of_group { MEMBER } else { "" };
+                    faults.push(format!("metrics: cannot listen at {place}: {error}{advice}"));
+                }
             }
         }
         let changed = faults != self.faults;

@@ -43,6 +43,16 @@ impl Stored {
         self.retry_at
     }
 
+    /// Whether something is stored that this daemon could not look at, or take.
+    pub(super) fn has_left(&self) -> bool {
+        self.store.unseen().is_some()
+    }
+
+    /// How many that are, as far as it is known.
+    pub(super) fn left(&self) -> u64 {
+        self.store.left()
+    }
+
     /// Why not all is stored, and why not all that was stored could be seen.
     pub(super) fn faults(&self) -> impl Iterator<Item = &str> {
         self.store.failure().into_iter().chain(self.store.unseen())

@@ -6,9 +6,11 @@ use super::comparison::{Comparison, Found as Counted};
 use super::descriptors::Descriptors;
 use super::draining::Migration;
 use super::gate::Gate;
+use super::hidden::mind_what_is_hidden;
 use super::holders::Holders;
 use super::known_holders::KnownHolders;
 use super::learning::Learning;
+use super::log_gauge::LogGauge;
 use super::options::NotInEffect;
 use super::outbound::Outbound;
 use super::protection::Protection;
@@ -22,14 +24,14 @@ use super::surroundings::Surroundings;
 use super::tally::Tally;
 use super::told::Told;
 use super::{ASSERT_RESERVED_PORTS, Broker, NOTICES};
-use crate::config::Checked;
+use crate::config::{Checked, Fault};
 use crate::kernel::hangups::HangupWatch;
 use crate::kernel::holder::HolderWatch;
 use crate::kernel::migrate_requests::MigrateRequests;
 use crate::kernel::reserved_ports::ReservedPorts;
 use crate::kernel::socket::{Identity, ListenerSocket, SocketState, endpoint_of, identify_stored, inode};
 use crate::kernel::socket_owner;
-use crate::kernel::stored_sockets::{STORED, StoredSockets};
+use crate::kernel::stored_sockets::{STORED, StoredSockets, leave_what_has_no_room};
 use crate::kernel::timer::Every;
 use crate::listeners::{BySocket, Change, Slot, Target};
 use crate::model::{Endpoint, ListenerName};
@@ -37,6 +39,7 @@ use crate::sources::Locations;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 use tokio::sync::broadcast;
 
@@ -51,6 +54,8 @@ pub struct Start {
     pub state_directory: PathBuf,
     /// Sockets that came with LISTEN_FDS, by name, without the private socket.
     pub inheritance: Inheritance,
+    /// How its log is.
+    pub log: LogGauge,
 }
 
 /// Sockets that came with LISTEN_FDS.
@@ -58,12 +63,15 @@ pub struct Start {
 pub struct Inheritance {
     /// Those that an earlier daemon had put into systemd's store, under its names.
     stored: Vec<(String, OwnedFd)>,
+    /// The names of those of which this process has no copy, for want of descriptors.
+    left: Vec<String>,
     /// Those that a socket unit, or another starter, gave a listener's name.
     named: Vec<(ListenerName, OwnedFd)>,
 }
 
 impl Inheritance {
-    /// Sorts what came with LISTEN_FDS. What has no valid name is closed, and the log says so.
+    /// Sorts what came with LISTEN_FDS. What has no valid name is closed, and the log says so. To be called before other
+    /// descriptors are opened: where there are hardly any, there are some afterwards.
     #[must_use]
     pub fn new(sockets: Vec<(String, OwnedFd)>) -> Self {
         let mut inheritance = Self::default();
@@ -79,6 +87,7 @@ impl Inheritance {
                 }
             }
         }
+        inheritance.left = leave_what_has_no_room(&mut inheritance.stored);
         inheritance
     }
 }
@@ -119,15 +128,20 @@ const WORTH_A_THREAD: usize = 1000;
 /// Asks the kernel what the stored sockets are, and does something else besides: of ten thousand listeners, reading
 /// the configuration takes as long, and every client waits meanwhile.
 fn identify_beside<T>(stored: Vec<OwnedFd>, other: impl FnOnce() -> T) -> (Identified, T) {
-    let few = stored.len() < WORTH_A_THREAD;
-    let identify = || Identified::of(stored);
-    if few {
-        return (identify(), other());
+    if stored.len() < WORTH_A_THREAD {
+        return (Identified::of(stored), other());
     }
+    // Where there can be no thread (its stack takes memory) it is done here, so what it would take is kept at hand.
+    let stored = Mutex::new(stored);
+    let identify =
+        || Identified::of(std::mem::take(&mut *stored.lock().unwrap_or_else(PoisonError::into_inner)));
     std::thread::scope(|scope| {
-        let known = scope.spawn(identify);
+        let known = std::thread::Builder::new().spawn_scoped(scope, identify);
         let other = other();
-        (known.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), other)
+        match known {
+            Ok(known) => (known.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), other),
+            Err(_) => (identify(), other),
+        }
     })
 }
 
@@ -160,15 +174,16 @@ pub enum StartError {
 impl Broker {
     /// Takes over what there is, binds what is missing, and brings everything into its state.
     pub fn start(start: Start) -> Result<(Self, Handle), StartError> {
-        let (store, stored) = StoredSockets::from_env(start.inheritance.stored);
-        let is_takeover = !stored.is_empty();
-        let (inherited, named) = endpoints_of(start.inheritance.named);
+        let Inheritance { stored, left, named } = start.inheritance;
+        let (store, stored) = StoredSockets::from_env(stored, &left);
+        let is_takeover = !stored.is_empty() || store.unseen().is_some();
+        let (inherited, named) = endpoints_of(named);
         let loader = Loader { locations: start.locations, inherited };
         let records = Records::new(&start.runtime_directory);
         let (stored, chosen) = identify_beside(stored, || choose(&loader, &records, is_takeover));
         let (checked, configuration_faults) = chosen?;
         let (notices, _) = broadcast::channel(NOTICES);
-        let gate = Gate::default();
+        let gate = Gate::new(start.log.clone());
         let queue = Queue::new(gate.clone());
         let tally = Tally::default();
         let handle = Handle {
@@ -188,7 +203,7 @@ impl Broker {
             protection: Protection::new(ReservedPorts::default(), &records),
             learning: Learning::new(&start.state_directory),
             migration: Migration::new(MigrateRequests::default(), &records),
-            outbound: Outbound::new(&start.runtime_directory, tally.clone())?,
+            outbound: Outbound::new(&start.runtime_directory, gate.clone(), tally.clone())?,
             draining_written: records.read_draining(),
             deposits: records.read_deposits(),
             // What was stored listens, and is our user's.
@@ -220,6 +235,9 @@ impl Broker {
             metrics: ScrapeSockets::new(&start.runtime_directory),
             tally,
         };
+        if broker.stored.has_left() {
+            broker.gate.see_overfull();
+        }
         broker.take_over(stored, named, &checked, is_takeover);
         if is_takeover {
             broker.table.stay_closed(Instant::now());
@@ -242,7 +260,10 @@ impl Broker {
         is_takeover: bool,
     ) {
         let Identified { mut found, refused } = stored;
-        self.comparison.count(Counted::Stored, found.values().map(Vec::len).sum::<usize>() + refused.len());
+        let left = usize::try_from(self.stored.left()).unwrap_or(usize::MAX);
+        let taken = found.values().map(Vec::len).sum::<usize>() + refused.len();
+        self.comparison.count(Counted::Stored, taken.saturating_add(left));
+        self.comparison.count(Counted::Left, left);
         for error in refused {
             tracing::warn!(%error, "a stored socket is none of ours: {error}");
             self.comparison
@@ -386,7 +407,14 @@ fn endpoints_of(named: Vec<(ListenerName, OwnedFd)>) -> Named {
 /// The configuration to start with: the one on disk, or, where that has errors and sockets were inherited
 /// that must not be lost, the last good one, with the errors.
 fn choose(loader: &Loader, records: &Records, inherited: bool) -> Result<(Checked, Vec<String>), StartError> {
-    let checked = loader.load();
+    let mut checked = loader.load();
+    if inherited {
+        mind_what_is_hidden(&mut checked, &records.last_good(), || {
+            let last_good = loader.load_file(records.last_good());
+            let is_good = !last_good.faults.iter().any(Fault::is_error);
+            is_good.then(|| last_good.config.listeners.into_iter().collect())
+        });
+    }
     let Some(errors) = errors_of(&checked) else { return Ok((checked, Vec::new())) };
     if inherited {
         let last_good = loader.load_file(records.last_good());
@@ -401,4 +429,39 @@ fn choose(loader: &Loader, records: &Records, inherited: bool) -> Result<(Checke
         return Ok((last_good, errors));
     }
     Err(StartError::Configuration(errors.join("\n")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::show;
+    use std::fs;
+
+    #[test]
+    fn after_a_restart_a_unit_that_cannot_be_read_any_more_has_its_listeners_still() {
+        const TOO_LARGE: usize = 5 << 20;
+        let place = tempfile::tempdir().unwrap();
+        let units = place.path().join("etc/systemd/system");
+        fs::create_dir_all(&units).unwrap();
+        let section = |port| format!("[X-PortBroker]\nListenStream=127.0.0.1:{port}\n");
+        fs::write(units.join("a.service"), section(8001)).unwrap();
+        fs::write(units.join("b.service"), section(8002)).unwrap();
+        let locations = Locations { root: place.path().to_owned(), config: None };
+        let loader = Loader { locations, inherited: Vec::new() };
+        let records = Records::new(place.path());
+        let (before, faults) = choose(&loader, &records, true).unwrap();
+        assert_eq!((before.config.listeners.len(), faults.len()), (2, 0));
+        records.write_last_good(&show::to_toml(&before.config));
+        // What never had one, and one that was taken out, make no difference.
+        fs::write(units.join("c.service"), "x".repeat(TOO_LARGE)).unwrap();
+        fs::remove_file(units.join("b.service")).unwrap();
+        let (after, faults) = choose(&loader, &records, true).unwrap();
+        assert_eq!((after.config.listeners.len(), faults.len()), (1, 0));
+        fs::write(units.join("a.service"), section(8001) + &"#".repeat(TOO_LARGE)).unwrap();
+        let (after, faults) = choose(&loader, &records, true).unwrap();
+        assert_eq!(after.config.listeners.len(), 2, "the last good ones");
+        assert!(faults.len() == 1 && faults[0].contains("a.service: error: cannot be read"), "{faults:?}");
+        let (cold, faults) = choose(&loader, &records, false).unwrap();
+        assert_eq!((cold.config.listeners.len(), faults.len()), (0, 0), "of nothing nothing can be lost");
+    }
 }

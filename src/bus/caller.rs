@@ -3,11 +3,13 @@
 use super::Failure;
 use super::manager::Identify;
 use super::outgoing::Outgoing;
+use super::polkit::Subject;
 use crate::broker::Held;
 use crate::kernel::holder::HolderClaim;
 use crate::kernel::peer::Peer;
 use crate::model::UnitName;
 use crate::policy::{Caller, Network};
+use futures_util::StreamExt as _;
 use portbroker_client::wire::ErrorName;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::OnceCell;
@@ -47,6 +49,12 @@ impl Identify for PeerIdentity {
         Ok((caller.clone(), holder))
     }
 
+    async fn subject(&self, _: &Header<'_>) -> Result<Option<Subject>, Failure> {
+        let Peer { pid, uid, ref pidfd, .. } = self.peer;
+        let started = self.peer.start_time().filter(|_| self.peer.is_of_this_system());
+        Ok(started.map(|started| Subject::Process { pid, started, uid, pidfd: pidfd.clone() }))
+    }
+
     fn send_with(&self, held: Vec<Held>) -> Vec<Held> {
         self.outgoing.carry(held);
         Vec::new()
@@ -73,6 +81,19 @@ impl BusIdentity {
     pub(super) async fn uid(&self, call: &Header<'_>) -> Option<u32> {
         let name = zbus::names::BusName::Unique(call.sender()?.to_owned());
         self.bus.get_connection_unix_user(name).await.ok()
+    }
+
+    /// Returns when a sender has left the bus, or nothing can be known of it any more.
+    pub(super) async fn left(&self, call: &Header<'_>) -> zbus::Result<()> {
+        let Some(sender) = call.sender() else { return Ok(()) };
+        let mut changes = self.bus.receive_name_owner_changed_with_args(&[(0, sender.as_str())]).await?;
+        // It may have left before that was heard of.
+        if !self.bus.name_has_owner(zbus::names::BusName::Unique(sender.to_owned())).await? {
+            return Ok(());
+        }
+        // A unique name is nobody else's afterwards.
+        changes.next().await;
+        Ok(())
     }
 
     async fn peer(&self, call: &Header<'_>) -> Result<Peer, Failure> {
@@ -102,6 +123,12 @@ impl Identify for BusIdentity {
         let peer = self.peer(call).await?;
         let holder = if as_unit { HolderClaim::unit_of(&peer) } else { HolderClaim::process_of(&peer) };
         Ok((caller_of(&peer)?, holder))
+    }
+
+    async fn subject(&self, call: &Header<'_>) -> Result<Option<Subject>, Failure> {
+        // It could have the bus of a host whose users are not its own.
+        let is_ours = self.peer(call).await?.is_of_this_system();
+        Ok(call.sender().filter(|_| is_ours).map(|sender| Subject::Sender(sender.to_string())))
     }
 
     fn send_with(&self, held: Vec<Held>) -> Vec<Held> {

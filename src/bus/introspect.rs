@@ -90,6 +90,11 @@ const MANAGER: &str = r#" <interface name="org.freedesktop.DBus.ObjectManager">
    <arg name="after" type="t" direction="in"/><arg name="most" type="u" direction="in"/>
    <arg name="events" type="a(ttsss)" direction="out"/>
   </method>
+  <method name="Evict">
+   <arg name="protocol" type="s" direction="in"/><arg name="port" type="q" direction="in"/>
+   <arg name="options" type="a{sv}" direction="in"/>
+   <arg name="sockets" type="a(ssssss)" direction="out"/>
+  </method>
   <method name="Reload"/>
   <method name="RenewListener"><arg name="name" type="s" direction="in"/></method>
   <property name="Version" type="s" access="read"/>
@@ -201,6 +206,37 @@ pub(super) fn above(path: &str, objects: impl Iterator<Item = String>) -> Option
 mod tests {
     use super::*;
     use portbroker_client::wire::{listener_path, pool_path};
+
+    /// Interface and member of each method in a document.
+    fn methods(document: &str) -> Vec<(&str, &str)> {
+        let mut interface = "";
+        let mut found = Vec::new();
+        for element in document.split('<') {
+            let name = |kind: &str| element.strip_prefix(kind)?.split('"').nth(1);
+            interface = name("interface name").unwrap_or(interface);
+            found.extend(name("method name").map(|member| (interface, member)));
+        }
+        found
+    }
+
+    #[test]
+    fn the_policy_of_the_bus_lists_every_member_and_no_other() {
+        let policy = include_str!("../../systemd/org.portbroker.PortBroker1.conf");
+        let value = |rule: &'static str, key: &str| rule.split_once(key)?.1.split('"').nth(1);
+        let rules = policy.split("<allow send_destination=\"org.portbroker.PortBroker1\"").skip(1);
+        let mut listed: Vec<_> = rules
+            .map(|rule| {
+                (value(rule, "send_interface=").unwrap(), value(rule, "send_member=").expect("a member"))
+            })
+            .collect();
+        let documents = [manager(), listener(), pool()];
+        let mut there: Vec<_> = documents.iter().flat_map(|document| methods(document)).collect();
+        listed.sort_unstable();
+        there.sort_unstable();
+        there.dedup();
+        assert!(there.len() > 20);
+        assert_eq!(listed, there, "(left: the policy, right: what there is)");
+    }
 
     #[test]
     fn every_path_leads_to_the_next() {

@@ -1,11 +1,11 @@
 //! Answers the calls of one connection, and sends it the signals.
 
+use super::polkit::{self, Question, Subject};
 use super::properties::{self, Properties};
 use super::{Failure, introspect, outbound};
-use crate::broker::{Acquire, Handed, Handle, Held, Notice, ObjectKind, Summary, View};
+use crate::broker::{Acquire, Handed, Handle, Held, ObjectKind, View};
 use crate::kernel::holder::HolderClaim;
-use crate::limits::Who;
-use crate::policy::Caller;
+use crate::policy::{Administration, Caller};
 use portbroker_client::wire::{
     ErrorName, LISTENER_INTERFACE, LISTENER_PREFIX, MANAGER_INTERFACE, MANAGER_PATH, MAX_EVENT_ROWS,
     MAX_LISTENERS_LOOKED_AT, OPTION_HOLDER, POOL_INTERFACE, POOL_PREFIX, listener_name, listener_path,
@@ -15,12 +15,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use zbus::message::{Flags, Header, Message, Type};
-use zbus::{Connection, Fd, ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
+use zbus::wire::Signature;
+use zbus::{Connection, Fd, OwnedVariant, Variant};
 
 const PEER: &str = "org.freedesktop.DBus.Peer";
-const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+pub(super) const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 const INTROSPECTABLE: &str = "org.freedesktop.DBus.Introspectable";
-const OBJECT_MANAGER: &str = "org.freedesktop.DBus.ObjectManager";
+pub(super) const OBJECT_MANAGER: &str = "org.freedesktop.DBus.ObjectManager";
 
 /// Who calls, found out only for the members that ask for it.
 pub(super) trait Identify {
@@ -30,6 +31,9 @@ pub(super) trait Identify {
         call: &Header<'_>,
         as_unit: bool,
     ) -> Result<(Caller, Option<HolderClaim>), Failure>;
+
+    /// Whom to ask polkit about; `None` where it cannot know that caller.
+    async fn subject(&self, call: &Header<'_>) -> Result<Option<Subject>, Failure>;
 
     /// What is counted for the reply that is sent next: gives back what has to be kept until it is sent.
     #[must_use]
@@ -61,6 +65,8 @@ pub(super) struct Manager {
     pub(super) broker: Handle,
     /// How many sockets one reply takes on this transport.
     pub(super) limit: usize,
+    /// Whether there is a bus to ask polkit on.
+    pub(super) asks_polkit: bool,
 }
 
 /// The objects that have interfaces of ours.
@@ -114,9 +120,11 @@ impl Manager {
         sent
     }
 
-    /// Whether a call may be answered much later; see [`outbound::may_wait`].
+    /// Whether a call may be answered much later; see [`outbound::may_wait`] and [`polkit::may_wait`].
     pub(super) fn may_wait(&self, message: &Message) -> bool {
-        message.message_type() == Type::MethodCall && outbound::may_wait(message, &message.header())
+        let header = message.header();
+        message.message_type() == Type::MethodCall
+            && (outbound::may_wait(message, &header) || polkit::may_wait(message, &header))
     }
 
     /// Answers a call that would wait beside too many others.
@@ -126,7 +134,9 @@ impl Manager {
         message: &Message,
         most: usize,
     ) -> zbus::Result<()> {
-        let text = format!("{most} calls wait for ports here already: let some of them end first");
+        let text = format!(
+            "{most} calls wait here already, for ports or for a password: let some of them end first"
+        );
         connection.send(&Failure::standard("LimitsExceeded", text).reply(&message.header())?).await
     }
 
@@ -216,9 +226,11 @@ impl Manager {
                 let most = usize::try_from(most.min(MAX_EVENT_ROWS)).unwrap_or_default();
                 reply.build(&properties::of_happenings(self.broker.happenings(&caller, after, most)?))?
             }
+            (Some(MANAGER_INTERFACE) | None, "Evict") => {
+                reply.build(&self.evict(message, call, who).await?)?
+            }
             (Some(MANAGER_INTERFACE) | None, "Reload") => {
-                let (caller, _) = who.identify(call, false).await?;
-                self.broker.reload(Some(caller)).await??;
+                self.reload(message, call, who).await?;
                 reply.build(&())?
             }
             (Some(MANAGER_INTERFACE) | None, "RenewListener") => {
@@ -252,6 +264,17 @@ impl Manager {
         }
         let request = Acquire { caller, holder, names, limit: self.limit };
         Ok(self.broker.acquire(request).await??)
+    }
+
+    async fn reload(&self, message: &Message, call: &Header<'_>, who: &impl Identify) -> Result<(), Failure> {
+        // The options came later.
+        let options =
+            if *message.body().signature() == Signature::Unit { HashMap::new() } else { argument(message)? };
+        let interactive = polkit::is_interactive_only(call, &options)?;
+        let question = Question { action: Administration::Reload, details: Vec::new(), interactive };
+        let (caller, _) = who.identify(call, false).await?;
+        let caller = polkit::authorize(self, question, call, who, caller).await?;
+        Ok(self.broker.reload(Some(caller)).await??)
     }
 
     async fn properties(&self, path: &str, interface: &str) -> Result<Properties, Failure> {
@@ -324,7 +347,7 @@ impl Manager {
             return None;
         }
         let bytes = u64::try_from(parts.saturating_mul(length)).unwrap_or(u64::MAX);
-        Some(self.broker.gate().bytes(&Who::User(self.broker.turn().uid()), bytes).await)
+        Some(self.broker.gate().bytes(&self.broker.turn().who(), bytes).await)
     }
 
     async fn built_beside(
@@ -359,79 +382,6 @@ impl Manager {
         let interface = interface.unwrap_or("any interface");
         Failure::standard("UnknownMethod", format!("no method {member:?} of {interface} at {path}"))
     }
-
-    /// Sends what happened as signals.
-    pub(super) async fn announce(&self, connection: &Connection, notice: Notice) -> zbus::Result<()> {
-        match notice {
-            Notice::Changed(view) => {
-                let path = properties::path_of(&view.name);
-                changed(connection, path, LISTENER_INTERFACE, properties::of_listener(&view)).await
-            }
-            Notice::Manager(faults) => {
-                let summary = Summary { faults, ..Summary::default() };
-                let mut properties = properties::of_manager(&summary);
-                for not_told in ["Version", "LearnedPorts", "Notes", "Limits"] {
-                    properties.remove(not_told);
-                }
-                let path = ObjectPath::from_static_str_unchecked(MANAGER_PATH).into();
-                changed(connection, path, MANAGER_INTERFACE, properties).await
-            }
-            Notice::Added(view) => {
-                let path = properties::path_of(&view.name);
-                added(connection, path, LISTENER_INTERFACE, properties::of_listener(&view)).await
-            }
-            Notice::Removed(name) => {
-                removed(connection, properties::path_of(&name), LISTENER_INTERFACE).await
-            }
-            Notice::PoolChanged(view) => {
-                let mut properties = properties::of_pool(&view);
-                for not_told in ["Addresses", "Capacity", "Waiting"] {
-                    properties.remove(not_told);
-                }
-                changed(connection, properties::path_of_pool(&view.name), POOL_INTERFACE, properties).await
-            }
-            Notice::PoolAdded(view) => {
-                let path = properties::path_of_pool(&view.name);
-                added(connection, path, POOL_INTERFACE, properties::of_pool(&view)).await
-            }
-            Notice::PoolWanted(name) => {
-                let path = properties::path_of_pool(&name);
-                connection.emit_signal(None::<&str>, path, POOL_INTERFACE, "Wanted", &()).await
-            }
-            Notice::ExhaustionAhead(view) => {
-                let (path, body) = (properties::path_of_pool(&view.pool), outbound::of_exhaustion(&view));
-                connection.emit_signal(None::<&str>, path, POOL_INTERFACE, "ExhaustionAhead", &body).await
-            }
-            Notice::PoolRemoved(name) => {
-                removed(connection, properties::path_of_pool(&name), POOL_INTERFACE).await
-            }
-        }
-    }
-}
-
-async fn changed(
-    connection: &Connection,
-    path: OwnedObjectPath,
-    interface: &str,
-    properties: Properties,
-) -> zbus::Result<()> {
-    let body = (interface, properties, Vec::<String>::new());
-    connection.emit_signal(None::<&str>, path, PROPERTIES, "PropertiesChanged", &body).await
-}
-
-async fn added(
-    connection: &Connection,
-    path: OwnedObjectPath,
-    interface: &str,
-    properties: Properties,
-) -> zbus::Result<()> {
-    let body = (path, HashMap::from([(interface, properties)]));
-    connection.emit_signal(None::<&str>, MANAGER_PATH, OBJECT_MANAGER, "InterfacesAdded", &body).await
-}
-
-async fn removed(connection: &Connection, path: OwnedObjectPath, interface: &str) -> zbus::Result<()> {
-    let body = (path, vec![interface]);
-    connection.emit_signal(None::<&str>, MANAGER_PATH, OBJECT_MANAGER, "InterfacesRemoved", &body).await
 }
 
 /// The body of a call. A body of another type is the caller's fault.

@@ -6,13 +6,16 @@
 //! answers before it reads on is all the back-pressure that a flooding caller needs.
 
 mod caller;
+mod evict;
 mod introspect;
 mod manager;
 mod outbound;
 mod outgoing;
+mod polkit;
 mod private;
 mod properties;
 mod senders;
+mod signals;
 mod system;
 mod systemd;
 mod transport;
@@ -71,7 +74,7 @@ impl From<crate::broker::Refusal> for Failure {
             }
             Refusal::QuotaExceeded(_) | Refusal::SharedQuotaExceeded(_) => ErrorName::QuotaExceeded,
             Refusal::NoSuchSession(_) => ErrorName::NoSuchSession,
-            Refusal::CannotLease(_) => ErrorName::NotReady,
+            Refusal::CannotLease(_) | Refusal::CannotEvict(_) | Refusal::CannotSend(_) => ErrorName::NotReady,
             Refusal::OverLimit(_) => return Self::standard("LimitsExceeded", refusal.to_string()),
             Refusal::TooManySockets(_) => ErrorName::TooManySockets,
             Refusal::BadArgument(_) => ErrorName::BadArgument,

@@ -4,17 +4,19 @@
 
 use super::Failure;
 use super::manager::{Identify, Manager, Reply, argument, no_such_option};
-use crate::broker::{Drain, ForecastView, Kind, LeaseRequest, LeaseView, Shortage};
+use super::polkit::{self, Question};
+use crate::broker::{Drain, ForecastView, Kind, LeaseRequest, LeaseView, Refusal, Shortage};
 use crate::model::{LeaseId, Protocol, SessionId, SourceRange};
-use crate::policy::Caller;
+use crate::policy::{Administration, Caller};
 use portbroker_client::wire::{
     ErrorName, ForecastRow, LeaseRow, MAX_FORECAST_ROWS, MAX_LEASE_ROWS, MAX_PORTS_OF_A_LEASE, MAX_WAIT,
-    NEVER, OPTION_AHEAD, OPTION_MINIMUM, OPTION_UNDO, OPTION_WAIT, SESSION_PREFIX,
+    NEVER, OPTION_AHEAD, OPTION_INTERACTIVE, OPTION_MINIMUM, OPTION_UNDO, OPTION_WAIT, SESSION_PREFIX,
 };
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use zbus::message::{Header, Message};
+use zbus::wire::Signature;
 use zbus::{Fd, ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
 
 /// The members that are answered here.
@@ -33,7 +35,7 @@ pub(super) const MEMBERS: [&str; 9] = [
 /// What a row of ListLeases takes of an answer, about, in bytes.
 const LENGTH_OF_A_LEASE: usize = 160;
 
-type Options = HashMap<String, OwnedVariant>;
+pub(super) type Options = HashMap<String, OwnedVariant>;
 /// Session, pool, protocol, destination, how many, options.
 type LeaseArguments = (OwnedObjectPath, String, String, String, u32, Options);
 
@@ -91,9 +93,7 @@ impl Manager {
                 return Ok(Reply { descriptors: vec![held], ..message.into() });
             }
             "Release" => {
-                let lease: u64 = argument(message)?;
-                let (caller, _) = who.identify(call, false).await?;
-                self.broker.release(caller, LeaseId(lease)).await??;
+                self.release(message, call, who).await?;
                 reply.build(&())?
             }
             "ListLeases" => {
@@ -118,14 +118,47 @@ impl Manager {
                 reply.build(&forecasts.into_iter().map(row_of_forecast).collect::<Vec<_>>())?
             }
             _ => {
-                let (address, options): (String, Options) = argument(message)?;
-                let (address, drain) = (address_of(&address)?, drain_of(&options)?);
-                let (caller, _) = who.identify(call, false).await?;
-                self.broker.drain(caller, address, drain).await??;
+                self.drain(message, call, who).await?;
                 reply.build(&())?
             }
         };
         Ok(message.into())
+    }
+
+    /// Whose lease it is, is the broker's to say: polkit is asked about another's only.
+    async fn release(
+        &self,
+        message: &Message,
+        call: &Header<'_>,
+        who: &impl Identify,
+    ) -> Result<(), Failure> {
+        // The options came later.
+        let (lease, options): (u64, Options) = match *message.body().signature() {
+            Signature::U64 => (argument(message)?, Options::new()),
+            _ => argument(message)?,
+        };
+        let interactive = polkit::is_interactive_only(call, &options)?;
+        let (caller, _) = who.identify(call, false).await?;
+        match self.broker.release(caller.clone(), LeaseId(lease)).await? {
+            Err(Refusal::NotAllowed { .. }) => {
+                let details = vec![("lease", lease.to_string())];
+                let question = Question { action: Administration::Release, details, interactive };
+                let caller = polkit::authorize(self, question, call, who, caller).await?;
+                Ok(self.broker.release(caller, LeaseId(lease)).await??)
+            }
+            released => Ok(released?),
+        }
+    }
+
+    async fn drain(&self, message: &Message, call: &Header<'_>, who: &impl Identify) -> Result<(), Failure> {
+        let (address, options): (String, Options) = argument(message)?;
+        let (address, drain) = (address_of(&address)?, drain_of(&options)?);
+        let interactive = polkit::is_interactive(call, &options)?;
+        let details = vec![("address", address.to_string())];
+        let question = Question { action: Administration::Drain, details, interactive };
+        let (caller, _) = who.identify(call, false).await?;
+        let caller = polkit::authorize(self, question, call, who, caller).await?;
+        Ok(self.broker.drain(caller, address, drain).await??)
     }
 
     async fn request(
@@ -180,7 +213,7 @@ fn session_of(path: &str) -> Result<SessionId, Failure> {
     number.map(SessionId).ok_or_else(|| bad(format!("{} is no session: see OpenSession", shown(path))))
 }
 
-fn protocol_of(text: &str) -> Result<Protocol, Failure> {
+pub(super) fn protocol_of(text: &str) -> Result<Protocol, Failure> {
     match text {
         "tcp" => Ok(Protocol::Tcp),
         "udp" => Ok(Protocol::Udp),
@@ -238,6 +271,8 @@ fn drain_of(options: &Options) -> Result<Drain, Failure> {
             (OPTION_UNDO, Variant::Bool(true)) => Drain::Undo,
             (OPTION_UNDO, Variant::Bool(false)) => Drain::Begin,
             (OPTION_UNDO, _) => return Err(bad(format!("option {OPTION_UNDO:?} is true or false (b)"))),
+            // Not what is done, but how it is asked for.
+            (OPTION_INTERACTIVE, _) => drain,
             (unknown, _) => return Err(no_such_option(unknown)),
         };
     }
@@ -307,7 +342,7 @@ fn too_many_sockets(wanted: u32, limit: usize) -> Failure {
     Failure::ours(ErrorName::TooManySockets, text)
 }
 
-fn bad(message: impl Into<String>) -> Failure {
+pub(super) fn bad(message: impl Into<String>) -> Failure {
     Failure::ours(ErrorName::BadArgument, message)
 }
 

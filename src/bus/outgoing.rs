@@ -216,7 +216,7 @@ impl Outgoing {
     fn give_up(&self, patience: Duration) {
         let (uid, pid) = (self.uid, self.pid);
         self.gate.hit(Limit::UnreadTime, &Who::User(uid));
-        if self.gate.has_a_line(uid) {
+        if self.gate.has_a_line(&Who::User(uid), "unread") {
             let seconds = patience.as_secs();
             tracing::warn!(
                 event = "unread",

@@ -3,6 +3,7 @@
 use super::caller::PeerIdentity;
 use super::manager::Manager;
 use super::outgoing::{Outgoing, Unreads};
+use super::signals::Signals;
 use super::transport::Transport;
 use crate::broker::{Handle, Turn};
 use crate::kernel::descriptors::{Purpose, Spare, is_shortage, leaves_room};
@@ -75,8 +76,9 @@ impl Door {
     }
 
     /// Whether a connection is served.
-    fn lets_in(&mut self, stream: &tokio::net::UnixStream, uid: u32) -> bool {
-        let is_administrator = uid == 0 || uid == nix::unistd::geteuid().as_raw();
+    fn lets_in(&mut self, stream: &tokio::net::UnixStream, turn: Turn, uid: u32) -> bool {
+        let own = nix::unistd::geteuid().as_raw();
+        let is_administrator = turn.who() == Who::User(0) || (own != 0 && uid == own);
         let served =
             leaves_room(stream, if is_administrator { Purpose::Administration } else { Purpose::Anybody });
         self.said &= !served;
@@ -85,12 +87,22 @@ impl Door {
     }
 }
 
+/// Whose a connection is. Uid 0 of a container that has no users of its own would else have all that root has, and with
+/// each of its processes a turn. Where that cannot be found out now it is taken for root, who has to be heard then.
+fn turn_of(peer: &Peer) -> Turn {
+    if peer.uid == 0 && !peer.is_of_this_system() && peer.can_be_known() {
+        return Turn::CONTAINED;
+    }
+    Turn::of(peer.uid, peer.pid)
+}
+
 /// Serves every connection to the private socket, each in a task of its own. `spare` is what those that are accepted
-/// are opened by where there is nothing else.
+/// are opened by where there is nothing else. Without `bus` polkit is not asked, which is there.
 pub async fn serve_private_socket(
     listener: UnixListener,
     broker: Handle,
     spare: Spare,
+    bus: bool,
 ) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
@@ -98,6 +110,7 @@ pub async fn serve_private_socket(
     let looked_at = unreads.clone();
     tokio::spawn(async move { looked_at.look().await });
     let guid = zbus::Guid::generate();
+    let signals = Signals::of(&broker);
     let mut door = Door { spare, said: false };
     loop {
         let stream = match listener.accept().await {
@@ -121,19 +134,23 @@ pub async fn serve_private_socket(
                 continue;
             }
         };
-        if !door.lets_in(&stream, peer.uid) {
+        let turn = turn_of(&peer);
+        if !door.lets_in(&stream, turn, peer.uid) {
             broker.is_out_of_descriptors();
             continue;
         }
         // Who has as many as it may is turned away before anything is made for it.
-        let Ok(place) = broker.gate().claim(&Who::User(peer.uid), Claim::Connection) else { continue };
-        let (broker, guid) = (broker.in_turn_of(Turn::of(peer.uid, peer.pid)), guid.clone());
+        let Ok(place) = broker.gate().claim(&turn.who(), Claim::Connection) else { continue };
+        let (broker, guid) = (broker.in_turn_of(turn), guid.clone());
+        let signals = signals.clone();
         let (reader, writer) = stream.into_split();
         let outgoing = unreads.begin(writer, peer.uid, peer.pid, broker.gate().clone());
         let transport = Transport::new(reader, Arc::clone(&outgoing), peer.uid);
         tokio::spawn(async move {
             let pid = peer.pid;
-            if let Err(error) = serve_connection(transport, peer, &outgoing, broker, guid).await {
+            if let Err(error) =
+                serve_connection(transport, (peer, bus), &outgoing, broker, guid, signals).await
+            {
                 tracing::debug!(%error, pid, "a connection to the private socket ended");
             }
             outgoing.end(place);
@@ -143,10 +160,11 @@ pub async fn serve_private_socket(
 
 async fn serve_connection(
     transport: Transport,
-    peer: Peer,
+    (peer, bus): (Peer, bool),
     outgoing: &Arc<Outgoing>,
     broker: Handle,
     guid: zbus::Guid<'static>,
+    signals: Signals,
 ) -> zbus::Result<()> {
     let builder = Builder::socket(transport)
         .max_queued(QUEUED)
@@ -156,8 +174,8 @@ async fn serve_connection(
     let built = tokio::time::timeout(HANDSHAKE, builder.build_message_stream()).await;
     let mut messages = built.map_err(|_| zbus::Error::Handshake("not authenticated in time".into()))??;
     let connection = zbus::Connection::from(&messages);
-    let Some(mut notices) = broker.notices() else { return Ok(()) };
-    let manager = Manager { broker, limit: MAX_SOCKETS_PEER_TO_PEER };
+    let Some(mut signals) = signals.subscribe() else { return Ok(()) };
+    let manager = Manager { broker, limit: MAX_SOCKETS_PEER_TO_PEER, asks_polkit: bus };
     let identity = PeerIdentity::new(peer, Arc::clone(outgoing));
     // Calls that wait for ports: the others of the connection are answered meanwhile, and when it ends they wait no more.
     let mut waiting = FuturesUnordered::new();
@@ -177,8 +195,8 @@ async fn serve_connection(
                 None => return Ok(()),
             },
             Some(answered) = waiting.next() => answered?,
-            notice = notices.recv() => match notice {
-                Ok(notice) => manager.announce(&connection, notice).await?,
+            signal = signals.recv() => match signal {
+                Ok(signal) => connection.send(&signal).await?,
                 // It reads too slowly to be told everything; what it asks for is still right.
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return Ok(()),

@@ -3,6 +3,7 @@
 use super::caller::BusIdentity;
 use super::manager::Manager;
 use super::senders::{Place, Senders};
+use super::signals;
 use super::transport::MAX_MESSAGE;
 use crate::broker::{Handle, Turn};
 use crate::kernel::inotify::path_appears;
@@ -77,7 +78,7 @@ async fn serve_once(broker: &Handle) -> zbus::Result<()> {
     let mut messages = Builder::system().build_message_stream().await?;
     let connection = zbus::Connection::from(&messages);
     let Some(mut notices) = broker.notices() else { return Ok(()) };
-    let manager = Manager { broker: broker.clone(), limit: MAX_SOCKETS_ON_A_BUS };
+    let manager = Manager { broker: broker.clone(), limit: MAX_SOCKETS_ON_A_BUS, asks_polkit: true };
     let identity = Arc::new(BusIdentity::new(&connection).await?);
     let senders = Senders::new(broker.gate().clone(), None);
     // Those that wait for ports take nothing from the others.
@@ -110,14 +111,25 @@ async fn serve_once(broker: &Handle) -> zbus::Result<()> {
                 };
                 let (manager, connection, identity) = (manager.clone(), connection.clone(), Arc::clone(&identity));
                 tokio::spawn(async move {
-                    if let Err(error) = answer(manager, &connection, &message, &identity, place).await {
+                    let answered = answer(manager, &connection, &message, &identity, place);
+                    let answered = if waits {
+                        let header = message.header();
+                        // Who has left waits no more.
+                        tokio::select! {
+                            answered = answered => answered,
+                            Ok(()) = identity.left(&header) => Ok(()),
+                        }
+                    } else {
+                        answered.await
+                    };
+                    if let Err(error) = answered {
                         tracing::debug!(%error, "a call on the system bus could not be answered");
                     }
                     drop(all);
                 });
             },
             notice = notices.recv() => match notice {
-                Ok(notice) => manager.announce(&connection, notice).await?,
+                Ok(notice) => connection.send(&signals::of(notice)?).await?,
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return Ok(()),
             },

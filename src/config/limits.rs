@@ -26,8 +26,12 @@ pub enum Limit {
     UnreadBytes,
     /// How long a connection may leave unread what was sent to it.
     UnreadTime,
-    /// Lines of the log on behalf of a user, in [`LOG_SPAN`].
+    /// Lines of the log on behalf of a user or a unit, in [`LOG_SPAN`].
     LogLinesPerUser,
+    /// Bytes of lines that wait while the log takes none.
+    LogBuffer,
+    /// Processes of a user, or of a unit, that were handed listeners and live: each takes a descriptor.
+    HoldersPerUser,
 }
 
 /// The time in which lines of the log are counted.
@@ -59,7 +63,7 @@ const fn row(limit: Limit, key: &'static str, form: Form, default: u64, least: u
 const MIB: u64 = 1 << 20;
 
 /// In the order of the enumeration.
-const ROWS: [Row; 9] = [
+const ROWS: [Row; 11] = [
     row(Limit::ConnectionsPerUser, "connections-per-user", Form::Count, 128, 1, 65_536),
     row(Limit::Connections, "connections", Form::Count, 4096, 1, 1_048_576),
     row(Limit::CallsPerUser, "calls-per-user", Form::Count, 8, 1, 1024),
@@ -70,6 +74,8 @@ const ROWS: [Row; 9] = [
     row(Limit::UnreadBytes, "unread-bytes", Form::Size, 64 * MIB, 64 << 10, 1024 * MIB),
     row(Limit::UnreadTime, "unread-time", Form::Time, 30_000, 1000, 3_600_000),
     row(Limit::LogLinesPerUser, "log-lines-per-user", Form::Count, 100, 1, 1_000_000),
+    row(Limit::LogBuffer, "log-buffer", Form::Size, MIB, 64 << 10, 1024 * MIB),
+    row(Limit::HoldersPerUser, "holders-per-user", Form::Count, 1024, 16, 65_536),
 ];
 
 impl Limit {

@@ -57,6 +57,8 @@ unread-bytes-per-user = "16M"                # default
 unread-bytes = "64M"                         # default
 unread-time = "30s"                          # default
 log-lines-per-user = 100                     # default
+log-buffer = "1M"                            # default
+holders-per-user = 1024                      # default
 
 [metrics]
 socket = "default"                           # default

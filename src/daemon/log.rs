@@ -6,6 +6,7 @@
 //! written when it is made, and there is no thread.
 
 use super::journal::{self, Journal};
+use crate::broker::LogGauge;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 use std::collections::VecDeque;
@@ -13,12 +14,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What may wait, in bytes.
-const MOST: usize = 1 << 20;
 /// How often it is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -120,23 +118,22 @@ pub(super) struct Log(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     sink: Sink,
+    gauge: LogGauge,
     state: Mutex<State>,
-    /// Lines that were lost since the start.
-    lost: Arc<AtomicU64>,
 }
 
 impl Log {
     pub(super) fn new(sink: Sink) -> Self {
-        Self(Arc::new(Inner { sink, state: Mutex::default(), lost: Arc::default() }))
+        Self(Arc::new(Inner { sink, gauge: LogGauge::default(), state: Mutex::default() }))
+    }
+
+    /// How it is; and there its buffer is given another length.
+    pub(super) fn gauge(&self) -> LogGauge {
+        self.0.gauge.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How many lines were lost since the start, as it goes on.
-    pub(super) fn lines_lost(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.0.lost)
     }
 
     /// Writes a record, now or later or not at all.
@@ -149,12 +146,14 @@ impl Log {
             return;
         }
         // The rest of a line that was begun is written in any case.
-        if state.bytes.saturating_add(rest.len()) > MOST && taken == 0 {
+        let most = usize::try_from(self.0.gauge.most()).unwrap_or(usize::MAX);
+        if state.bytes.saturating_add(rest.len()) > most && taken == 0 {
             state.lost = state.lost.saturating_add(1);
-            self.0.lost.fetch_add(1, Ordering::Relaxed);
+            self.0.gauge.lost_one();
         } else {
             state.bytes = state.bytes.saturating_add(rest.len());
             state.waiting.push_back(rest.to_vec());
+            self.measure(&state);
         }
         if !std::mem::replace(&mut state.retries, true) {
             let log = self.clone();
@@ -172,8 +171,17 @@ impl Log {
         }
     }
 
+    fn measure(&self, state: &State) {
+        self.0.gauge.waits(u64::try_from(state.bytes).unwrap_or(u64::MAX));
+    }
+
     /// Writes what waits, as far as it is taken.
     fn flush(&self, state: &mut State) {
+        self.flush_some(state);
+        self.measure(state);
+    }
+
+    fn flush_some(&self, state: &mut State) {
         while let Some(mut record) = state.waiting.pop_front() {
             let taken = self.write_now(&record);
             state.bytes = state.bytes.saturating_sub(taken);
@@ -249,7 +257,8 @@ mod tests {
         const LINES: usize = 20_000;
         (0..LINES).for_each(|n| log.record(line(n).as_bytes()));
         let buffered = log.state().bytes;
-        assert!(buffered <= MOST && log.state().lost > 0, "{buffered}");
+        let most = usize::try_from(log.gauge().most()).unwrap();
+        assert!(buffered <= most && log.state().lost > 0, "{buffered}");
         let read = std::thread::spawn(move || {
             let mut text = String::new();
             reader.read_to_string(&mut text).unwrap();

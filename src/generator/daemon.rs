@@ -2,16 +2,19 @@
 
 use super::delivery::{HEADER, paths};
 use super::words;
-use crate::config::{Account, Config, ListenerConfig, MetricsSocket};
+use crate::config::{Account, Config, ListenerConfig, MetricsSocket, SocketOptions};
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
+/// The bits of a mode that no service may set without need.
+const SET_IDS: u32 = 0o6000;
+
 /// The drop-in for portbroker.service; none where it needs nothing more.
 ///
-/// Unix sockets in the file system: their directories belong to others (CAP_DAC_OVERRIDE), and they are given
-/// to whom the configuration says (CAP_CHOWN). Outside of /run the daemon sees everything read-only, so the
-/// top directory of each path is opened too: all of it, since what is below may not be there yet. The socket of the
-/// metrics is given to a group that the daemon is in for that.
+/// Unix sockets in the file system: their directories belong to others (CAP_DAC_OVERRIDE), and some are given
+/// to whom the configuration says (CAP_CHOWN, and the system calls for it). Outside of /run the daemon sees everything
+/// read-only, so the top directory of each path is opened too: all of it, since what is below may not be there yet. The
+/// socket of the metrics is given to a group that the daemon is in for that.
 #[must_use]
 pub(super) fn drop_in(config: &Config) -> Option<String> {
     // Links to a socket are made where it says, like the socket.
@@ -22,12 +25,23 @@ pub(super) fn drop_in(config: &Config) -> Option<String> {
         MetricsSocket::Default | MetricsSocket::None => None,
     };
     let tops: BTreeSet<PathBuf> = sockets.iter().chain(metrics).filter_map(|path| top(path)).collect();
+    let any = |of: fn(&SocketOptions) -> bool| {
+        let mut with_paths = config.listeners.values().filter(|l| paths(&l.endpoints).next().is_some());
+        with_paths.any(|listener| of(&listener.options))
+    };
+    let gives_away = any(|options| options.socket_user.is_some() || options.socket_group.is_some());
+    // systemd starts nobody with a group that it does not know.
+    let scrapers = config.metrics.socket_group.as_ref().filter(|group| group.id.is_some());
     let mut text = String::new();
     if !sockets.is_empty() {
-        text.push_str(
-            "AmbientCapabilities=CAP_CHOWN CAP_DAC_OVERRIDE\n\
-             CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE\n",
-        );
+        let capabilities = if gives_away { "CAP_CHOWN CAP_DAC_OVERRIDE" } else { "CAP_DAC_OVERRIDE" };
+        text.push_str(&format!("AmbientCapabilities={capabilities}\nCapabilityBoundingSet={capabilities}\n"));
+    }
+    if gives_away || scrapers.is_some() {
+        text.push_str("SystemCallFilter=@chown\n");
+    }
+    if any(|options| (options.socket_mode | options.directory_mode) & SET_IDS != 0) {
+        text.push_str("RestrictSUIDSGID=no\n");
     }
     if sockets.iter().chain(metrics).any(|path| path.starts_with("/dev")) {
         // Our own /dev would be another one than that of everybody else.
@@ -36,8 +50,8 @@ pub(super) fn drop_in(config: &Config) -> Option<String> {
     for top in tops {
         text.push_str(&format!("ReadWritePaths={}\n", words::quote(&format!("-{}", top.display()))));
     }
-    // Who is in a group may give a file of its own to it. systemd starts nobody with a group that it does not know.
-    if let Some(Account { name, id: Some(_) }) = &config.metrics.socket_group {
+    // Who is in a group may give a file of its own to it.
+    if let Some(Account { name, .. }) = scrapers {
         text.push_str(&format!("SupplementaryGroups={}\n", words::quote(name)));
     }
     (!text.is_empty()).then(|| format!("{HEADER}[Service]\n{text}"))
@@ -54,11 +68,10 @@ fn top(path: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Metrics, SocketOptions};
+    use crate::config::Metrics;
     use crate::model::{Endpoint, ListenerName, SocketKind, UnixAddress, UnixEndpoint};
 
-    #[test]
-    fn the_places_of_links_are_opened_too() {
+    fn with(options: SocketOptions) -> String {
         let listener = ListenerConfig {
             endpoints: vec![Endpoint::Unix(UnixEndpoint {
                 kind: SocketKind::Stream,
@@ -67,12 +80,36 @@ mod tests {
             allow: Vec::new(),
             idle: Default::default(),
             activate: None,
-            options: SocketOptions { symlinks: vec!["/srv/deep/x".into()], ..SocketOptions::default() },
+            options,
             origin: Default::default(),
         };
         let name = ListenerName::try_from("x").unwrap();
         let config = Config { listeners: [(name, listener.into())].into(), ..Config::default() };
-        assert!(drop_in(&config).unwrap().contains("ReadWritePaths=-/srv\n"));
+        drop_in(&config).unwrap()
+    }
+
+    #[test]
+    fn the_places_of_links_are_opened_too() {
+        let options = SocketOptions { symlinks: vec!["/srv/deep/x".into()], ..SocketOptions::default() };
+        assert!(with(options).contains("ReadWritePaths=-/srv\n"));
+    }
+
+    #[test]
+    fn only_what_is_asked_for_is_given() {
+        let plain = with(SocketOptions::default());
+        assert!(plain.contains("AmbientCapabilities=CAP_DAC_OVERRIDE\n"), "{plain}");
+        assert!(!plain.contains("chown") && !plain.contains("SUIDSGID"), "{plain}");
+        let group = Some(Account { name: "web".into(), id: Some(7) });
+        let given = with(SocketOptions { socket_group: group, ..SocketOptions::default() });
+        assert!(
+            given.contains("CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE\nSystemCallFilter=@chown\n"),
+            "{given}"
+        );
+        let shared = with(SocketOptions { directory_mode: 0o2775, ..SocketOptions::default() });
+        assert!(shared.contains("RestrictSUIDSGID=no\n"), "{shared}");
+        assert!(
+            !with(SocketOptions { directory_mode: 0o1777, ..SocketOptions::default() }).contains("SUIDSGID")
+        );
     }
 
     #[test]
@@ -85,7 +122,10 @@ mod tests {
             ..Config::default()
         };
         let text = drop_in(&group(Some(150))).unwrap();
-        assert!(text.ends_with("[Service]\nSupplementaryGroups=prometheus\n"), "{text}");
+        assert!(
+            text.ends_with("[Service]\nSystemCallFilter=@chown\nSupplementaryGroups=prometheus\n"),
+            "{text}"
+        );
         assert_eq!(drop_in(&group(None)), None, "systemd would not start the daemon");
         let elsewhere = Metrics { socket: MetricsSocket::At("/srv/m/socket".into()), ..Metrics::default() };
         let text = drop_in(&Config { metrics: elsewhere, ..Config::default() }).unwrap();

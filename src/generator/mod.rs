@@ -14,6 +14,6 @@ mod tool;
 mod words;
 
 pub use delivery::Delivery;
-pub use run::{GenerateError, Host, STAMP, generate};
+pub use run::{DAEMON, GenerateError, Host, PRIVILEGES, STAMP, generate};
 pub use systemd::SystemdVersion;
 pub use tool::Tool;

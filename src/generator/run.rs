@@ -18,8 +18,11 @@ use std::path::{Path, PathBuf};
 pub const STAMP: &str = "portbroker.stamp";
 
 /// The daemon's own unit.
-const DAEMON: &str = "portbroker.service";
-/// The drop-in with what a newer systemd has. An administrator's own drop-ins come later, by their names.
+pub const DAEMON: &str = "portbroker.service";
+/// The drop-in with what sockets that have a path take. An administrator's own drop-ins come later, by their names:
+/// what they reset stays reset (after `SystemCallFilter=`, one more that is allowed would be the only one).
+pub const PRIVILEGES: &str = "50-sockets.conf";
+/// The drop-in with what a newer systemd has.
 const NEWER: &str = "50-systemd.conf";
 /// The most faults that are logged; `portbroker check` shows all.
 const MAX_LOGGED: usize = 20;
@@ -95,7 +98,7 @@ pub fn generate(root: &Path, output: &Path, host: &Host) -> Vec<String> {
         }
     }
     if let Some(text) = daemon::drop_in(&checked.config) {
-        let path = dropin_path(output, DAEMON, DELIVERY_FILE);
+        let path = dropin_path(output, DAEMON, PRIVILEGES);
         if let Err(source) = write(&path, &text) {
             messages.push(GenerateError::Daemon { path, source }.to_string());
         }

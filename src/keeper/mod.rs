@@ -18,6 +18,7 @@ mod store;
 use crate::kernel::child::{self, Asked, End, Signals};
 use crate::kernel::exec::exec;
 use crate::kernel::notify_socket::{NotifySocket, Received, socket_number};
+use crate::kernel::oom::{OomKills, oom_kills};
 use crate::kernel::store::notify_lines;
 use life::{Act, Death, Life};
 use message::Message;
@@ -26,8 +27,8 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Instant;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 use store::{Store, Stored};
 
 /// Tells the daemon that it has a keeper, by its pid.
@@ -40,6 +41,10 @@ const NOTIFY: &str = "keeper.notify";
 pub const LOCK: &str = "keeper.lock";
 /// `FileDescriptorStoreMax=` of portbroker.service.
 const MOST: usize = 65_536;
+/// SIGKILL: what the kernel kills by.
+const KILL: i32 = 9;
+/// How long a program may take to say its version; nobody follows a daemon that dies meanwhile.
+const TRIAL: Duration = Duration::from_secs(5);
 /// How many messages are read before signals are looked at.
 const AT_ONCE: usize = 256;
 
@@ -92,6 +97,8 @@ pub struct Keeper {
     lock: OwnedFd,
     life: Life,
     daemon: Option<i32>,
+    /// How many processes had been killed for want of memory when the daemon was started, where that is known.
+    oom_kills: Option<u64>,
     /// Said once.
     complained: bool,
 }
@@ -158,6 +165,7 @@ impl Keeper {
             lock: plan.lock,
             life,
             daemon,
+            oom_kills: oom_kills().map(|counted| counted.kills),
             complained: false,
         })
     }
@@ -232,6 +240,7 @@ impl Keeper {
                     "the daemon is started"
                 );
                 self.daemon = Some(daemon);
+                self.oom_kills = oom_kills().map(|counted| counted.kills);
             }
             Err(error) => {
                 tracing::error!(%error, "the keeper cannot start the daemon, and tries again: {error}");
@@ -320,7 +329,28 @@ impl Keeper {
                 stored = self.store.len(),
                 "the daemon has ended"
             );
+            if death == Death::Killed(KILL) {
+                self.see_whether_for_want_of_memory();
+            }
             self.life.died(death, self.store.is_empty(), Instant::now());
+        }
+    }
+
+    /// The daemon was killed: by the kernel, most likely, where that has killed somebody beside us meanwhile.
+    fn see_whether_for_want_of_memory(&self) {
+        let Some((before, now)) = self.oom_kills.zip(oom_kills()) else { return };
+        if now.kills > before {
+            let OomKills { limit, .. } = now;
+            let limit = limit.map_or_else(
+                || "there is no limit but the host's memory, or one of a group further up".to_owned(),
+                |limit| format!("together they may have {limit} bytes"),
+            );
+            tracing::error!(
+                event = "memory",
+                stored = self.store.len(),
+                "the kernel has killed the daemon, or others of its control group, for want of memory ({limit}): all that \
+                 is stored goes to the next daemon; see what else uses memory there, or give it more"
+            );
         }
     }
 
@@ -328,16 +358,9 @@ impl Keeper {
     fn renew(&mut self) {
         let program = self.current_program().to_owned();
         // There is no way back from exec: so another process tries it first.
-        let tried = Command::new(&program).arg("--version").output();
-        match tried {
-            Ok(output) if output.status.success() => {}
-            failed => {
-                return tracing::error!(
-                    ?failed,
-                    "{} does not run: the keeper stays what it is",
-                    program.display()
-                );
-            }
+        if let Err(error) = try_out(&program) {
+            let program = program.display();
+            return tracing::error!(%error, "{program} does not run ({error}): the keeper stays what it is");
         }
         let own = [(NOTIFY, self.notify.as_fd()), (LOCK, self.lock.as_fd())];
         let sockets = match copies(own.into_iter().chain(self.sockets())) {
@@ -355,6 +378,25 @@ impl Keeper {
             1
         })
     }
+}
+
+/// Whether a program runs at all, and to its end.
+fn try_out(program: &Path) -> io::Result<()> {
+    let mut command = Command::new(program);
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut tried = command.spawn()?;
+    let deadline = Instant::now() + TRIAL;
+    loop {
+        match tried.try_wait()? {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => return Err(io::Error::other(status.to_string())),
+            None if Instant::now() >= deadline => break,
+            None => std::thread::sleep(TRIAL / 1000),
+        }
+    }
+    tried.kill()?;
+    tried.wait()?;
+    Err(io::Error::other(format!("--version takes longer than {TRIAL:?}")))
 }
 
 fn listen(path: &Path) -> Result<NotifySocket, KeeperError> {

@@ -16,9 +16,14 @@ use std::os::fd::{AsFd, AsRawFd as _};
 /// Kept for our own work, and as many for administrators; at most an eighth of all.
 const KEPT: u64 = 64;
 
+/// What a daemon opens for itself from the takeover to READY, at least, whatever is configured.
+const OWN: u64 = 16;
+
 /// Who is to have a descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
+    /// Sockets that an earlier daemon had stored: as many as a daemon that has opened all its own could bind.
+    Takeover,
     /// Listeners, leases, callers.
     Anybody,
     /// What administrators ask for, and hand-overs, which are closed again at once.
@@ -128,7 +133,8 @@ impl Default for Spare {
     }
 }
 
-fn limit() -> Option<u64> {
+/// `RLIMIT_NOFILE`, where the kernel tells it.
+pub(super) fn limit() -> Option<u64> {
     getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft)
 }
 
@@ -136,6 +142,7 @@ fn limit() -> Option<u64> {
 fn most(limit: u64, purpose: Purpose) -> u64 {
     let kept = KEPT.min(limit / 8);
     match purpose {
+        Purpose::Takeover => limit.saturating_sub(2 * kept).saturating_sub(OWN),
         Purpose::Anybody => limit.saturating_sub(2 * kept),
         Purpose::Administration => limit.saturating_sub(kept),
     }
@@ -149,6 +156,7 @@ mod tests {
     fn some_are_kept_for_administrators_and_some_for_ourselves() {
         assert_eq!((most(1024, Purpose::Anybody), most(1024, Purpose::Administration)), (896, 960));
         assert_eq!((most(64, Purpose::Anybody), most(64, Purpose::Administration)), (48, 56));
+        assert_eq!((most(1024, Purpose::Takeover), most(64, Purpose::Takeover)), (880, 32));
         assert_eq!((most(0, Purpose::Anybody), most(u64::MAX, Purpose::Anybody)), (0, u64::MAX - 128));
     }
 

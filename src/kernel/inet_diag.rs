@@ -22,8 +22,12 @@ const REQUEST: usize = 56;
 const MESSAGE: usize = 72;
 /// `SOCK_DIAG_BY_FAMILY`.
 const BY_FAMILY: u16 = 20;
+/// `TCPDIAG_GETSOCK`, the older question, about TCP alone, of both families at once.
+const OF_TCP: u16 = 18;
 /// `SOCK_DESTROY`.
 const DESTROY: u16 = 21;
+/// Neither family, and both.
+const AF_UNSPEC: u8 = 0;
 /// `INET_DIAG_REQ_BYTECODE`.
 const REQUEST_FILTER: u16 = 1;
 /// `INET_DIAG_SKV6ONLY`, and `INET_DIAG_CGROUP_ID`, which comes unasked from Linux 5.8 on.
@@ -46,10 +50,29 @@ pub(super) const ANY_STATE: u32 = u32::MAX;
 pub(super) const BC_JUMP: u8 = 1;
 pub(super) const JUMP: usize = 4;
 
+/// `INET_DIAG_BC_S_GE` and `INET_DIAG_BC_S_LE`, comparisons of the own port.
+pub(super) const BC_PORT_FROM: u8 = 2;
+pub(super) const BC_PORT_TO: u8 = 3;
+pub(super) const COMPARISON: u8 = 8;
+
+/// A filter that accepts one port. In a dump the kernel compares the port of the question itself too, but not with those of
+/// sockets that are bound and nothing else (seen on Linux 6.18).
+pub(super) fn only_port(port: u16) -> Vec<u8> {
+    let mut program = Vec::with_capacity(2 * usize::from(COMPARISON));
+    // Beyond the end, from the first and from the second.
+    for (code, beyond) in [(BC_PORT_FROM, 20u16), (BC_PORT_TO, 12)] {
+        program.extend([code, COMPARISON]);
+        program.extend(beyond.to_ne_bytes());
+        program.extend([0, 0]);
+        program.extend(port.to_ne_bytes());
+    }
+    program
+}
+
 /// What is asked.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Question<'a> {
-    /// `AF_INET` or `AF_INET6`; an IPv6 socket with IPv4 addresses is of the second.
+    /// `AF_INET` or `AF_INET6`; an IPv6 socket with IPv4 addresses is of the second. `AF_UNSPEC`: see [`Question::tcp`].
     pub(super) family: u8,
     /// TCP or UDP.
     pub(super) protocol: Protocol,
@@ -131,7 +154,7 @@ impl Diag {
                     _ if sequence != self.sequence => {}
                     NLMSG_DONE => return Ok(()),
                     NLMSG_ERROR => return Err(refusal(body)),
-                    BY_FAMILY => Answer::new(body).map_or(Ok(()), &mut each)?,
+                    BY_FAMILY | OF_TCP => Answer::new(body).map_or(Ok(()), &mut each)?,
                     _ => {}
                 }
             }
@@ -165,7 +188,8 @@ impl Diag {
 
     fn send(&mut self, question: &Question<'_>, flags: u16) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
-        let bytes = question.bytes(BY_FAMILY, flags, self.sequence, ANY_COOKIE);
+        let kind = if question.family == AF_UNSPEC { OF_TCP } else { BY_FAMILY };
+        let bytes = question.bytes(kind, flags, self.sequence, ANY_COOKIE);
         self.socket.send(&bytes, 0).map(drop)
     }
 }
@@ -193,9 +217,17 @@ impl Question<'_> {
         Self { family, protocol, states, local: None, remote: None, device: 0, filter: &[] }
     }
 
+    /// All of TCP in these states, of both families, for a dump: the kernel goes through its table of connections once,
+    /// which is most of the work where there are few.
+    pub(super) fn tcp(states: u32) -> Self {
+        Self::all(AF_UNSPEC, Protocol::Tcp, states)
+    }
+
     fn bytes(&self, kind: u16, flags: u16, sequence: u32, cookie: [u8; 8]) -> Vec<u8> {
         let attribute = if self.filter.is_empty() { 0 } else { 4 + self.filter.len() };
-        let length = HEADER + REQUEST + attribute;
+        // `struct inet_diag_req` has its states last, and a word more.
+        let request = if kind == OF_TCP { REQUEST + 4 } else { REQUEST };
+        let length = HEADER + request + attribute;
         let mut bytes = Vec::with_capacity(length);
         bytes.extend(u32::try_from(length).unwrap_or_default().to_ne_bytes());
         bytes.extend(kind.to_ne_bytes());
@@ -203,9 +235,15 @@ impl Question<'_> {
         bytes.extend(sequence.to_ne_bytes());
         // The port id; then the request: family, protocol, extensions, padding, states, socket id.
         bytes.extend([0; 4]);
-        let number = if self.protocol == Protocol::Tcp { IPPROTO_TCP } else { IPPROTO_UDP };
+        let number = match self.protocol {
+            _ if kind == OF_TCP => 0,
+            Protocol::Tcp => IPPROTO_TCP,
+            Protocol::Udp => IPPROTO_UDP,
+        };
         bytes.extend([self.family, number, 0, 0]);
-        bytes.extend(self.states.to_ne_bytes());
+        if kind != OF_TCP {
+            bytes.extend(self.states.to_ne_bytes());
+        }
         for end in [self.local, self.remote] {
             bytes.extend(end.map_or(0, |end| end.port()).to_be_bytes());
         }
@@ -214,6 +252,10 @@ impl Question<'_> {
         }
         bytes.extend(self.device.to_ne_bytes());
         bytes.extend(cookie);
+        if kind == OF_TCP {
+            bytes.extend(self.states.to_ne_bytes());
+            bytes.extend([0; 4]);
+        }
         if attribute > 0 {
             bytes.extend(u16::try_from(attribute).unwrap_or_default().to_ne_bytes());
             bytes.extend(REQUEST_FILTER.to_ne_bytes());
@@ -281,6 +323,16 @@ impl<'a> Answer<'a> {
         // Two halves, the lower one first whatever the order of bytes.
         let half = |at| u64::from(self.field(at).map_or(0, u32::from_ne_bytes));
         half(44) | half(48) << 32
+    }
+
+    /// The interface that it is bound to, by index; 0: none.
+    pub(super) fn device(self) -> u32 {
+        self.field(40).map_or(0, u32::from_ne_bytes)
+    }
+
+    /// Which of its timers runs: 3 is that of TIME_WAIT and of a FIN_WAIT2 that nobody has.
+    pub(super) fn timer(self) -> u8 {
+        self.field(2).map_or(0, u8::from_ne_bytes)
     }
 
     /// Milliseconds until its timer fires.

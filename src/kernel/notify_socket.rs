@@ -3,22 +3,18 @@
 //! Who wrote a message is what the kernel says (`SCM_CREDENTIALS`), and nobody but this process's own user and root
 //! can write at all. What comes with a message that is not taken is closed.
 
-use nix::cmsg_space;
-use nix::errno::Errno;
+use super::received::receive;
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, bind,
-    recvmsg, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, bind, setsockopt, socket, sockopt,
 };
 use nix::sys::stat::{Mode, fstat, umask};
-use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// What systemd takes, `NOTIFY_BUFFER_MAX`: no more is read, and a longer message is none.
 const LONGEST: usize = 4096;
-/// A message takes no more, `SCM_MAX_FD` of the kernel.
-const MOST_IN_A_MESSAGE: usize = 253;
 
 /// How many messages a queue may have, where the kernel does not say so, and at least: the limit is that of when the
 /// socket was made.
@@ -76,28 +72,17 @@ impl NotifySocket {
 
     /// The next message, or none.
     pub fn receive(&self) -> io::Result<Option<Received>> {
-        let mut room = cmsg_space!(UnixCredentials, [RawFd; MOST_IN_A_MESSAGE]);
         let mut text = vec![0; LONGEST];
-        let mut parts = [IoSliceMut::new(&mut text)];
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-        let message = match recvmsg::<UnixAddr>(self.0.as_raw_fd(), &mut parts, Some(&mut room), flags) {
+        let message = match receive(&self.0, &mut text, MsgFlags::empty()) {
             Ok(message) => message,
-            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let (mut pid, mut descriptors) = (0, Vec::new());
-        for part in message.cmsgs().map_err(io::Error::from)? {
-            match part {
-                ControlMessageOwned::ScmCredentials(of) => pid = of.pid(),
-                ControlMessageOwned::ScmRights(received) => {
-                    descriptors.extend(received.into_iter().map(owned))
-                }
-                _ => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                return Ok(None);
             }
-        }
-        let (length, flags) = (message.bytes, message.flags);
-        text.truncate(if flags.contains(MsgFlags::MSG_TRUNC) { 0 } else { length });
-        Ok(Some(Received { pid, text, descriptors, cut: flags.contains(MsgFlags::MSG_CTRUNC) }))
+            Err(error) => return Err(error),
+        };
+        text.truncate(if message.is_cut { 0 } else { message.length });
+        let (pid, descriptors) = (message.pid.unwrap_or_default(), message.descriptors);
+        Ok(Some(Received { pid, text, descriptors, cut: message.lacks_descriptors }))
     }
 }
 
@@ -111,13 +96,6 @@ impl From<NotifySocket> for OwnedFd {
     fn from(socket: NotifySocket) -> Self {
         socket.0
     }
-}
-
-/// A descriptor that has just been received.
-#[expect(unsafe_code, reason = "the numbers of a message become owners")]
-fn owned(raw: RawFd) -> OwnedFd {
-    // SAFETY: recvmsg(2) has just put it into our table, and told nobody else of it.
-    unsafe { OwnedFd::from_raw_fd(raw) }
 }
 
 /// Which socket a descriptor is of, by device and inode; none where it is no socket: two ends of a pipe have one inode,

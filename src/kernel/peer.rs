@@ -94,6 +94,12 @@ impl Peer {
         process::is_alive(pidfd).then_some(found)
     }
 
+    /// When it started, in clock ticks since boot: with the pid, this names a process for good.
+    #[must_use]
+    pub fn start_time(&self) -> Option<u64> {
+        self.while_alive(process::start_time)
+    }
+
     /// The path of its cgroup in systemd's hierarchy.
     #[must_use]
     pub fn cgroup(&self) -> Option<String> {
@@ -137,7 +143,7 @@ fn own_network() -> Option<u64> {
 }
 
 /// The path in systemd's own hierarchy: `name=systemd` where there is one (legacy, hybrid), else the unified.
-fn systemd_cgroup(text: &str) -> Option<String> {
+pub(super) fn systemd_cgroup(text: &str) -> Option<String> {
     let path_of = |controller: &str| {
         text.lines().find_map(|line| {
             let mut fields = line.splitn(3, ':');

@@ -6,23 +6,21 @@
 //! - A message is a byte, the version of this, and as many sockets as a message takes. It is queued whole or not.
 //! - Messages are looked at and never taken (`MSG_PEEK` behind `SO_PEEK_OFF`), so that there is no moment at which a
 //!   kill loses a socket. What is put in stays in; what is to go takes a new box without it.
+//! - No more is taken copies of than leaves the process descriptors to work with. The others stay in.
 //!
 //! It must not know which sockets these are, nor what the store has.
 
+use super::descriptors::{Purpose, leaves_room};
+use super::received::{MOST_IN_A_MESSAGE, receive};
 use super::sockopt::set_int;
-use nix::cmsg_space;
-use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recv,
-    recvmsg, sendmsg, socketpair,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, recv, sendmsg, socketpair,
 };
 use nix::sys::stat::fstat;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-/// A message takes no more, `SCM_MAX_FD` of the kernel.
-const MOST_IN_A_MESSAGE: usize = 253;
 /// The first byte of a message.
 const VERSION: u8 = 1;
 /// What may be queued, in bytes as the kernel counts them: about 768 a message, whatever is in it. Ten thousand
@@ -39,6 +37,24 @@ pub(super) struct SocketsBox {
     inode: u64,
     messages: usize,
     whole: bool,
+}
+
+/// What a look at a box has found.
+#[derive(Debug)]
+pub(super) struct Look {
+    /// Copies of its sockets, which stay in it.
+    pub(super) sockets: Vec<OwnedFd>,
+    /// Why these are not all, if so.
+    pub(super) unseen: Option<Unseen>,
+}
+
+/// Why not all sockets of a box could be looked at.
+#[derive(Debug)]
+pub(super) enum Unseen {
+    /// This process may have no more open: so many are left, where the kernel tells it.
+    NoRoom(Option<u64>),
+    /// What the kernel said, or what is wrong with a message.
+    Failed(io::Error),
 }
 
 impl SocketsBox {
@@ -109,50 +125,55 @@ impl SocketsBox {
         (done, None)
     }
 
-    /// Copies of all sockets that are in it, which stay there. Where something cannot be looked at there is an error
-    /// beside those that can, and the box is not whole from then on.
-    pub(super) fn look(&mut self) -> (Vec<OwnedFd>, Option<io::Error>) {
-        let mut found = Vec::new();
+    /// Copies of the sockets that are in it, which stay there, as many as leave descriptors to work with. Where these
+    /// are not all, the box is not whole from then on.
+    pub(super) fn look(&mut self) -> Look {
+        let mut sockets = Vec::new();
         self.messages = 0;
         // The offset belongs to the socket, and an earlier process may have left any.
         let result = set_int(&self.queue, libc::SOL_SOCKET, libc::SO_PEEK_OFF, 0)
-            .and_then(|()| self.look_from_offset(&mut found));
+            .map_err(Unseen::Failed)
+            .and_then(|()| self.look_from_offset(&mut sockets));
         self.whole = result.is_ok();
-        (found, result.err())
+        let unseen = result.err().map(|unseen| match unseen {
+            Unseen::NoRoom(_) => {
+                Unseen::NoRoom(self.in_flight().map(|all| all.saturating_sub(count(&sockets))))
+            }
+            failed @ Unseen::Failed(_) => failed,
+        });
+        Look { sockets, unseen }
     }
 
-    fn look_from_offset(&mut self, found: &mut Vec<OwnedFd>) -> io::Result<()> {
-        let mut room = cmsg_space!([RawFd; MOST_IN_A_MESSAGE]);
+    fn look_from_offset(&mut self, found: &mut Vec<OwnedFd>) -> Result<(), Unseen> {
         let mut byte = [0];
         loop {
-            let mut parts = [IoSliceMut::new(&mut byte)];
-            let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-            let message =
-                match recvmsg::<UnixAddr>(self.queue.as_raw_fd(), &mut parts, Some(&mut room), flags) {
-                    Ok(message) => message,
-                    Err(Errno::EAGAIN) => return Ok(()),
-                    Err(error) => return Err(error.into()),
-                };
-            let (length, cut) = (message.bytes, message.flags);
-            let rights = message.cmsgs().map_err(io::Error::from)?.filter_map(|part| match part {
-                ControlMessageOwned::ScmRights(sockets) => Some(sockets),
-                _ => None,
-            });
-            found.extend(rights.flatten().map(owned));
-            if length == 0 {
+            let message = match receive(&self.queue, &mut byte, MsgFlags::MSG_PEEK) {
+                Ok(message) => message,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(Unseen::Failed(error)),
+            };
+            if message.length == 0 {
                 // The other end is closed, and nothing more can come.
                 return Ok(());
             }
-            if cut.contains(MsgFlags::MSG_CTRUNC) {
-                return Err(io::Error::other(
-                    "not all sockets of a message fit: the process may have no more open",
-                ));
-            }
             if byte != [VERSION] {
-                return Err(io::Error::other(format!("it has a message of version {}", byte[0])));
+                let text = format!("it has a message of version {}", byte[0]);
+                return Err(Unseen::Failed(io::Error::other(text)));
+            }
+            let (before, all) = (found.len(), message.descriptors.len());
+            let has_room = |socket: &OwnedFd| leaves_room(socket, Purpose::Takeover);
+            found.extend(message.descriptors.into_iter().filter(has_room));
+            if message.lacks_descriptors || found.len() - before < all {
+                return Err(Unseen::NoRoom(None));
             }
             self.messages += 1;
         }
+    }
+
+    /// How many sockets are in it (proc_pid_fdinfo(5), `scm_fds`, from Linux 5.7 on).
+    fn in_flight(&self) -> Option<u64> {
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.queue.as_raw_fd())).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("scm_fds:"))?.trim().parse().ok()
     }
 
     /// Takes everything out, so that what nobody else has is closed now, whoever still has the ends.
@@ -162,11 +183,8 @@ impl SocketsBox {
     }
 }
 
-/// A descriptor that has just been received.
-#[expect(unsafe_code, reason = "the numbers of a message become owners")]
-fn owned(raw: RawFd) -> OwnedFd {
-    // SAFETY: recvmsg(2) has just put it into our table, and told nobody else of it.
-    unsafe { OwnedFd::from_raw_fd(raw) }
+fn count(sockets: &[OwnedFd]) -> u64 {
+    u64::try_from(sockets.len()).unwrap_or(u64::MAX)
 }
 
 pub(super) fn inode_of(socket: impl AsFd) -> io::Result<u64> {
@@ -209,15 +227,16 @@ mod tests {
         let mut second = inherited(&first);
         drop(first);
         for _ in 0..3 {
-            let (found, error) = second.look();
-            assert!(error.is_none() && second.is_whole());
-            assert_eq!((found.len(), inodes(&found)), (600, wanted.clone()));
+            let Look { sockets, unseen } = second.look();
+            assert!(unseen.is_none() && second.is_whole());
+            assert_eq!((sockets.len(), inodes(&sockets)), (600, wanted.clone()));
         }
         let more = sockets(1);
         assert!(matches!(second.append(&borrowed(&more)), (1, None)));
         let mut third = inherited(&second);
         drop(second);
-        assert_eq!(third.look().0.len(), 601);
+        assert_eq!(third.look().sockets.len(), 601);
+        assert_eq!(third.in_flight(), Some(601));
         assert_eq!(third.messages(), 4);
     }
 
@@ -228,7 +247,7 @@ mod tests {
         for n in 0..500 {
             assert!(matches!(many.append(&borrowed(&sockets)), (1, None)), "the {n}th");
         }
-        assert_eq!(many.look().0.len(), 500);
+        assert_eq!(many.look().sockets.len(), 500);
     }
 
     #[test]
@@ -238,7 +257,7 @@ mod tests {
         let sockets = sockets(2000);
         let (done, error) = full.append(&borrowed(&sockets));
         assert!(done < 2000 && error.is_some(), "{done}");
-        assert_eq!(full.look().0.len(), done);
+        assert_eq!(full.look().sockets.len(), done);
     }
 
     #[test]
@@ -250,8 +269,8 @@ mod tests {
         let mut second = inherited(&first);
         first.clear();
         assert_eq!(nix::unistd::read(&reader, &mut [0]).unwrap(), 0);
-        let (found, error) = second.look();
-        assert!(found.is_empty() && error.is_none());
+        let Look { sockets, unseen } = second.look();
+        assert!(sockets.is_empty() && unseen.is_none());
     }
 
     #[test]

@@ -8,10 +8,14 @@
 //! an old box is emptied only when its successor has been filled and sent. What cannot be sent (no descriptor is left,
 //! too many are in flight) leaves the store as it is, and the caller is told what has yet to be stored.
 //!
+//! What is stored and cannot be taken copies of, since the process may have no more open, stays stored under its old name
+//! until there is a daemon that can. So nothing is removed by a name of which something was left.
+//!
 //! Nothing is waited for here, and nothing is stored where nobody has a store: without NOTIFY_SOCKET.
 
+use super::descriptors::{Purpose, leaves_room, limit};
 use super::socket::ListenerSocket;
-use super::sockets_box::{SocketsBox, inode_of};
+use super::sockets_box::{SocketsBox, Unseen, inode_of};
 use super::store::{put, remove};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -24,8 +28,18 @@ const BOX: &str = "portbroker.box.";
 /// A box with this many messages more than it needs is written anew at the next occasion: looking at a message takes
 /// a time that grows with the number of those before it.
 const SPARE_MESSAGES: usize = 256;
+/// What a daemon has open besides, and callers.
+const ROOM: u64 = 512;
 /// Sockets that a full message takes.
 const FULL: usize = 250;
+
+/// Closes what leaves this process no descriptors to work with, of sockets that came stored by themselves: their store
+/// has them. To be called before anything else is opened. Returns the names of those, each as often as it had one.
+pub fn leave_what_has_no_room(stored: &mut Vec<(String, OwnedFd)>) -> Vec<String> {
+    let has_none =
+        |name: &str, socket: &OwnedFd| !name.starts_with(BOX) && !leaves_room(socket, Purpose::Takeover);
+    stored.extract_if(.., |(name, socket)| has_none(name, socket)).map(|(name, _)| name).collect()
+}
 
 /// A socket that is to be kept.
 pub type Kept<'a> = &'a ListenerSocket;
@@ -47,6 +61,8 @@ pub struct StoredSockets {
     failure: Option<String>,
     /// Why not all that an earlier daemon had stored could be seen.
     unseen: Option<String>,
+    /// How many that is, where it is known.
+    left: u64,
 }
 
 impl StoredSockets {
@@ -62,6 +78,7 @@ impl StoredSockets {
             complained: false,
             failure: None,
             unseen: None,
+            left: 0,
         }
     }
 
@@ -77,26 +94,34 @@ impl StoredSockets {
         self.unseen.as_deref()
     }
 
+    /// How many of the stored sockets could not be seen, as far as that is known.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
     /// The store of the service that this process is, with what an earlier daemon has put in, by its names; and
-    /// copies of the sockets, each once.
+    /// copies of the sockets, each once. `left`: see [`leave_what_has_no_room`].
     ///
     /// One box that is all there is goes on being used. What is more (several boxes, of which a kill kept a daemon
     /// from removing one; sockets by themselves) is outdated: [`Self::is_outdated`].
     #[must_use]
-    pub fn from_env(inherited: Vec<(String, OwnedFd)>) -> (Self, Vec<OwnedFd>) {
+    pub fn from_env(inherited: Vec<(String, OwnedFd)>, left: &[String]) -> (Self, Vec<OwnedFd>) {
         let mut store = Self::new(std::env::var_os("NOTIFY_SOCKET").is_some());
-        let sockets = store.take(inherited);
+        let sockets = store.take(inherited, left);
         (store, sockets)
     }
 
-    fn take(&mut self, inherited: Vec<(String, OwnedFd)>) -> Vec<OwnedFd> {
+    fn take(&mut self, inherited: Vec<(String, OwnedFd)>, left: &[String]) -> Vec<OwnedFd> {
         let mut ends: BTreeMap<String, Vec<OwnedFd>> = BTreeMap::new();
         let mut sockets = Vec::new();
         for (name, descriptor) in inherited {
             if name.starts_with(BOX) {
                 ends.entry(name).or_default().push(descriptor);
             } else {
-                self.outdated.push(name);
+                if !left.contains(&name) {
+                    self.outdated.push(name);
+                }
                 sockets.push(descriptor);
             }
         }
@@ -112,17 +137,30 @@ impl StoredSockets {
                 }
             }
         }
+        let mut seen = BTreeSet::new();
+        let one = sockets.is_empty() && boxes.len() == 1;
+        let mut is_new = |socket: &OwnedFd| one || inode_of(socket).map_or(true, |inode| seen.insert(inode));
+        sockets.retain(&mut is_new);
+        let mut short = !left.is_empty();
+        self.left = u64::try_from(left.len()).unwrap_or(u64::MAX);
         for found in &mut boxes {
-            let (copies, error) = found.look();
-            if let Some(error) = error {
-                let text = format!(
-                    "not all sockets that were stored can be seen ({error}): they stay stored, and \"systemctl restart \
-                     portbroker\" looks at them again"
-                );
-                tracing::error!(event = "store", "{text}");
-                self.unseen = Some(text);
+            let look = found.look();
+            match look.unseen {
+                None => {}
+                Some(Unseen::NoRoom(left)) => {
+                    short = true;
+                    self.left = self.left.saturating_add(left.unwrap_or(0));
+                }
+                Some(Unseen::Failed(error)) => self.unseen = Some(unreadable(&error)),
             }
-            sockets.extend(copies);
+            // Of what is in two of them one copy is enough, and leaves room for others.
+            sockets.extend(look.sockets.into_iter().filter(&mut is_new));
+        }
+        if short {
+            self.unseen = Some(self.shortage(sockets.len()));
+        }
+        if let Some(text) = &self.unseen {
+            tracing::error!(event = "store", stored = sockets.len(), left = self.left, "{text}");
         }
         if self.outdated.is_empty() && boxes.len() == 1 && boxes.iter().all(SocketsBox::is_whole) {
             self.current = boxes.pop();
@@ -130,9 +168,26 @@ impl StoredSockets {
         }
         // A box that could not be looked at as a whole stays in the store for the next daemon.
         self.old = boxes.into_iter().filter(SocketsBox::is_whole).collect();
-        let mut seen = BTreeSet::new();
-        sockets.retain(|socket| inode_of(socket).map_or(true, |inode| seen.insert(inode)));
         sockets
+    }
+
+    /// That so many sockets are taken over, and not the rest.
+    fn shortage(&self, taken: usize) -> String {
+        let taken = u64::try_from(taken).unwrap_or(u64::MAX);
+        let (limit, left) = (limit().unwrap_or_default(), self.left);
+        let all = taken.saturating_add(left);
+        let what = match left {
+            // Before Linux 5.7 nobody can tell.
+            0 => format!("only {taken} of more stored sockets can"),
+            _ => format!("only {taken} of {all} stored sockets can"),
+        };
+        format!(
+            "{what} be taken over, for the daemon may have no more than {limit} descriptors \
+             open (LimitNOFILE=): the others stay stored and as they are, clients wait in them, and who has one serves on; \
+             raise LimitNOFILE= of portbroker.service (or \"ulimit -n\" where it is started) to {} or more, and \"systemctl \
+             restart portbroker\" takes over all of them",
+            enough_for(all)
+        )
     }
 
     /// There is nothing left that could not be stored before.
@@ -271,6 +326,18 @@ impl StoredSockets {
             None => Ok(()),
         }
     }
+}
+
+fn unreadable(error: &io::Error) -> String {
+    format!(
+        "not all sockets that were stored can be seen ({error}): they stay stored, and \"systemctl restart portbroker\" \
+         looks at them again"
+    )
+}
+
+/// A limit with which so many sockets can be open, and twice in flight while they are stored anew.
+fn enough_for(sockets: u64) -> u64 {
+    sockets.saturating_mul(2).saturating_add(ROOM).next_power_of_two()
 }
 
 /// Stores sockets by themselves that are not among `known`, and returns how many are stored, from the first on.

@@ -39,6 +39,16 @@ pub fn is_too_many_in_flight(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ETOOMANYREFS)
 }
 
+/// Whether nothing that goes along with a message could be sent now, for that reason.
+#[must_use]
+pub fn are_too_many_in_flight() -> bool {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let sent = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)
+        .map_err(io::Error::from)
+        .and_then(|(here, there)| send(&here, &[0], &[there.as_fd()]));
+    sent.is_err_and(|error| is_too_many_in_flight(&error))
+}
+
 /// How much of what was written waits at the other end (`SIOCOUTQ`, unix(7)), in bytes of the kernel's memory; zero
 /// where all was read, or thrown away with the other end. It can be asked after a shutdown too.
 #[expect(unsafe_code, reason = "SIOCOUTQ, which no crate here has as a safe call")]

@@ -5,9 +5,10 @@
 //! sockets may be closed is decided by others.
 
 use super::inet_diag::{ANY_STATE, Diag, Question, family_of};
-use crate::model::Tuple;
+use crate::model::{Socket, Tuple};
 use nix::libc;
 use std::io;
+use std::net::SocketAddr;
 
 /// Why nothing can be closed.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,9 @@ pub enum CloseError {
     /// This one could not be.
     #[error("cannot close {0:?}: {1}")]
     Failed(Tuple, #[source] io::Error),
+    /// The same, of one that may have no tuple.
+    #[error("cannot close the socket at {0}: {1}")]
+    FailedSocket(SocketAddr, #[source] io::Error),
 }
 
 /// A socket that is kept for it.
@@ -41,10 +45,31 @@ impl Closer {
             remote: Some(destination),
             ..Question::all(family_of(tuple.source.ip()), tuple.protocol, ANY_STATE)
         };
-        self.0.destroy(&question, cookie).map_err(|error| match error.raw_os_error() {
+        self.destroy(&question, cookie, |error| CloseError::Failed(*tuple, error))
+    }
+
+    /// Closes a socket that was told, be it connected or not; false where it is not there any more, or where the kernel
+    /// cannot find it: a TCP socket that is only bound.
+    pub fn close_socket(&mut self, socket: &Socket) -> Result<bool, CloseError> {
+        let question = Question {
+            local: Some(socket.local),
+            remote: socket.remote,
+            device: socket.device,
+            ..Question::all(family_of(socket.local.ip()), socket.protocol, ANY_STATE)
+        };
+        self.destroy(&question, socket.cookie, |error| CloseError::FailedSocket(socket.local, error))
+    }
+
+    fn destroy(
+        &mut self,
+        question: &Question<'_>,
+        cookie: u64,
+        otherwise: impl FnOnce(io::Error) -> CloseError,
+    ) -> Result<bool, CloseError> {
+        self.0.destroy(question, cookie).map_err(|error| match error.raw_os_error() {
             Some(libc::EOPNOTSUPP) => CloseError::Unsupported,
             Some(libc::EPERM) => CloseError::NotPermitted,
-            _ => CloseError::Failed(*tuple, error),
+            _ => otherwise(error),
         })
     }
 }

@@ -13,19 +13,17 @@
 //! The network namespace is that of the thread that made the [`Lookup`]. What to do about what is seen is decided by
 //! others.
 
-use super::inet_diag::{ANY_STATE, Answer, BC_JUMP, Diag, JUMP, Question, family_of};
+use super::inet_diag::{
+    ANY_STATE, Answer, BC_JUMP, BC_PORT_FROM, BC_PORT_TO, COMPARISON, Diag, JUMP, Question, family_of,
+};
 use crate::model::{PortRange, Protocol, Seen, SourceRange, Tuple};
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, TCP_TIME_WAIT};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// `INET_DIAG_BC_S_GE`, `INET_DIAG_BC_S_LE` and `INET_DIAG_BC_S_COND`, operations of filters, with the bytes that they
-/// take.
-const BC_PORT_FROM: u8 = 2;
-const BC_PORT_TO: u8 = 3;
+/// `INET_DIAG_BC_S_COND`, an operation of filters.
 const BC_LOCAL: u8 = 7;
-const COMPARISON: u8 = 8;
 /// So many ranges are asked for at once.
 const MOST: usize = 64;
 

@@ -154,29 +154,62 @@ impl Ledger {
         reach: Reach,
         now: Instant,
     ) -> Result<u32, Refused> {
-        let pool = || offer.pool.clone();
         if candidates.is_empty() {
             let family = match order.destination {
                 Some(SocketAddr::V4(_)) => "IPv4",
                 Some(SocketAddr::V6(_)) => "IPv6",
                 None => "IPv4 or IPv6",
             };
-            return Err(Refused::NoAddress { pool: pool(), family });
+            return Err(Refused::NoAddress { pool: offer.pool.clone(), family });
         }
         if offer.zone.is_empty() {
-            return Err(Refused::EmptyZone { pool: pool() });
+            return Err(Refused::EmptyZone { pool: offer.pool.clone() });
         }
-        let sum = |of: fn(&Candidate) -> u32| candidates.iter().map(|c| u64::from(of(c))).sum::<u64>();
-        let (used, cooling) = (sum(|c| c.room.held), sum(|c| c.room.cooling));
-        let free = sum(|c| c.room.free);
+        let rooms = rooms(candidates);
         let whose = (order.pool, order.owner, order.claim);
         let reached = self.within_reach(whose, order.minimum, reach, candidates);
         if reached < u64::from(order.minimum) {
-            let (pool, capacity, kept) = (pool(), used + cooling + free, free - reached);
-            let (minimum, next) = (order.minimum, self.next_free(order.claim, now));
-            return Err(Refused::Exhausted { pool, capacity, used, cooling, free, kept, minimum, next });
+            return Err(self.exhausted(order, offer, rooms, reached, now));
         }
         Ok(u32::try_from(reached).unwrap_or(u32::MAX))
+    }
+
+    fn exhausted(
+        &self,
+        order: &Order,
+        offer: &Offer<'_>,
+        (used, cooling, free): (u64, u64, u64),
+        reached: u64,
+        now: Instant,
+    ) -> Refused {
+        let (pool, capacity, kept) =
+            (offer.pool.clone(), used + cooling + free, free.saturating_sub(reached));
+        let (minimum, next) = (order.minimum, self.next_free(order.claim, now));
+        Refused::Exhausted { pool, capacity, used, cooling, free, kept, minimum, next }
+    }
+
+    /// How things stand for a request that cannot be met, where a lease of so many ports that was made for it is given
+    /// back.
+    pub fn standing(
+        &mut self,
+        terms: Terms,
+        request: &Request,
+        offer: &Offer<'_>,
+        given_back: usize,
+        now: Instant,
+    ) -> Refused {
+        let Some(owner) = self.sessions.get(&request.session).map(|session| session.owner) else {
+            return Refused::NoSuchSession(request.session);
+        };
+        let minimum = request.minimum.clamp(1, request.ports.max(1));
+        let order = self.order(request, owner, request.destination, minimum, offer);
+        let mut candidates = self.candidates(&order, offer);
+        let whose = (order.pool, order.owner, order.claim);
+        let (used, cooling, free) = rooms(&candidates);
+        let given_back = u64::try_from(given_back).unwrap_or(u64::MAX).min(used);
+        let reached = self.within_reach(whose, minimum, terms.reach, &mut candidates) + given_back;
+        let rooms = (used - given_back, cooling, free + given_back);
+        self.exhausted(&order, offer, rooms, reached, now)
     }
 
     /// As many of the ports as the quota has room for, where they are enough.
@@ -353,6 +386,12 @@ impl Ledger {
         };
         ranges.iter().filter_map(range).collect()
     }
+}
+
+/// How many ports are held, cool and are free.
+fn rooms(candidates: &[Candidate]) -> (u64, u64, u64) {
+    let sum = |of: fn(&Candidate) -> u32| candidates.iter().map(|c| u64::from(of(c))).sum::<u64>();
+    (sum(|c| c.room.held), sum(|c| c.room.cooling), sum(|c| c.room.free))
 }
 
 /// The bits of a mask, one at a time.

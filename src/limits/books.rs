@@ -39,6 +39,11 @@ impl Room {
         self.left() / 2
     }
 
+    /// How many processes may be watched that hold listeners.
+    fn holders(self) -> u64 {
+        self.left() / 4
+    }
+
     /// How many connections may be open.
     fn connections(self) -> u64 {
         self.left() / 2 / PER_CONNECTION
@@ -58,6 +63,8 @@ pub enum Claim {
     Descriptors(u64),
     /// Bytes of a reply.
     Bytes(u64),
+    /// A process that holds listeners.
+    Holder,
 }
 
 /// A limit was hit.
@@ -69,6 +76,15 @@ pub struct Over {
     pub most: u64,
     /// Whether it is to be said in the log.
     pub says: bool,
+}
+
+/// How the log is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogUse {
+    /// Bytes that wait until it takes something.
+    pub waiting: u64,
+    /// Lines that found no room since the start.
+    pub lost: u64,
 }
 
 /// How much of a limit is in use.
@@ -96,6 +112,7 @@ pub struct Books {
     connections: Shares,
     descriptors: Shares,
     bytes: Shares,
+    holders: Shares,
     hits: Hits,
     lines: Lines,
 }
@@ -120,10 +137,15 @@ impl Books {
             Limit::Connections => set.min(of_all(self.room.connections())),
             // One must not be able to take what all have.
             Limit::ConnectionsPerUser => set.min(of_all(self.room.connections()) / 2),
+            Limit::HoldersPerUser => set.min(of_all(self.room.holders()) / 2),
             Limit::UnreadDescriptors => set.min(self.room.in_flight()),
             Limit::UnreadDescriptorsPerUser => set.min(of_all(self.most(Limit::UnreadDescriptors)) / 2),
             Limit::UnreadBytesPerUser => set.min(of_all(self.limits.get(Limit::UnreadBytes))),
-            Limit::CallsPerUser | Limit::UnreadBytes | Limit::UnreadTime | Limit::LogLinesPerUser => set,
+            Limit::CallsPerUser
+            | Limit::UnreadBytes
+            | Limit::UnreadTime
+            | Limit::LogLinesPerUser
+            | Limit::LogBuffer => set,
         }
     }
 
@@ -132,15 +154,16 @@ impl Books {
             Claim::Connection => (Limit::ConnectionsPerUser, Limit::Connections),
             Claim::Descriptors(_) => (Limit::UnreadDescriptorsPerUser, Limit::UnreadDescriptors),
             Claim::Bytes(_) => (Limit::UnreadBytesPerUser, Limit::UnreadBytes),
+            Claim::Holder => (Limit::HoldersPerUser, Limit::HoldersPerUser),
         };
-        let most = self.most(all);
+        let most = if claim == Claim::Holder { self.room.holders() } else { self.most(all) };
         let bounds = match claim {
             // Root has as many connections as there is room for.
             Claim::Connection if *who == Who::User(0) => {
                 Bounds { each: u64::MAX, common: most, all: self.room.connections().max(FOR_ROOT) }
             }
             Claim::Connection => Bounds { each: self.most(each), common: most, all: self.room.connections() },
-            Claim::Descriptors(_) if who.is_preferred() => Bounds {
+            Claim::Descriptors(_) | Claim::Holder if who.is_preferred() => Bounds {
                 each: self.most(each).max(FOR_ROOT),
                 common: most.saturating_sub(most / KEPT),
                 all: most.max(FOR_ROOT),
@@ -155,6 +178,7 @@ impl Books {
             Claim::Connection => (&mut self.connections, 1),
             Claim::Descriptors(count) => (&mut self.descriptors, count),
             Claim::Bytes(bytes) => (&mut self.bytes, bytes),
+            Claim::Holder => (&mut self.holders, 1),
         }
     }
 
@@ -185,12 +209,12 @@ impl Books {
         Over { limit, most: self.most(limit), says }
     }
 
-    /// Whether a line of the log on behalf of a user is written.
-    pub fn has_a_line(&mut self, uid: u32, now: Instant) -> bool {
+    /// Whether a line of the log on somebody's behalf is written. `flows`: the log takes lines.
+    pub fn has_a_line(&mut self, who: &Who, about: &'static str, flows: bool, now: Instant) -> bool {
         let most = self.most(Limit::LogLinesPerUser);
-        let writes = self.lines.has_a_line(uid, most, now);
+        let writes = self.lines.has_a_line(who, about, most, flows, now);
         if !writes {
-            self.hits.hit(Limit::LogLinesPerUser, &Who::User(uid), now);
+            self.hits.hit(Limit::LogLinesPerUser, who, now);
         }
         writes
     }
@@ -202,13 +226,13 @@ impl Books {
     }
 
     /// Lines that were left out of the log.
-    pub fn left_out(&mut self, now: Instant) -> Vec<LeftOut> {
-        self.lines.sums(now)
+    pub fn left_out(&mut self, flows: bool, now: Instant) -> Vec<LeftOut> {
+        self.lines.sums(flows, now)
     }
 
-    /// How much of every limit is in use. `calls` are those that wait, of the caller that has most of them.
+    /// How much of every limit is in use. What the log lost counts as hits of its buffer. `calls` are those that wait, of the caller that has most of them.
     #[must_use]
-    pub fn usage(&self, calls: Option<(Who, u64)>) -> Vec<Usage> {
+    pub fn usage(&self, calls: Option<(Who, u64)>, log: LogUse) -> Vec<Usage> {
         let of = |limit| {
             let greatest = |shares: &Shares| shares.greatest().map(|(who, used)| (who.clone(), used));
             let (used, greatest) = match limit {
@@ -218,11 +242,14 @@ impl Books {
                 Limit::ConnectionsPerUser => split(greatest(&self.connections)),
                 Limit::UnreadDescriptorsPerUser => split(greatest(&self.descriptors)),
                 Limit::UnreadBytesPerUser => split(greatest(&self.bytes)),
+                Limit::HoldersPerUser => split(greatest(&self.holders)),
                 Limit::CallsPerUser => split(calls.clone()),
+                Limit::LogBuffer => (log.waiting, None),
                 Limit::UnreadTime | Limit::LogLinesPerUser => (0, None),
             };
             let greatest = greatest.map(|(who, _)| who);
-            let (hits, by) = (self.hits.times(limit), self.hits.by(limit));
+            let hits = if limit == Limit::LogBuffer { log.lost } else { self.hits.times(limit) };
+            let by = self.hits.by(limit);
             Usage { limit, most: self.most(limit), used, greatest, hits, by }
         };
         Limit::all().map(of).collect()
@@ -306,6 +333,16 @@ mod tests {
     }
 
     #[test]
+    fn one_user_cannot_have_all_processes_that_can_be_watched() {
+        for (descriptors, most) in [(524_288, 1024), (1024, 84)] {
+            let mut books = books(descriptors);
+            assert_eq!(count(&mut books, &Who::User(7), Claim::Holder), (most, Limit::HoldersPerUser));
+            assert_eq!(books.take(&Who::User(8), Claim::Holder), Ok(()));
+            assert!(count(&mut books, &Who::User(0), Claim::Holder).0 >= 64);
+        }
+    }
+
+    #[test]
     fn everybody_may_have_one_reply_however_long_it_is() {
         let mut books = books(1024);
         let long = Claim::Bytes(20 << 20);
@@ -321,13 +358,15 @@ mod tests {
         let over = books.hit(Limit::ConnectionsPerUser, &Who::User(7), now);
         assert_eq!(over, Over { limit: Limit::ConnectionsPerUser, most: 128, says: true });
         assert!(!books.hit(Limit::ConnectionsPerUser, &Who::User(7), now).says);
-        let usage = books.usage(Some((Who::User(3), 2)));
+        let log = LogUse { waiting: 5, lost: 9 };
+        let usage = books.usage(Some((Who::User(3), 2)), log);
         assert_eq!(usage.len(), Limit::all().count());
         let of = |limit| usage.iter().find(|usage| usage.limit == limit).unwrap();
         let connections = of(Limit::ConnectionsPerUser);
         assert_eq!((connections.used, connections.hits), (128, 2));
         assert_eq!(connections.by, [(Who::User(7), 2)]);
         assert_eq!(of(Limit::CallsPerUser).greatest, Some(Who::User(3)));
+        assert_eq!((of(Limit::LogBuffer).used, of(Limit::LogBuffer).hits), (5, 9));
         books.configure(Limits::default().with(Limit::ConnectionsPerUser, 5));
         assert_eq!(books.most(Limit::ConnectionsPerUser), 5);
     }

@@ -16,14 +16,14 @@ mod shares;
 mod turns;
 mod unread;
 
-pub use books::{Books, Claim, Over, Room, Usage};
+pub use books::{Books, Claim, LogUse, Over, Room, Usage};
 pub use lines::LeftOut;
 pub use turns::Turns;
 pub use unread::Unread;
 
 pub use crate::config::Limit;
 
-use crate::model::UnitName;
+use crate::model::{Owner, UnitName};
 use std::fmt;
 
 /// For whom something is counted.
@@ -33,12 +33,28 @@ pub enum Who {
     Unit(UnitName),
     /// A user.
     User(u32),
+    /// Uid 0 of containers, which is not root here: all of them together.
+    Contained,
 }
 
 impl Who {
-    /// Whether the part that is kept free is for it.
+    /// Whether the part that is kept free is for it. A scope is what somebody else runs: a container.
     fn is_preferred(&self) -> bool {
-        matches!(self, Self::Unit(_) | Self::User(0))
+        match self {
+            Self::Unit(unit) => unit.as_str().ends_with(".service"),
+            Self::User(uid) => *uid == 0,
+            Self::Contained => false,
+        }
+    }
+}
+
+/// A user's slice is that user.
+impl From<&Owner> for Who {
+    fn from(owner: &Owner) -> Self {
+        match owner.plain() {
+            Owner::Unit(unit) => Self::Unit(unit),
+            Owner::User(uid) => Self::User(uid),
+        }
     }
 }
 
@@ -48,6 +64,7 @@ impl fmt::Display for Who {
         match self {
             Self::Unit(unit) => write!(f, "{unit}"),
             Self::User(uid) => write!(f, "user {uid}"),
+            Self::Contained => f.write_str("root of a container"),
         }
     }
 }

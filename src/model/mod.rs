@@ -8,7 +8,10 @@ mod lease;
 mod name;
 mod ports;
 mod present;
+mod process;
 mod protocol;
+mod reuse;
+mod socket;
 mod unit;
 
 pub use endpoint::{
@@ -18,5 +21,8 @@ pub use lease::{LeaseId, Owner, Seen, SessionId, SourceRange, Tuple};
 pub use name::{ListenerName, NameError, PoolName, PoolNameError};
 pub use ports::{PortRange, PortSet, PortSetError};
 pub use present::{InterfaceAddress, Present};
+pub use process::Process;
 pub use protocol::{Protocol, ProtocolError};
+pub use reuse::Reuse;
+pub use socket::{Socket, SocketState};
 pub use unit::{UnitName, UnitNameError};

@@ -3,8 +3,10 @@
 //! Default deny. The reason of a denial goes to the log, never to the caller, who could learn from it what
 //! it could not know.
 
+mod administration;
 mod lease;
 
+pub use administration::{Administration, may_administer, may_be_authorized};
 pub use lease::{Lend, may_lease};
 
 use crate::config::Grant;
@@ -23,7 +25,8 @@ pub struct Caller {
     pub unit: Option<UnitName>,
     /// The slice of the user to whom that belongs, as all of a user's logins do: they share one quota.
     pub user_slice: Option<UnitName>,
-    /// Uid 0 in the initial user, pid and mount namespaces, or the daemon's own user where that is not root.
+    /// Uid 0 in the initial user, pid and mount namespaces, or the daemon's own user where that is not root; or, for
+    /// one call, whom polkit lets do what it asks for.
     pub administrator: bool,
     /// Where its sockets are.
     pub network: Network,
@@ -72,11 +75,6 @@ pub fn may_acquire(caller: &Caller, grants: &[Grant]) -> Decision {
     }
 }
 
-/// Whether a caller may change what the broker does as a whole, such as reload it.
-pub fn may_administer(caller: &Caller) -> Decision {
-    if caller.administrator { Decision::Allowed } else { Decision::Denied("only root may do this") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,8 +107,6 @@ mod tests {
         assert_ne!(may_acquire(&caller(0, &[0], None), &[]), Decision::Allowed);
         let root = Caller { administrator: true, ..caller(0, &[0], None) };
         assert_eq!(may_acquire(&root, &[]), Decision::Allowed);
-        assert_eq!(may_administer(&root), Decision::Allowed);
-        assert_ne!(may_administer(&caller(0, &[0], None)), Decision::Allowed);
     }
 
     #[test]

@@ -12,7 +12,7 @@
 mod http;
 mod pace;
 
-use crate::broker::{Handle, ScrapeChange, ScrapePlace, ScrapeSocket};
+use crate::broker::{Handle, LogGauge, ScrapeChange, ScrapePlace, ScrapeSocket};
 use crate::kernel::descriptors::{Purpose, leaves_room};
 use crate::kernel::own_usage::{OwnUsage, own_usage};
 use crate::metrics::{self, Process};
@@ -45,7 +45,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 struct Shared {
     broker: Handle,
     /// Lines of the log that were lost.
-    lines_lost: Arc<AtomicU64>,
+    log: LogGauge,
     started: Duration,
     scrapes: AtomicU64,
     ended: AtomicU64,
@@ -56,10 +56,10 @@ struct Shared {
 }
 
 /// Serves metrics where the broker says, for as long as it runs.
-pub async fn serve(broker: Handle, mut changes: UnboundedReceiver<ScrapeChange>, lines_lost: Arc<AtomicU64>) {
+pub async fn serve(broker: Handle, mut changes: UnboundedReceiver<ScrapeChange>, log: LogGauge) {
     let shared = Arc::new(Shared {
         broker,
-        lines_lost,
+        log,
         started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
         scrapes: AtomicU64::new(0),
         ended: AtomicU64::new(0),
@@ -141,9 +141,14 @@ impl Shared {
             && let Some(oldest) = open.pop_front()
         {
             oldest.abort();
-            self.ended.fetch_add(1, Ordering::Relaxed);
+            self.cut_off();
         }
         open.push_back(task);
+    }
+
+    /// Counts one more that was ended before it had its answer.
+    fn cut_off(&self) {
+        self.ended.fetch_add(1, Ordering::Relaxed);
     }
 
     async fn converse(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
@@ -153,8 +158,9 @@ impl Shared {
                 Err(()) => http::unavailable(),
             },
             Ok(Ok(Answer::Refuse(refusal))) => refusal,
-            // It went away, or said nothing: nobody waits for an answer.
-            Ok(Err(_)) | Err(_) => return,
+            // It went away: nobody waits for an answer.
+            Ok(Err(_)) => return,
+            Err(_) => return self.cut_off(),
         };
         let sent = timeout(PATIENCE, async {
             stream.write_all(answer.head.as_bytes()).await?;
@@ -166,7 +172,7 @@ impl Shared {
         match sent.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "a scraper went away"),
-            Err(_) => drop(self.ended.fetch_add(1, Ordering::Relaxed)),
+            Err(_) => self.cut_off(),
         }
     }
 
@@ -188,7 +194,7 @@ impl Shared {
             most_descriptors,
             cpu,
             started: self.started,
-            lines_lost: self.lines_lost.load(Ordering::Relaxed),
+            lines_lost: self.log.lost(),
             scrapes: self.scrapes.load(Ordering::Relaxed),
             scrapes_ended: self.ended.load(Ordering::Relaxed),
         };

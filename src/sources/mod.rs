@@ -6,6 +6,7 @@
 
 pub mod activated;
 mod drop_ins;
+mod service_files;
 mod settled;
 mod trusted;
 pub mod units;
@@ -13,6 +14,7 @@ pub mod units;
 use crate::config::units::{Unit, parse};
 use crate::config::{Accounts, Fault, Origin, Sources, TomlFile};
 use crate::model::{Endpoint, ListenerName, UnitName};
+pub use service_files::ServiceFiles;
 pub use settled::settled;
 use std::path::{Path, PathBuf};
 use trusted::{Location, Text};

@@ -7,6 +7,7 @@
 use super::{Table, Unreadable};
 use crate::model::ListenerName;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// How a holder is found again.
@@ -78,6 +79,24 @@ impl Holders {
         holders.iter_mut().flat_map(|held| &mut held.sockets).for_each(|sockets| sockets.sort_unstable());
         holders.sort_by(|a, b| (&a.listeners, &a.holder).cmp(&(&b.listeners, &b.holder)));
         Self { holders }
+    }
+
+    /// The same, and what others are known to have, by whatever holder.
+    #[must_use]
+    pub fn with(self, left: &[Held]) -> Self {
+        let mut holders = self.holders;
+        for one in left {
+            match holders.iter_mut().find(|held| held.holder == one.holder) {
+                Some(Held { sockets: Some(sockets), .. }) => {
+                    let known: BTreeSet<u64> = sockets.iter().map(|socket| socket.inode).collect();
+                    let more = one.sockets.iter().flatten().filter(|socket| !known.contains(&socket.inode));
+                    sockets.extend(more.cloned());
+                }
+                Some(_) => {}
+                None => holders.push(one.clone()),
+            }
+        }
+        Self::new(holders)
     }
 }
 

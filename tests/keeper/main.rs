@@ -13,16 +13,20 @@ mod egress;
 #[expect(dead_code, reason = "other tests use the rest")]
 mod leases;
 #[cfg(test)]
+#[path = "../support/memory.rs"]
+mod memory;
+#[cfg(test)]
 #[path = "../support/netns.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod netns;
 #[cfg(test)]
 #[path = "../support/served.rs"]
-#[expect(dead_code, reason = "other tests use the rest")]
 mod served;
 
 #[cfg(test)]
 mod end;
+#[cfg(test)]
+mod few;
 #[cfg(test)]
 mod figure;
 #[cfg(test)]

@@ -65,7 +65,7 @@ fn as_pid_1_it_reaps_whoever_has_no_other_parent() {
 }
 
 /// One of the user nobody, by a copy of the program with which something is done before; in `user` of its folder.
-fn unprivileged(configuration: &str, prepare: impl FnOnce(&std::path::Path)) -> Daemon {
+pub(crate) fn unprivileged(configuration: &str, prepare: impl FnOnce(&std::path::Path)) -> Daemon {
     Daemon::start_with(configuration, |command| {
         let folder = PathBuf::from(command.get_args().skip_while(|a| *a != "--root").nth(1).unwrap());
         let (runtime, program) = (folder.join("user"), folder.join("portbrokerd"));

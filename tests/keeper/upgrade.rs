@@ -63,6 +63,11 @@ fn a_keeper_becomes_another_program_with_all_that_it_has() {
         send(keeper.pid(), Signal::SIGUSR2);
         logged(&keeper, "the keeper stays what it is");
         assert_eq!(program_of(keeper.pid()), now);
+        // Nor one that never ends, and nobody waits for it for long.
+        install_script(&program, "#!/bin/sh\nexec sleep 10000\n");
+        send(keeper.pid(), Signal::SIGUSR2);
+        logged(&keeper, "--version takes longer than");
+        assert_eq!(program_of(keeper.pid()), now);
         install(&program);
         kill_daemon(&keeper);
         assert_eq!(inode(&keeper, "web"), before);

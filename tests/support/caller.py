@@ -57,7 +57,8 @@ class Connection:
                 if not some: return False
                 self.data += some
         except ConnectionError: return False
-        self.data, self.begun = b'', True
+        # A signal may have come with the lines.
+        self.data, self.begun = self.data.split(b'\r\n', 2)[2], True
         if BUS:
             name = 'org.freedesktop.DBus'
             self.call(message('Hello', path='/org/freedesktop/DBus', interface=name, to=name))
@@ -69,7 +70,8 @@ class Connection:
         for _, _, numbers in controls:
             numbers = array.array('i', numbers[:len(numbers) // 4 * 4])
             self.descriptors += len(numbers)
-            for number in numbers: os.close(number)
+            if MODE != 'lease':
+                for number in numbers: os.close(number)
         if not data: raise ConnectionError('ended')
         self.data += data
         came = 0
@@ -81,6 +83,7 @@ class Connection:
                 came += 1
                 self.errors += kind == 3
                 if kind == 3 and MODE == 'measure' and REST[0] != 'refused': print(self.data[:whole], file=sys.stderr)
+                self.body = self.data[whole - length:whole]
                 self.limited += kind == 3 and b'LimitsExceeded' in self.data[:whole]
             self.data = self.data[whole:]
         self.replies += came
@@ -140,6 +143,26 @@ elif MODE == 'flood':
             except OSError:
                 poll.unregister(number)
     print(*(sum(getattr(c, what) for c in kept) for what in ('replies', 'errors', 'limited')), flush=True)
+elif MODE == 'lease':
+    # Leases a port and gives it back, without end: pool, destination. How often, and how many errors there were.
+    def in_row(*parts):
+        row = b''
+        for part in parts: row = pad(row, 4) + part
+        return row
+    none = struct.pack('<I', 0)
+    connection = connect(1)[0]
+    connection.call(message('OpenSession', pad(none, 8), 'a{sv}'))
+    length, = struct.unpack('<I', connection.body[:4])
+    session = connection.body[4:4 + length].decode()
+    words = [text(word) for word in (session, REST[0], 'tcp', REST[1])]
+    lease = message('LeasePairs', pad(in_row(*words, struct.pack('<I', 1), none), 8), 'osssua{sv}')
+    ready()
+    rounds = 0
+    while not ended():
+        connection.call(lease)
+        connection.call(message('Release', connection.body[:8], 't'))
+        rounds += 1
+    print(rounds, connection.errors, flush=True)
 elif MODE == 'churn':
     # Connections that are made and closed without end.
     ready()
@@ -163,6 +186,35 @@ elif MODE == 'measure':
         times.append(int((time.monotonic() - begun) * 1e6))
     print(' '.join(map(str, times)), flush=True)
     print(connection.errors, connection.descriptors, flush=True)
+elif MODE == 'holders':
+    # Processes that each take the sockets, and live on.
+    here, there = os.pipe()
+    asked, done = os.pipe()
+    for _ in range(int(REST[0])):
+        if os.fork() == 0:
+            os.close(there)
+            connection = connect(1)
+            if connection: connection[0].call(CALLS['acquire']())
+            os.write(done, bytes([bool(connection) and connection[0].descriptors > 0]))
+            if connection: connection[0].socket.close()
+            os.read(here, 1)
+            os._exit(0)
+    ready(sum(os.read(asked, 1)[0] for _ in range(int(REST[0]))))
+    wait()
+elif MODE == 'unlisten':
+    # A holder that stops its socket from listening without end.
+    connection = connect(1)[0]
+    connection.socket.sendall(CALLS['acquire']())
+    _, controls, _, _ = connection.socket.recvmsg(1 << 16, socket.CMSG_SPACE(4))
+    held = socket.socket(fileno=array.array('i', controls[0][2])[0])
+    ready()
+    times = 0
+    while not ended():
+        for _ in range(100):
+            try: held.shutdown(socket.SHUT_RD)
+            except OSError: continue
+            times += 1
+    print(times, 0, flush=True)
 elif MODE == 'garbage':
     # Descriptors, and bytes that mean nothing, on many connections, which stay.
     null = os.open('/dev/null', os.O_RDONLY)

@@ -16,7 +16,17 @@ pub(crate) struct Caller {
 impl Caller {
     /// Starts one, and waits until it is ready.
     pub(crate) fn start(socket: &Path, uid: u32, what: &[&str]) -> Self {
-        let mut command = Command::new("python3");
+        Self::start_by(Command::new("python3"), socket, uid, what)
+    }
+
+    /// The root of a container that has no users of its own.
+    pub(crate) fn contained(socket: &Path, what: &[&str]) -> Self {
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child", "python3"]);
+        Self::start_by(command, socket, 0, what)
+    }
+
+    fn start_by(mut command: Command, socket: &Path, uid: u32, what: &[&str]) -> Self {
         command.args(["-c", PROGRAM]).arg(socket).arg(uid.to_string()).args(what);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("needs python3");
         let line = read_until(child.stdout.as_mut().unwrap(), "\n");

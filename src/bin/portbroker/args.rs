@@ -1,12 +1,13 @@
 //! The command line, and which verb does what it says.
 
+use crate::agent::AskPassword;
 use crate::failure::{self, Failure};
 use crate::help::*;
 use crate::output::{Output, Pages};
 use crate::progress::Progress;
 use crate::{
-    activate, cat_config, check, deposit, exec, import, learned, lease, leases, listeners, packaging, pools,
-    reload, renew, status, top,
+    activate, cat_config, check, deposit, doctor, exec, import, learned, lease, leases, listeners, packaging,
+    plan, pools, reload, renew, status, top, who,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use portbroker::model::{ListenerName, PoolName};
@@ -29,6 +30,9 @@ pub(crate) struct Arguments {
     /// Do not show what is longer than the terminal in a pager
     #[arg(long, global = true)]
     no_pager: bool,
+    /// Ask nobody for a password where polkit wants one
+    #[arg(long, global = true)]
+    no_ask_password: bool,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -59,6 +63,12 @@ enum Verb {
         #[command(flatten)]
         root: Root,
     },
+    /// Say what is wrong with the ports of this host, and what mends it
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(Root),
+    /// Say how many source addresses and ports a load of connections takes
+    #[command(after_help = PLAN_HELP)]
+    Plan(Box<plan::Planned>),
     /// Show the configuration as it would be taken now, each value with where it is written
     #[command(after_help = CAT_CONFIG_HELP)]
     CatConfig(Root),
@@ -103,6 +113,9 @@ enum Verb {
         #[arg(long)]
         undo: bool,
     },
+    /// Everything that uses a port, what that means, and what mends it
+    #[command(after_help = WHO_HELP)]
+    Who(who::Who),
     /// Print the section that replaces a socket unit
     #[command(after_help = IMPORT_HELP)]
     Import {
@@ -270,6 +283,7 @@ impl Arguments {
         };
         let pages = if self.no_pager { Pages::Never } else { Pages::OnATerminal };
         let output = Output::new(self.json, pages);
+        let password = if self.no_ask_password { AskPassword::No } else { AskPassword::Yes };
         let result = match self.verb {
             Verb::Status { full } => status::run(&broker, output, full),
             Verb::Top(arguments) => top::run(&broker, output, &arguments),
@@ -279,17 +293,20 @@ impl Arguments {
             Verb::List(List::Leases) => leases::list(&broker, output),
             Verb::Show(Show::Pool { name }) => pools::show(&broker, output, &name),
             Verb::Lease(arguments) => lease::run(&broker, &arguments),
-            Verb::Release { lease } => leases::release(&broker, output, lease),
-            Verb::Drain { address, undo } => pools::drain(&broker, output, &address.to_string(), undo),
+            Verb::Release { lease } => leases::release(&broker, output, lease, password),
+            Verb::Drain { address, undo } => pools::drain(&broker, output, address, undo, password),
             Verb::Forget { port } => learned::forget(&broker, output, port),
             Verb::Show(Show::Listener { name }) => listeners::show(&broker, output, &name),
             Verb::Check { path, root } => check::run(output, root.root, path.as_deref()),
+            Verb::Doctor(root) => doctor::run(&broker, output, &root.root),
+            Verb::Plan(planned) => plan::run(output, &planned),
             Verb::CatConfig(root) => cat_config::run(output, root.root),
-            Verb::Reload => reload::run(&broker, output),
+            Verb::Reload => reload::run(&broker, output, password),
             Verb::Renew { name } => renew::run(&broker, output, &name),
             Verb::Exec(arguments) => exec::run(&broker, &arguments),
             Verb::Deposit(arguments) => deposit::run(&broker, output, &arguments),
             Verb::Import { unit, root } => import::run(output, root.root, &unit),
+            Verb::Who(arguments) => who::run(&broker, output, &arguments, password),
             Verb::Activate => activate::run(),
             Verb::Completions { shell } => packaging::completions(Self::command(), shell),
             Verb::Manual { directory } => packaging::manual(Self::command(), &directory),

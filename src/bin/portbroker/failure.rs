@@ -2,6 +2,8 @@
 
 use crate::output;
 use crate::store::StoreError;
+use portbroker::kernel::reserved_ports::ReservedPortsError;
+use portbroker::plan::{LoadError, PlanError};
 use portbroker_client::Error;
 use portbroker_client::wire::ErrorName;
 use std::io::{self, Write};
@@ -50,6 +52,24 @@ pub(crate) enum Failure {
         "top needs a terminal on standard input and output: \"portbroker top --once\" prints one picture"
     )]
     NoTerminal,
+    /// The sockets of this host.
+    #[error("cannot look at the sockets of this host: {0}")]
+    Scan(io::Error),
+    /// What a broker closes is in its own network namespace.
+    #[error(
+        "the broker sees nothing on port {0}, and here something is: it is in another network namespace, and closes nothing \
+         in this one"
+    )]
+    Elsewhere(u16),
+    /// Numbers that are no load.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// No plan for a load.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The kernel's range of ports.
+    #[error("{0}; say which range it is with --range")]
+    Range(#[from] ReservedPortsError),
     /// Standard output.
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
@@ -64,8 +84,14 @@ impl Failure {
     fn status(&self) -> u8 {
         match self {
             Self::Broker(error) | Self::Reload { reload: error, .. } => status_of(error),
-            Self::NoTerminal => USAGE,
-            Self::Store(_) | Self::Manual { .. } | Self::Output(_) => FAILED,
+            Self::NoTerminal | Self::Load(_) => USAGE,
+            Self::Store(_)
+            | Self::Manual { .. }
+            | Self::Scan(_)
+            | Self::Elsewhere(_)
+            | Self::Plan(_)
+            | Self::Range(_)
+            | Self::Output(_) => FAILED,
         }
     }
 
@@ -83,7 +109,9 @@ impl Failure {
 fn status_of(error: &Error) -> u8 {
     match error {
         Error::NotReachable { .. } => NOT_REACHABLE,
-        Error::Forbidden { .. } | Error::Refused { name: ErrorName::NotAllowed, .. } => NOT_ALLOWED,
+        Error::Forbidden { .. }
+        | Error::AuthenticationRequired { .. }
+        | Error::Refused { name: ErrorName::NotAllowed, .. } => NOT_ALLOWED,
         Error::Refused { name: ErrorName::InvalidConfiguration, .. } => CONFIGURATION,
         _ => FAILED,
     }

@@ -2,7 +2,8 @@
 
 pub(crate) const EXIT_STATUSES: &str = "\
 Exit statuses: 0 done, 1 refused or failed, 2 usage, 69 broker not reachable, 77 not allowed,
-78 configuration. `status` alone: 0 all is well, 1 degraded, 3 not running.";
+78 configuration. `status` alone: 0 all is well, 1 degraded, 3 not running. `doctor`: 0 all is well,
+1 something is wrong.";
 
 pub(crate) const STATUS_HELP: &str = "\
 What is not well comes first. On a terminal it is one screen: of many faults or differences only the
@@ -14,11 +15,11 @@ JSON: {\"state\": \"running\" | \"degraded\" | \"stopped\", \"version\", \"fault
        protected because services listen on them, \"pools\": {\"ready\", \"degraded\", \"failed\",
        \"leased\": ports, of all pools, \"cooling\": ports}, \"takeover\": what the start found of an
        earlier broker's sockets: \"stored\" in all, \"kept\", \"draining\", \"lingering\", \"let-go\" (no longer configured),
-       \"unusable\"; configured and not stored, \"missing\" (an earlier broker had it) and \"new\"; in another
+       \"unusable\", \"left\" (stored still, for want of descriptors); configured and not stored, \"missing\" (an earlier broker had it) and \"new\"; in another
        state or with other options than it should, \"changed\" (put right at once), \"mended\" and \"replaced\"
        (spoilt by a holder that is gone); \"holders\", \"holders-gone\"; \"differences\": [text]}, \"limits\":
        [{\"name\": key in [limits], \"limit\": value in effect, \"used\", \"greatest\": who has most or null,
-       \"hits\": since the start, \"hit_by\": [{\"who\", \"times\"}]}],
+       \"hits\": since the start, of log-buffer lines that were lost, \"hit_by\": [{\"who\", \"times\"}]}],
        \"forecasts\": of destinations that have few ports left: [{\"pool\", \"protocol\", \"destination\": null for any,
        \"used\", \"cooling\", \"capacity\", \"rate\": ports a second, \"exhausted_in\": seconds or null, \"ahead\": told
        as near}]}; version, listeners, learned, pools
@@ -114,6 +115,59 @@ Examples:
   portbroker check /etc/systemd/system/mariadb.service.d/port.conf
   portbroker --json check | jq -r '.faults[].message'";
 
+pub(crate) const DOCTOR_HELP: &str = "\
+Looks at the sysctls, at all sockets and their processes, at the broker, where it runs, at its
+configuration, and at the ports that the configurations of sshd, nginx, MariaDB or MySQL, PostgreSQL,
+Apache and Redis name. What could not be seen is said: run it as root to see other users' processes,
+their network namespaces and the options of their sockets. It changes nothing.
+Exit status 0 where all is well, 1 where there is an error or a warning; notes are neither.
+
+What it finds, by code:
+  service-port-ephemeral        a service's port is one that the kernel gives to outgoing connections
+  service-port-taken            … and a connection has it now, so that the service cannot start
+  service-listens-ephemeral     a service listens on such a port, which nobody is known to have configured
+  destination-crowded           at least 45 % of the kernel's sources for a destination are in use; from
+                                50 % on connect() takes about twenty times as long
+  timestamps-off                TCP timestamps are off: closed connections keep their sources for 60 s
+  range-reserved                more than three quarters of the kernel's range are reserved
+  configurations-disagree       a unit's section and the service's own configuration are not the same
+  services-collide              two services are configured for one port
+  port-not-reserved             what the broker protects is not in the kernel's reserved ports
+  broker-absent, broker-degraded, configuration-faults
+  listener-stealable            any user can take a socket's connections or datagrams now
+  listener-stealable-when-down  … or the port while its service is down
+  listener-shared-by-user       processes of the same user can join by SO_REUSEPORT
+JSON: {\"state\": \"well\" | \"wrong\", \"errors\": number, \"warnings\": number,
+       \"findings\": [{\"severity\": \"error\" | \"warning\" | \"note\", \"code\", \"subject\", \"message\",
+                     \"evidence\": [text], \"remedy\"}], the worst first; \"unseen\": [text]}
+
+Examples:
+  portbroker doctor
+  portbroker --json doctor | jq -r '.findings[] | select(.severity != \"note\") | .message'";
+
+pub(crate) const PLAN_HELP: &str = "\
+Of --connections, --rate and --lifetime two are needed; the third follows: connections are rate times
+lifetime. Where all three are given and more connections are open at once than that, the rest is planned
+as a burst on top of those that come evenly; fewer are a contradiction. Numbers may have k, M or G behind
+them, rates /s, /min or /h.
+A source stays taken while its connection is open, and for 60 s of TIME_WAIT after that where this host
+closes first. Ports are those that a pool with the same `ports` has on this host, with the rules of
+portbroker.toml(5): `auto` leaves out what is the kernel's, brokered, protected or listened on.
+What the kernel alone does with one address is said beside it. The numbers are upper bounds for the worst
+moment. Nothing is asked of a broker and nothing is changed.
+JSON: {\"connections\", \"rate\": a second, \"lifetime\", \"time-wait\", \"burst\", \"destinations\",
+       \"protocol\", \"tuples\": of each destination at once, \"tuples-without-time-wait\",
+       \"ports-of-each-address\", \"ports\", \"addresses\", \"addresses-without-time-wait\", \"pools\",
+       \"capacity\", \"kernel\": {\"range\", \"sources\", \"slow-from\", \"slow-after\": null for never,
+       \"exhausted-after\"}, \"curve\": [{\"time\", \"open\", \"time-wait\"}], \"configuration\": TOML,
+       \"notes\": [text]}, times in seconds
+
+Examples:
+  portbroker plan --connections 2M --destinations 1 --lifetime 30s --rate 20k/s
+  portbroker plan --rate 500/s --lifetime 2min --destinations 3
+  portbroker plan --connections 100k --lifetime 1h --time-wait 0s --ports 10000-32767
+  portbroker --json plan --connections 2M --lifetime 30s | jq -r .configuration";
+
 pub(crate) const CAT_CONFIG_HELP: &str = "\
 What is printed is TOML, with the place of each value as a comment.
 JSON: {\"listeners\": [{\"name\", \"source\": \"unit\" | \"toml\" | \"inherited\", \"origin\",
@@ -132,6 +186,7 @@ on, and the exit status is 78. `systemctl daemon-reload` does the same for secti
 Where it was taken, and something of it cannot be had at the moment (a port that somebody else has, an
 option that takes a privilege), that is printed, tried again, and shown by `status`; so are options
 that a living socket cannot change, with what to do.
+For root, and whom polkit lets (org.portbroker.PortBroker1.reload), after a password where it wants one.
 JSON: {\"reloaded\": true, \"faults\": [text], \"notes\": [text]}
 
 Examples:
@@ -226,7 +281,7 @@ Examples:
   portbroker lease default --to 127.0.0.1:80 -- sh -c 'echo $PORTBROKER_LEASE'";
 
 pub(crate) const RELEASE_HELP: &str = "\
-Root may end any lease, others their own. What still uses its ports goes on, and they are leased again
+Root, and whom polkit lets (org.portbroker.PortBroker1.release), may end any lease, others their own. What still uses its ports goes on, and they are leased again
 only when the kernel shows that they are free. It is not told to whoever has the lease.
 JSON: {\"released\": number}
 
@@ -237,9 +292,34 @@ Examples:
 pub(crate) const DRAIN_HELP: &str = "\
 No pool gives out anything of that address any more; what is leased lives on. `show pool` has it as
 draining, and as drained when the last lease is gone. It stays so until --undo, or until the host is
-rebooted.
+rebooted. For root, and whom polkit lets (org.portbroker.PortBroker1.drain).
 JSON: {\"address\", \"draining\": true | false}
 
 Examples:
   portbroker drain 192.0.2.10
   portbroker drain --undo 192.0.2.10";
+
+pub(crate) const WHO_HELP: &str = "\
+Says who uses a port, in every network namespace that may be entered, and what that means. It works
+without a broker, and without privilege as far as that goes: what could not be seen is said. Of many
+sockets that do the same a few are shown, and their number.
+With --evict the broker closes what keeps a service from having the port: connections that have it as
+their source port, and closed ones that the kernel still keeps (TIME_WAIT). It closes none that it
+holds itself, nothing in other network namespaces, and services only with --force. The status is 1
+where something that is in the way was not closed.
+JSON: {\"port\", \"protocol\": \"tcp\" | \"udp\" | null, \"service\": its name in /etc/services,
+       \"uses\": [{\"use\": \"brokered\" | \"listener\" | \"bound\" | \"datagrams\" | \"source\" | \"served\" |
+       \"time-wait\" | \"wanted\" | \"leased\" | \"learned\" | \"reserved\" | \"ephemeral\" | \"zone\" |
+       \"left-out\", \"protocol\", \"network\": null for the own one, \"state\", \"local\", \"remote\",
+       \"seconds_left\", \"inode\", \"count\": 1, or how many more of the same, \"user\", \"uid\", \"unit\",
+       \"processes\": [{\"pid\", \"name\", \"user\", \"uid\", \"unit\", \"age\": seconds}], \"name\": listener,
+       pool or unit, \"detail\"}], \"says\": [{\"tone\": \"bad\" | \"warning\" | \"good\", \"text\",
+       \"remedy\": a command or null}], \"unseen\": [text], \"evicted\": null without --evict, or
+       [{\"protocol\", \"local\", \"remote\", \"state\", \"outcome\": \"closed\" | \"kept\" | \"refused\" |
+       \"failed\", \"reason\"}]}
+
+Examples:
+  portbroker who 3306
+  portbroker who 53/udp
+  portbroker who 3306 --evict
+  portbroker --json who 3306 | jq -r '.says[] | select(.tone == \"bad\").remedy'";

@@ -1,5 +1,6 @@
 //! `portbroker list leases` and `portbroker release`.
 
+use crate::agent::{AskPassword, administer};
 use crate::args::block_on;
 use crate::failure::Failure;
 use crate::output::{Cell, Output, Paint};
@@ -112,8 +113,13 @@ fn row(lease: &LeaseStatus) -> Vec<Cell> {
     ]
 }
 
-pub(crate) fn release(broker: &Broker, output: Output, lease: u64) -> Result<ExitCode, Failure> {
-    block_on(broker.release(lease))?;
+pub(crate) fn release(
+    broker: &Broker,
+    output: Output,
+    lease: u64,
+    password: AskPassword,
+) -> Result<ExitCode, Failure> {
+    administer(broker, password, |broker| async move { broker.release(lease).await })?;
     output.print(&Released { released: lease }, Vec::new)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,11 +4,13 @@
 //! meanwhile, and [`failure`] what an exit status means.
 
 mod activate;
+mod agent;
 mod args;
 mod bar;
 mod cat_config;
 mod check;
 mod deposit;
+mod doctor;
 mod exec;
 mod failure;
 mod forecast;
@@ -21,6 +23,8 @@ mod listeners;
 mod output;
 mod packaging;
 mod pager;
+mod plan;
+mod plot;
 mod pools;
 mod progress;
 mod reload;
@@ -29,6 +33,7 @@ mod status;
 mod store;
 mod terminal;
 mod top;
+mod who;
 
 use clap::Parser;
 

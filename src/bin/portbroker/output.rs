@@ -158,7 +158,7 @@ impl Output {
     }
 
     /// Aligned columns; the last one is as long as it is.
-    fn table(self, rows: &[Vec<Cell>]) -> String {
+    pub(crate) fn table(self, rows: &[Vec<Cell>]) -> String {
         let mut widths: Vec<usize> = Vec::new();
         for row in rows {
             for (column, cell) in row.iter().enumerate().take(row.len().saturating_sub(1)) {
@@ -172,15 +172,26 @@ impl Output {
         rows.iter().map(|row| self.line(row, &widths)).collect()
     }
 
+    /// One line of pieces with nothing between them.
+    pub(crate) fn joined(self, cells: &[Cell]) -> String {
+        let mut line: String = cells.iter().map(|cell| self.painted(cell)).collect();
+        line.truncate(line.trim_end_matches(' ').len());
+        line.push('\n');
+        line
+    }
+
+    fn painted(self, cell: &Cell) -> String {
+        match cell.paint {
+            Paint::Plain => cell.text.clone(),
+            paint if self.colour => format!("{}{}\x1b[0m", paint.escape(), cell.text),
+            _ => cell.text.clone(),
+        }
+    }
+
     fn line(self, row: &[Cell], widths: &[usize]) -> String {
         let mut line = String::new();
         for (column, cell) in row.iter().enumerate() {
-            let (begin, end) = match cell.paint {
-                Paint::Plain => ("", ""),
-                paint if self.colour => (paint.escape(), "\x1b[0m"),
-                _ => ("", ""),
-            };
-            line.push_str(&format!("{begin}{}{end}", cell.text));
+            line.push_str(&self.painted(cell));
             if column + 1 < row.len() {
                 let width = widths.get(column).copied().unwrap_or_default();
                 let padding = width.saturating_sub(cell.width());

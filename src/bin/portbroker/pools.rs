@@ -1,11 +1,13 @@
 //! `portbroker list pools`, `portbroker show pool` and `portbroker drain`.
 
+use crate::agent::{AskPassword, administer};
 use crate::args::block_on;
 use crate::failure::Failure;
 use crate::output::{Cell, Output, Paint};
 use portbroker_client::Broker;
 use portbroker_client::pools::{PoolAddress, PoolStatus};
 use serde::Serialize;
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 /// The JSON document of one pool.
@@ -138,9 +140,19 @@ fn details(pool: &PoolStatus) -> Vec<Vec<Cell>> {
     lines
 }
 
-pub(crate) fn drain(broker: &Broker, output: Output, address: &str, undo: bool) -> Result<ExitCode, Failure> {
-    block_on(broker.drain(address, undo))?;
-    output.print(&Drained { address, draining: !undo }, Vec::new)?;
+pub(crate) fn drain(
+    broker: &Broker,
+    output: Output,
+    address: IpAddr,
+    undo: bool,
+    password: AskPassword,
+) -> Result<ExitCode, Failure> {
+    let address = address.to_string();
+    administer(broker, password, |broker| {
+        let address = &address;
+        async move { broker.drain(address, undo).await }
+    })?;
+    output.print(&Drained { address: &address, draining: !undo }, Vec::new)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,6 +1,6 @@
 //! `portbroker reload`: the broker reads its configuration again, all or nothing.
 
-use crate::args::block_on;
+use crate::agent::{AskPassword, administer};
 use crate::failure::{Failure, complain};
 use crate::output::Output;
 use portbroker_client::Broker;
@@ -16,8 +16,8 @@ struct Document {
 }
 
 /// What of the configuration cannot be had at the moment goes to standard error too: it was taken all the same.
-pub(crate) fn run(broker: &Broker, output: Output) -> Result<ExitCode, Failure> {
-    let Condition { faults, notes, .. } = block_on(async {
+pub(crate) fn run(broker: &Broker, output: Output, password: AskPassword) -> Result<ExitCode, Failure> {
+    let Condition { faults, notes, .. } = administer(broker, password, |broker| async move {
         broker.reload().await?;
         broker.condition().await
     })?;

@@ -305,7 +305,9 @@ fn limit_text(limit: &LimitStatus) -> String {
     if let Some(greatest) = greatest {
         text.push_str(&format!(", most of it {greatest}"));
     }
-    if *hits > 0 {
+    if *hits > 0 && known == Some(Limit::LogBuffer) {
+        text.push_str(&format!("; {hits} lines of the log lost"));
+    } else if *hits > 0 {
         let by: Vec<String> = hit_by.iter().take(3).map(|(who, times)| format!("{who} ({times})")).collect();
         text.push_str(&format!("; hit {hits} times, last by {}", by.join(", ")));
     }
@@ -316,8 +318,18 @@ fn limit_text(limit: &LimitStatus) -> String {
 fn taken_over(takeover: &Takeover) -> String {
     let count = |word| takeover.counts.get(word).copied().unwrap_or_default();
     let mut text = format!("{} sockets stored, {} kept", count("stored"), count("kept"));
-    let words =
-        ["draining", "lingering", "let-go", "unusable", "missing", "new", "changed", "mended", "replaced"];
+    let words = [
+        "draining",
+        "lingering",
+        "let-go",
+        "unusable",
+        "left",
+        "missing",
+        "new",
+        "changed",
+        "mended",
+        "replaced",
+    ];
     for (word, count) in words.map(|word| (word, count(word))).into_iter().filter(|(_, count)| *count > 0) {
         text.push_str(&format!(", {count} {}", word.replace('-', " ")));
     }

@@ -1,14 +1,16 @@
 //! Leasing and giving back: who may, what the ledger says, what is written down, what the log is told.
 
 use super::command::{LeaseRequest, LeasedSockets};
+use super::forgotten::{Unchecked, Unmet};
 use super::pools::Pool;
 use super::sessions::owner_of;
-use super::told::Tale;
 use super::{Outbound, view};
 use crate::broker::command::Refusal;
+use crate::broker::gate::whose_lines;
 use crate::kernel::outbound_socket::{self, Refused as NoSocket};
 use crate::leases::{Kind, Lease, NoSuchLease, Offer, Refused, Request, Terms};
-use crate::model::{LeaseId, PoolName, SessionId, SourceRange, Tuple};
+use crate::limits::Who;
+use crate::model::{LeaseId, Owner, PoolName, SessionId, SourceRange, Tuple};
 use crate::policy::{Caller, Decision, Lend, Network, may_lease};
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -17,6 +19,20 @@ use std::time::Instant;
 const TRIES: usize = 8;
 /// How often what ended lately is looked at before a lease is refused.
 const ROUNDS: usize = 8;
+
+impl LeaseRequest {
+    /// In the words of the ledger.
+    pub(super) fn wanted(&self) -> Request {
+        Request {
+            session: self.session,
+            protocol: self.protocol,
+            destination: self.destination,
+            kind: self.kind,
+            ports: self.ports,
+            minimum: self.minimum,
+        }
+    }
+}
 
 impl Pool {
     pub(super) fn offer<'a>(&'a self, name: &'a PoolName) -> Offer<'a> {
@@ -44,7 +60,7 @@ impl Outbound {
         if let Ok((_, ports)) = leased {
             self.note_taken(request, ports, now);
         }
-        self.tell_leased(request, leased, now);
+        self.tell_leased(request, leased);
         outcome
     }
 
@@ -68,7 +84,7 @@ impl Outbound {
         if let Ok((_, ports)) = leased {
             self.note_taken(request, ports, now);
         }
-        self.tell_leased(request, leased, now);
+        self.tell_leased(request, leased);
         outcome
     }
 
@@ -78,7 +94,7 @@ impl Outbound {
         request: &LeaseRequest,
         terms: Terms,
         now: Instant,
-    ) -> Result<Lease, Refusal> {
+    ) -> Result<Lease, Unmet> {
         let lend = if request.kind == Kind::Sockets { Lend::Sockets } else { Lend::Ports };
         let no_such_pool = || Refusal::NoSuchPool(request.pool.chars().take(100).collect());
         let (name, pool) = self.pools.get(&request.pool).ok_or_else(no_such_pool)?;
@@ -89,17 +105,10 @@ impl Outbound {
                 ),
                 _ => format!("lease of pool {name}: its configuration does not allow you to"),
             };
-            return Err(Refusal::NotAllowed { action, reason });
+            return Err(Refusal::NotAllowed { action, reason }.into());
         }
         self.check_session(&request.caller, request.session)?;
-        let wanted = Request {
-            session: request.session,
-            protocol: request.protocol,
-            destination: request.destination,
-            kind: request.kind,
-            ports: request.ports,
-            minimum: request.minimum,
-        };
+        let wanted = request.wanted();
         let terms = Terms { ahead: request.ahead, ..terms };
         let mut outcome = self.ledger.lease_on(terms, &wanted, &pool.offer(name), now);
         // Some of what ended may be free, and nobody has looked yet.
@@ -113,61 +122,14 @@ impl Outbound {
         let lease = match outcome {
             // They may come back: the destination is not at fault.
             Err(refused @ Refused::NoAddress { .. }) if pool.ever_reaches(request.destination) => {
-                return Err(Refusal::CannotLease(refused.to_string()));
+                return Err(Refusal::CannotLease(refused.to_string()).into());
             }
             outcome => outcome?,
         };
         if !self.store.forgot() {
             return Ok(lease);
         }
-        self.without_what_is_used(request, lease, now)
-    }
-
-    /// Leases of before were lost, and whoever had them may go on using them: of what the kernel has something of,
-    /// nothing is given out.
-    fn without_what_is_used(
-        &mut self,
-        request: &LeaseRequest,
-        lease: Lease,
-        now: Instant,
-    ) -> Result<Lease, Refusal> {
-        let Some((name, pool)) = self.pools.get(&request.pool) else { return Ok(lease) };
-        let (protocol, destination) = (request.protocol, request.destination);
-        let mut fresh: Vec<SocketAddr> = sources_of(&lease.ranges).collect();
-        let mut rounds = ROUNDS;
-        let failure = loop {
-            let used = match self.looks.in_use(protocol, destination, &fresh) {
-                Ok(used) => used,
-                Err(error) => {
-                    break format!(
-                        "leases of before were lost, and the kernel does not say what is in use: {error}"
-                    );
-                }
-            };
-            if used.is_empty() {
-                let ranges = self.ledger.get(lease.id).map(|row| row.ranges).unwrap_or_default();
-                if ports_of(&ranges) >= usize::try_from(request.minimum).unwrap_or(usize::MAX) {
-                    return Ok(Lease { ranges, ..lease });
-                }
-                break format!("pool {name} has not enough for this destination that nobody uses");
-            }
-            if rounds == 0 {
-                break format!(
-                    "pool {name} has too much that is used by those whose leases were lost: try again"
-                );
-            }
-            rounds -= 1;
-            let offer = pool.offer(name);
-            let replace = |source| {
-                let tuple =
-                    self.ledger.replace(lease.id, &Tuple { protocol, source, destination }, &offer, now);
-                tuple.map(|tuple| tuple.source)
-            };
-            fresh = used.into_iter().filter_map(replace).collect();
-        };
-        // It was just made.
-        let _ = self.ledger.release(lease.id, now);
-        Err(Refusal::CannotLease(failure))
+        self.without_what_is_used(request, terms, Unchecked::of(&lease), now)
     }
 
     /// The sockets of a lease. What the kernel refuses is somebody's who did not ask us: another takes its place.
@@ -215,11 +177,11 @@ impl Outbound {
                 reason: "the lease is another's",
             });
         }
-        let owner = owner.to_string();
+        let (who, owner) = (whose_lines(caller), owner.to_string());
         self.ledger.release(lease, now).map_err(bad)?;
         self.tally.count(|counters| counters.ended(1));
         self.keep(now);
-        if self.told.has_a_line(Tale::Ended { leases: 1 }, now) {
+        if self.gate.has_a_line(&who, "released") {
             tracing::info!(event = "released", lease = lease.0, owner, "{owner} gave lease {lease} back");
         } else {
             tracing::debug!(event = "released", lease = lease.0, owner, "{owner} gave lease {lease} back");
@@ -234,21 +196,16 @@ impl Outbound {
         self.ledger.rows(whose, after, most).into_iter().map(view::of_row).collect()
     }
 
-    fn tell_leased(
-        &mut self,
-        request: &LeaseRequest,
-        outcome: Result<(LeaseId, usize), &Refusal>,
-        now: Instant,
-    ) {
+    fn tell_leased(&self, request: &LeaseRequest, outcome: Result<(LeaseId, usize), &Refusal>) {
         let destination = request.destination.map_or_else(|| "any".to_owned(), |to| to.to_string());
         let (protocol, session) = (request.protocol, request.session.0);
         let Caller { uid, pid, .. } = request.caller;
-        let owner = owner_of(&request.caller).to_string();
-        let pool: String = request.pool.chars().take(100).collect();
+        let (who, owner) = (whose_lines(&request.caller), owner_of(&request.caller).to_string());
+        let pool: String = request.pool.escape_default().take(100).collect();
         match outcome {
             Ok((lease, ports)) => {
                 let lease = lease.0;
-                if self.told.has_a_line(Tale::Leased { ports }, now) {
+                if self.gate.has_a_line(&who, "leased") {
                     tracing::info!(event = "leased", lease, session, pool, ports, %protocol, destination, owner, uid, pid, "leased {ports} ports of {pool} for {protocol} to {destination} to {owner} (lease {lease})");
                 } else {
                     tracing::debug!(event = "leased", lease, session, pool, ports, %protocol, destination, owner, uid, pid, "leased {ports} ports of {pool} for {protocol} to {destination} to {owner} (lease {lease})");
@@ -259,7 +216,7 @@ impl Outbound {
                     Refusal::NotAllowed { reason, .. } => (*reason).to_owned(),
                     other => other.to_string(),
                 };
-                if self.told.has_a_line(Tale::Refused, now) {
+                if self.gate.has_a_line(&who, "refusal") {
                     tracing::warn!(event = "refusal", pool, %protocol, destination, owner, uid, pid, reason, "refused a lease of {pool} to {owner}: {reason}");
                 } else {
                     tracing::debug!(event = "refusal", pool, %protocol, destination, owner, uid, pid, reason, "refused a lease of {pool} to {owner}: {reason}");
@@ -268,9 +225,10 @@ impl Outbound {
         }
     }
 
-    pub(super) fn tell_ended(&mut self, session: SessionId, owner: &str, leases: usize, now: Instant) {
-        let number = session.0;
-        if leases > 0 && self.told.has_a_line(Tale::Ended { leases }, now) {
+    pub(super) fn tell_ended(&self, session: SessionId, owner: &Owner, leases: usize) {
+        let (number, who) = (session.0, Who::from(owner));
+        let owner = owner.to_string();
+        if leases > 0 && self.gate.has_a_line(&who, "session-ended") {
             tracing::info!(
                 event = "session-ended",
                 session = number,
@@ -290,10 +248,10 @@ impl Outbound {
     }
 }
 
-fn sources_of(ranges: &[SourceRange]) -> impl Iterator<Item = SocketAddr> + '_ {
+pub(super) fn sources_of(ranges: &[SourceRange]) -> impl Iterator<Item = SocketAddr> + '_ {
     ranges.iter().flat_map(|range| range.ports.iter().map(|port| SocketAddr::new(range.address, port)))
 }
 
-fn ports_of(ranges: &[SourceRange]) -> usize {
+pub(super) fn ports_of(ranges: &[SourceRange]) -> usize {
     ranges.iter().map(|range| usize::from(range.ports.last() - range.ports.first()) + 1).sum()
 }

@@ -1,12 +1,13 @@
 //! What cools is asked of the kernel until it is free, a bounded number of questions at a time.
 
 use super::dumps::{Answered, Asked, Dumps, Found};
+use super::forgotten::Asking;
 use crate::kernel::destroyed::{Closed, Destroyed, Overflow, ROOM};
 use crate::kernel::tuples::{Device, Lookup};
 use crate::leases::{Ledger, Look, Request};
 use crate::model::{PortRange, Present, Protocol, Seen, SourceRange, Tuple};
 use futures_util::FutureExt as _;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -17,6 +18,8 @@ const AT_ONCE: usize = 64;
 const DEVICES: usize = 4;
 /// For fewer tuples the kernel is asked one by one, which takes less than to walk over all sockets.
 const FEW: usize = 4096;
+/// Ports that are asked for together, where the kernel walks over all sockets for one as for many; a power of two.
+const NEIGHBOURS: u16 = 1024;
 /// Ends of sockets that are taken at once.
 const ENDS: usize = 1024;
 /// How long to wait after the kernel could not be asked.
@@ -128,13 +131,14 @@ impl Looks {
         self.dumps.is_about(protocol)
     }
 
-    /// Which of some sources the kernel has something of.
+    /// Which of some sources the kernel has something of. To ask for many it walks over all of its sockets, and so it is
+    /// asked for their neighbours as well, which may be next.
     pub(super) fn in_use(
         &mut self,
-        protocol: Protocol,
-        destination: Option<SocketAddr>,
+        asking: &mut Asking,
         sources: &[SocketAddr],
     ) -> io::Result<Vec<SocketAddr>> {
+        let (protocol, destination) = (asking.protocol, asking.destination);
         if protocol == Protocol::Tcp && destination.is_some() && sources.len() <= FEW {
             let mut used = Vec::new();
             for source in sources {
@@ -143,13 +147,24 @@ impl Looks {
             }
             return Ok(used);
         }
-        let found = self.lookup()?.ranges(protocol, &hulls(sources))?;
-        let counts = |remote: SocketAddr| {
-            protocol == Protocol::Udp || remote.port() == 0 || destination.is_none_or(|to| to == remote)
+        let is_known = |source: &SocketAddr| {
+            asking.walked.iter().any(|range| {
+                range.address == source.ip()
+                    && (range.ports.first()..=range.ports.last()).contains(&source.port())
+            })
         };
-        let found: HashSet<SocketAddr> =
-            found.into_iter().filter(|(_, remote, _)| counts(*remote)).map(|(local, ..)| local).collect();
-        Ok(sources.iter().copied().filter(|source| found.contains(source)).collect())
+        let unknown: Vec<SocketAddr> = sources.iter().copied().filter(|source| !is_known(source)).collect();
+        if !unknown.is_empty() {
+            let hulls = hulls(&unknown);
+            let found = self.lookup()?.ranges(protocol, &hulls)?;
+            let counts = |remote: SocketAddr| {
+                protocol == Protocol::Udp || remote.port() == 0 || destination.is_none_or(|to| to == remote)
+            };
+            let found = found.into_iter().filter(|(_, remote, _)| counts(*remote));
+            asking.used.extend(found.map(|(local, ..)| local));
+            asking.walked.extend(hulls);
+        }
+        Ok(sources.iter().copied().filter(|source| asking.used.contains(source)).collect())
     }
 
     fn look_at(&mut self, tuple: &Tuple) -> io::Result<Seen> {
@@ -263,15 +278,17 @@ async fn ended(destroyed: &mut Option<Destroyed>) -> Result<Vec<Closed>, Overflo
     Ok(ends)
 }
 
-/// A range of each address that has all of its sources.
+/// A range of each address that has all of its sources, and their neighbours.
 fn hulls(sources: &[SocketAddr]) -> Vec<SourceRange> {
     let mut hulls: HashMap<IpAddr, (u16, u16)> = HashMap::new();
     for source in sources {
         let (first, last) = hulls.entry(source.ip()).or_insert((source.port(), source.port()));
         (*first, *last) = ((*first).min(source.port()), (*last).max(source.port()));
     }
-    let range =
-        |(address, (first, last))| Some(SourceRange { address, ports: PortRange::new(first, last).ok()? });
+    let range = |(address, (first, last)): (IpAddr, (u16, u16))| {
+        let (first, last) = ((first & !(NEIGHBOURS - 1)).max(1), last | (NEIGHBOURS - 1));
+        Some(SourceRange { address, ports: PortRange::new(first, last).ok()? })
+    };
     hulls.into_iter().filter_map(range).collect()
 }
 

@@ -7,6 +7,7 @@ mod addresses;
 mod command;
 mod dumps;
 mod forecast;
+mod forgotten;
 mod lending;
 mod looks;
 mod measured;
@@ -17,7 +18,6 @@ mod pools;
 mod refusals;
 mod sessions;
 mod store;
-mod told;
 mod view;
 mod waiting;
 mod wanted;
@@ -26,20 +26,24 @@ pub use command::{Drain, LeaseRequest, LeasedSockets, Shortage};
 pub use view::{AddressView, ForecastView, LeaseView, PoolView};
 
 pub(super) use command::Ask;
+pub(super) use sessions::owner_of;
 
 use super::authority::administrator;
 use super::command::{Notice, Refusal};
+use super::gate::Gate;
 use super::lookout::Listened;
 use super::tally::Tally;
 use super::{Broker, until};
 use crate::config::Config;
 use crate::forecast::Forecasts;
 use crate::leases::{Eased, Ledger, Ticket, Waiting};
+use crate::limits::Who;
 use crate::model::{ListenerName, PoolName, PortRange, PortSet, Present, SessionId};
 use crate::policy::Caller;
 use crate::pools::Host;
 use addresses::Addresses;
 use forecast::Way;
+use forgotten::Aside;
 use looks::{Heard, Looks};
 use orphans::Closer;
 use parked::{Parked, Wanted};
@@ -51,7 +55,6 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Instant;
 use store::Store;
-use told::{Tale, Told};
 
 /// The kernel's default, for where it does not say.
 const EPHEMERAL: (u16, u16) = (32768, 60999);
@@ -71,6 +74,8 @@ pub(super) struct Outbound {
     lifelines: Lifelines,
     looks: Looks,
     parked: Vec<Parked>,
+    /// Requests that have looked at much, and go on.
+    aside: Aside,
     waiting: Waiting,
     /// What they wait for.
     wanted: HashMap<Ticket, Wanted>,
@@ -80,7 +85,8 @@ pub(super) struct Outbound {
     closer: Closer,
     /// What somebody lacked of late.
     lacking: wanted::Wanted,
-    told: Told,
+    /// Who still has lines of the log.
+    gate: Gate,
     forecasts: Forecasts<Way>,
     /// What was foretold and is not announced yet.
     foretold: Vec<ForecastView>,
@@ -100,7 +106,7 @@ pub(super) enum Happened {
 
 impl Outbound {
     /// Takes up what an earlier daemon left. Must be called within a tokio runtime.
-    pub(super) fn new(runtime_directory: &Path, tally: Tally) -> io::Result<Self> {
+    pub(super) fn new(runtime_directory: &Path, gate: Gate, tally: Tally) -> io::Result<Self> {
         let now = Instant::now();
         let (store, events) = Store::open(runtime_directory);
         let mut ledger = Ledger::restore(events, now);
@@ -125,13 +131,14 @@ impl Outbound {
             lifelines,
             looks: Looks::new(),
             parked: Vec::new(),
+            aside: Aside::default(),
             waiting: Waiting::default(),
             wanted: HashMap::new(),
             broadly: HashSet::new(),
             broadly_at: None,
             closer: Closer::default(),
             lacking: wanted::Wanted::default(),
-            told: Told::default(),
+            gate,
             forecasts: Forecasts::default(),
             foretold: Vec::new(),
             tally,
@@ -144,8 +151,8 @@ impl Outbound {
     /// What happens next. What was not awaited to its end is not lost.
     pub(super) async fn next(&mut self) -> Happened {
         let due = self.looks.next_due(&self.ledger);
-        let due = due.into_iter().chain(self.told.next_due()).chain(self.store.next_due());
-        let due = due.chain(self.waiting_due()).chain(self.forecasts.next_due()).min();
+        let due = due.into_iter().chain(self.store.next_due()).chain(self.forecasts.next_due());
+        let due = due.chain(self.waiting_due()).chain(self.aside.next_due(Instant::now())).min();
         let Self { lifelines, looks, addresses, .. } = self;
         tokio::select! {
             session = lifelines.next() => Happened::LifelineCut(session),
@@ -172,8 +179,9 @@ impl Outbound {
         self.store.keep(&mut self.ledger, now);
         let used = self.ledger.used_after_end();
         if !used.is_empty() {
-            let (told, others): (Vec<_>, Vec<_>) =
-                used.into_iter().partition(|_| self.told.has_a_line(Tale::Misused, now));
+            let (told, others): (Vec<_>, Vec<_>) = used
+                .into_iter()
+                .partition(|used| self.gate.has_a_line(&Who::from(&used.owner), "used-after-end"));
             others.iter().for_each(misuse::report_briefly);
             if !told.is_empty() {
                 misuse::report(told);
@@ -195,20 +203,9 @@ impl Outbound {
 
     fn do_what_is_due(&mut self, now: Instant) {
         self.looks.look(&mut self.ledger, now);
+        self.go_on(now);
         self.keep(now);
         self.look_ahead(now);
-        if let Some(untold) = self.told.sum(now) {
-            let told::Untold { leased, ports, ended, refused, misused } = untold;
-            tracing::info!(
-                event = "leases",
-                leased,
-                ports,
-                ended,
-                refused,
-                misused,
-                "{leased} more leases of {ports} ports, {ended} ended, {refused} refused, {misused} used after their end"
-            );
-        }
     }
 
     /// Everything that is not as it should be.
@@ -423,7 +420,7 @@ impl Broker {
         drain: Drain,
         now: Instant,
     ) -> Result<(), Refusal> {
-        administrator(caller, "drain addresses", &format!("drain {address}"))?;
+        administrator(caller, &self.gate, "drain addresses", &format!("drain {address}"))?;
         self.touched = true;
         self.outbound.drain(address, drain, now)?;
         self.outbound.serve_all(now);

@@ -3,6 +3,7 @@
 
 use super::Outbound;
 use super::command::{Answer, LeaseRequest, LeasedSockets};
+use super::forgotten::Unmet;
 use super::waiting::line_of;
 use crate::broker::command::Refusal;
 use crate::leases::{Lease, Terms};
@@ -21,7 +22,7 @@ pub(super) enum Wanted {
 
 /// A request that waits for the kernel.
 pub(super) struct Parked {
-    wanted: Wanted,
+    pub(super) wanted: Wanted,
     rounds: u8,
 }
 
@@ -56,10 +57,21 @@ impl Outbound {
         }
     }
 
-    fn answer_or_park(&mut self, Parked { wanted, rounds }: Parked, now: Instant) {
-        let request = wanted.request();
+    fn answer_or_park(&mut self, parked: Parked, now: Instant) {
+        let request = parked.wanted.request();
         let terms = Terms { reach: self.reach_of(request), ..Terms::default() };
         let outcome = self.find(request, terms, now);
+        self.settle(parked, outcome, now);
+    }
+
+    /// What was found out is the answer, or the request waits.
+    pub(super) fn settle(&mut self, parked: Parked, outcome: Result<Lease, Unmet>, now: Instant) {
+        let outcome = match outcome {
+            Ok(lease) => Ok(lease),
+            Err(Unmet::Refused(refusal)) => Err(refusal),
+            Err(Unmet::Unfinished(unchecked)) => return self.put_aside(parked, unchecked, now),
+        };
+        let Parked { wanted, rounds } = parked;
         let request = wanted.request();
         if is_short(&outcome)
             && let Some(line) = line_of(request)

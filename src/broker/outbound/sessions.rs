@@ -88,7 +88,7 @@ impl Lifelines {
 
 /// Whose a caller's sessions and leases are: a user's, however often it logs in and whatever uids its containers have,
 /// else a unit's.
-pub(super) fn owner_of(caller: &Caller) -> Owner {
+pub(in crate::broker) fn owner_of(caller: &Caller) -> Owner {
     caller.user_slice.clone().or_else(|| caller.unit.clone()).map_or(Owner::User(caller.uid), Owner::Unit)
 }
 
@@ -137,12 +137,12 @@ impl Outbound {
     /// The last copy of a lifeline was closed.
     pub(super) fn lifeline_cut(&mut self, session: SessionId, now: Instant) {
         self.lifelines.end(session);
-        let Some(owner) = self.ledger.owner_of(session).map(ToString::to_string) else { return };
+        let Some(owner) = self.ledger.owner_of(session).cloned() else { return };
         let leases = self.ledger.leases_of(session);
         self.tally.count(|counters| counters.ended(leases));
         self.ledger.end_session(session, now);
         self.keep(now);
-        self.tell_ended(session, &owner, leases, now);
+        self.tell_ended(session, &owner, leases);
         self.see_who_is_gone(now);
     }
 }

@@ -5,9 +5,11 @@
 
 use super::Outbound;
 use super::command::LeaseRequest;
+use super::forgotten::Unmet;
 use super::parked::{Wanted, is_short};
 use super::sessions::owner_of;
-use crate::leases::{Attempt, Eased, Line, Reach, Refused, Terms, Ticket};
+use crate::broker::command::Refusal;
+use crate::leases::{Attempt, Eased, Lease, Line, Reach, Refused, Terms, Ticket};
 use crate::model::PoolName;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -131,7 +133,7 @@ impl Outbound {
         let Some(wanted) = self.wanted.remove(&ticket).filter(|wanted| !wanted.is_given_up()) else {
             return Attempt::Gone;
         };
-        let outcome = self.find(wanted.request(), terms, now);
+        let outcome = self.find_at_once(wanted.request(), terms, now);
         if is_short(&outcome) {
             self.wanted.insert(ticket, wanted);
             return Attempt::Unmet;
@@ -145,8 +147,20 @@ impl Outbound {
     fn refuse(&mut self, ticket: Ticket, now: Instant) {
         let Some(wanted) = self.wanted.remove(&ticket) else { return };
         let terms = Terms { reach: self.reach_of(wanted.request()), ..Terms::default() };
-        let outcome = self.find(wanted.request(), terms, now);
+        let outcome = self.find_at_once(wanted.request(), terms, now);
         self.answer(wanted, outcome, now);
+    }
+
+    /// Where there is more to be looked at than others can wait for, it is tried again after a pause, as where something
+    /// changed for many.
+    fn find_at_once(&mut self, request: &LeaseRequest, terms: Terms, now: Instant) -> Result<Lease, Refusal> {
+        self.find(request, terms, now).map_err(|unmet| match unmet {
+            Unmet::Refused(refusal) => refusal,
+            Unmet::Unfinished(unchecked) => {
+                self.broadly.insert(Eased::Ports(request.protocol, request.destination));
+                self.give_up(request, terms, unchecked, now)
+            }
+        })
     }
 }
 

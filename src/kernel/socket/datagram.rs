@@ -37,6 +37,15 @@ pub(super) fn reserve(inet: &InetEndpoint, options: &SocketOptions, join: bool) 
     Ok(socket)
 }
 
+/// Whether there is a socket already: alone there is no place beside it.
+pub(super) fn is_bound(inet: &InetEndpoint, options: &SocketOptions) -> bool {
+    let probe = open(inet, options).and_then(|socket| {
+        attach_drop(&socket)?;
+        socket.bind(&address(inet))
+    });
+    probe.is_err_and(|error| error.kind() == ErrorKind::AddrInUse)
+}
+
 /// To a UDP socket that refuses, or where it cannot, drops.
 pub(super) fn refuse_udp(socket: &Socket, inet: &InetEndpoint) -> io::Result<()> {
     if inet.is_wildcard() || !connect_to_itself(socket, inet)? {

@@ -4,9 +4,9 @@
 //! so that it is there at every moment. What somebody else made is left alone: a link is ours if our user made it.
 //! That a link cannot be made is no fault of the socket, as with socket units.
 
-use super::path::remove;
+use super::path::{make_directories, remove};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 /// What is where a link should be.
@@ -47,9 +47,7 @@ pub(super) fn make(links: &[PathBuf], target: &Path, directory_mode: u32) {
 }
 
 fn make_one(link: &Path, target: &Path, directory_mode: u32) -> io::Result<()> {
-    if let Some(parent) = link.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(directory_mode).create(parent)?;
-    }
+    make_directories(link, directory_mode).map_err(|(_, source)| source)?;
     symlink(target, link)
 }
 

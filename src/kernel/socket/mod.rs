@@ -120,6 +120,21 @@ impl ListenerSocket {
             if inet.kind == SocketKind::Stream && tcp::is_listened_on(inet, options))
     }
 
+    /// Whether any socket has the address, be it closed to clients: an old one that is still stored would let us in
+    /// beside it, or lose its path to us.
+    #[must_use]
+    pub fn is_in_use(endpoint: &Endpoint, options: &SocketOptions) -> bool {
+        match endpoint {
+            Endpoint::Inet(inet) if inet.kind == SocketKind::Datagram => datagram::is_bound(inet, options),
+            Endpoint::Inet(inet) => tcp::is_listened_on(inet, options),
+            Endpoint::Unix(UnixEndpoint { address: UnixAddress::Path(path), .. }) => {
+                path.symlink_metadata().is_ok()
+            }
+            // A name is one socket's.
+            Endpoint::Unix(_) => false,
+        }
+    }
+
     fn bind_inet(inet: &InetEndpoint, options: &SocketOptions) -> Result<Socket, BindError> {
         let bound = match inet.kind {
             SocketKind::Stream | SocketKind::SeqPacket => tcp::reserve(inet, options),

@@ -14,7 +14,7 @@ use std::fs::{DirBuilder, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Device and inode number of a file.
 pub(super) type Identity = (u64, u64);
@@ -92,8 +92,9 @@ fn open_path(path: &Path) -> io::Result<OwnedFd> {
     nix::fcntl::openat(AT_FDCWD, path, flags, Mode::empty()).map_err(io::Error::from)
 }
 
-/// Makes the missing directories above a path, as systemd does for socket units (`DirectoryMode=`).
-pub(super) fn make_parents(unix: &UnixEndpoint, path: &Path, mode: u32) -> Result<(), BindError> {
+/// Makes the missing directories above a path, as systemd does for socket units (`DirectoryMode=`). An error comes with
+/// the directory that could not be made.
+pub(super) fn make_directories(path: &Path, mode: u32) -> Result<(), (PathBuf, io::Error)> {
     let mut missing: Vec<&Path> = path.ancestors().skip(1).take_while(|parent| !parent.exists()).collect();
     missing.reverse();
     for directory in missing {
@@ -103,14 +104,19 @@ pub(super) fn make_parents(unix: &UnixEndpoint, path: &Path, mode: u32) -> Resul
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(error),
         };
-        made.map_err(|source| BindError::Path {
-            endpoint: Endpoint::Unix(unix.clone()),
-            action: "make the directory",
-            path: directory.to_owned(),
-            source,
-        })?;
+        made.map_err(|source| (directory.to_owned(), source))?;
     }
     Ok(())
+}
+
+/// The same for a socket's path.
+pub(super) fn make_parents(unix: &UnixEndpoint, path: &Path, mode: u32) -> Result<(), BindError> {
+    make_directories(path, mode).map_err(|(path, source)| BindError::Path {
+        endpoint: Endpoint::Unix(unix.clone()),
+        action: "make the directory",
+        path,
+        source,
+    })
 }
 
 /// What is at a path now.

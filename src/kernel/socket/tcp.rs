@@ -31,7 +31,8 @@ pub(super) fn reserve(inet: &InetEndpoint, options: &SocketOptions) -> io::Resul
     Ok(socket)
 }
 
-/// Whether a socket listens there already, whosever it is: without `SO_REUSEPORT` there is no place beside it.
+/// Whether a socket listens there already, or is reserved, whosever it is: without `SO_REUSEPORT` there is no place
+/// beside it.
 pub(super) fn is_listened_on(inet: &InetEndpoint, options: &SocketOptions) -> bool {
     let probe = open(inet, options).and_then(|socket| {
         socket.set_reuse_address(true)?;

@@ -20,8 +20,10 @@ const MAX_FILE: u64 = 4 * 1024 * 1024;
 /// What is in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Content {
-    /// It is not there, or cannot be read.
+    /// It is not there.
     Absent,
+    /// It is there and cannot be read, so nobody knows.
+    Hidden,
     /// Nothing at all, which masks.
     Empty,
     /// Something.
@@ -58,11 +60,15 @@ impl Files {
         if let Some(content) = self.contents.get(path) {
             return *content;
         }
-        let content = match self.read(path) {
-            None => Content::Absent,
-            Some(text) if text.is_empty() => Content::Empty,
-            Some(text) if contains(&text, SECTION.as_bytes()) => Content::Marked,
-            Some(_) => Content::Plain,
+        let content = match self.try_read(path) {
+            Ok(None) => Content::Absent,
+            Ok(Some(text)) if text.is_empty() => Content::Empty,
+            Ok(Some(text)) if contains(&text, SECTION.as_bytes()) => Content::Marked,
+            Ok(Some(_)) => Content::Plain,
+            Err(error) => {
+                self.note(path, &error);
+                Content::Hidden
+            }
         };
         self.contents.insert(path.to_owned(), content);
         content
@@ -70,23 +76,35 @@ impl Files {
 
     /// The bytes of a file; none where it is not there, or cannot be read, which is a fault then.
     pub(super) fn read(&mut self, path: &Path) -> Option<Vec<u8>> {
+        self.try_read(path).unwrap_or_else(|error| {
+            self.note(path, &error);
+            None
+        })
+    }
+
+    fn try_read(&mut self, path: &Path) -> io::Result<Option<Vec<u8>>> {
         match read_capped(&self.followed(path)) {
             Ok((text, changed)) => {
                 self.changed = self.changed.max(changed);
-                Some(text)
+                Ok(Some(text))
             }
             // A link that leads nowhere: systemd has no such unit either.
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => {
-                let origin = Origin { file: self.shown(path).into(), ..Origin::default() };
-                // Only a warning: a file that only root may read mostly has no section.
-                self.faults.push(
-                    Fault::warning(origin, format!("{CANNOT_BE_READ}: {error}"))
-                        .help(format!("make it readable for all if it has a section [{SECTION}]")),
-                );
-                None
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
+    }
+
+    /// Notes what could not be read. What is so for good is only a warning: a file that only root may read mostly has no
+    /// section. But for want of descriptors, say, anything could have been left out.
+    pub(super) fn note(&mut self, path: &Path, error: &io::Error) {
+        let origin = Origin { file: self.shown(path).into(), ..Origin::default() };
+        let message = format!("{CANNOT_BE_READ}: {error}");
+        self.faults.push(if is_of_the_moment(error) {
+            Fault::error(origin, message).help("try again when that is over: nobody knows what was left out")
+        } else {
+            Fault::warning(origin, message)
+                .help(format!("make it readable for all if it has a section [{SECTION}]"))
+        });
     }
 
     /// A path as it is shown: without our root.
@@ -109,11 +127,23 @@ impl Files {
 
     /// The names of the drop-ins in a directory.
     pub(super) fn dropins(&mut self, directory: &Path) -> &[String] {
-        self.listings.entry(directory.to_owned()).or_insert_with(|| {
-            let names = entries(directory).filter_map(|item| item.file_name().into_string().ok());
-            names.filter(|name| name.ends_with(".conf") && !name.starts_with('.')).collect()
-        })
+        if !self.listings.contains_key(directory) {
+            let entries = entries(directory).unwrap_or_else(|error| {
+                self.note(directory, &error);
+                Vec::new()
+            });
+            let names = entries.into_iter().filter_map(|item| item.file_name().into_string().ok());
+            let names = names.filter(|name| name.ends_with(".conf") && !name.starts_with('.')).collect();
+            self.listings.insert(directory.to_owned(), names);
+        }
+        self.listings.get(directory).map(Vec::as_slice).unwrap_or_default()
     }
+}
+
+/// Whether it may be another time, with nothing changed but what else goes on.
+fn is_of_the_moment(error: &io::Error) -> bool {
+    use nix::libc::{EAGAIN, EINTR, EMFILE, ENFILE, ENOMEM};
+    error.raw_os_error().is_some_and(|number| [EAGAIN, EINTR, EMFILE, ENFILE, ENOMEM].contains(&number))
 }
 
 /// What is in a file, and when that was changed last.

@@ -104,7 +104,11 @@ struct Reader {
 
 impl Reader {
     fn new(root: &Path, wanted: Wanted) -> Self {
-        Self { tree: Tree::scan(root), files: Files::new(root), wanted }
+        let (mut tree, mut files) = (Tree::scan(root), Files::new(root));
+        for (directory, error) in std::mem::take(&mut tree.unlisted) {
+            files.note(&directory, &error);
+        }
+        Self { tree, files, wanted }
     }
 
     fn units(&mut self) -> Vec<Unit> {
@@ -164,6 +168,10 @@ impl Reader {
         }
         let mut settings = Vec::new();
         for path in candidate.fragment.into_iter().chain(dropins.iter().map(PathBuf::as_path)) {
+            // Said already.
+            if self.files.content(path) == Content::Hidden {
+                continue;
+            }
             let text = self.files.read(path).unwrap_or_default();
             let (more, faults) = parse(&self.files.shown(path), Some(&name), &text);
             settings.extend(more);

@@ -6,6 +6,7 @@ use crate::config::Services;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry, FileType};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -65,6 +66,8 @@ pub(super) struct Tree {
     dropins: HashMap<String, Vec<(usize, PathBuf)>>,
     /// What `.wants`, `.requires` and `.upholds` directories link to.
     enabled: BTreeSet<String>,
+    /// Directories of which nobody knows what is in them.
+    pub(super) unlisted: Vec<(PathBuf, io::Error)>,
 }
 
 impl Tree {
@@ -83,11 +86,18 @@ impl Tree {
         // (directory of links, name) of what was seen there first: that one wins, also when it masks.
         let mut links = BTreeSet::new();
         for (index, directory) in listed.iter().enumerate() {
-            for item in entries(directory) {
+            for item in tree.list(directory) {
                 tree.take(index, &item, &mut links);
             }
         }
         tree
+    }
+
+    fn list(&mut self, directory: &Path) -> Vec<DirEntry> {
+        entries(directory).unwrap_or_else(|error| {
+            self.unlisted.push((directory.to_owned(), error));
+            Vec::new()
+        })
     }
 
     fn take(&mut self, index: usize, item: &DirEntry, links: &mut BTreeSet<(String, String)>) {
@@ -105,7 +115,7 @@ impl Tree {
                 self.dropins.entry(of.to_owned()).or_default().push((index, item.path()));
             }
         } else if [".wants", ".requires", ".upholds"].iter().any(|end| name.ends_with(end)) {
-            for link in entries(&item.path()) {
+            for link in self.list(&item.path()) {
                 let Ok(unit) = link.file_name().into_string() else { continue };
                 if names::split_type(&unit).is_some()
                     && links.insert((name.clone(), unit.clone()))
@@ -223,9 +233,15 @@ impl Tree {
     }
 }
 
-/// What is in a directory; nothing where it cannot be listed, as systemd does.
-pub(super) fn entries(directory: &Path) -> impl Iterator<Item = DirEntry> {
-    fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok)
+/// What is in a directory; nothing where there is none.
+pub(super) fn entries(directory: &Path) -> io::Result<Vec<DirEntry>> {
+    match fs::read_dir(directory) {
+        Ok(entries) => entries.collect(),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(Vec::new())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn identity(directory: &Path) -> Option<(u64, u64)> {

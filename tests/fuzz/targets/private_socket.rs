@@ -7,8 +7,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use portbroker::broker::{Broker, Inheritance, Start};
+use portbroker::broker::{Broker, Inheritance, LogGauge, Start};
 use portbroker::bus::{bind_private_socket, serve_private_socket};
+use portbroker::kernel::descriptors::Spare;
 use portbroker::sources::Locations;
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -27,11 +28,11 @@ addresses = [\"127.0.0.1\"]
 ports = \"10000-10099\"
 ";
 const AUTHENTICATION: &[u8] = b"\0AUTH EXTERNAL 30\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n";
-const MEMBERS: [&str; 14] = [
+const MEMBERS: [&str; 15] = [
     "AcquireListeners", "OpenSession", "LeasePairs", "LeaseBlocks", "LeaseSockets", "Release", "Reload", "ListLeases",
-    "DrainAddress", "ListDeposits", "ForgetPort", "RenewListener", "GetManagedObjects", "GetAll",
+    "DrainAddress", "Evict", "ListDeposits", "ForgetPort", "RenewListener", "GetManagedObjects", "GetAll",
 ];
-const SIGNATURES: [&str; 10] = ["", "t", "u", "s", "sv", "asa{sv}", "ossua{sv}", "osssua{sv}", "tu", "a{sv}"];
+const SIGNATURES: [&str; 11] = ["", "sqa{sv}", "t", "u", "s", "sv", "asa{sv}", "ossua{sv}", "osssua{sv}", "tu", "a{sv}"];
 
 /// What the answer to ListLeases is made of.
 const ANSWER: &[u8] = b"a(ttssssussa(sqq)u)";
@@ -101,10 +102,11 @@ impl Served {
                 runtime_directory: folder.path().to_owned(),
                 state_directory: folder.path().join("state"),
                 inheritance: Inheritance::default(),
+                log: LogGauge::default(),
             })
             .unwrap();
             let (stop, stopped) = tokio::sync::oneshot::channel();
-            tokio::spawn(serve_private_socket(bind_private_socket(&socket).unwrap(), handle));
+            tokio::spawn(serve_private_socket(bind_private_socket(&socket).unwrap(), handle, Spare::new()));
             tokio::spawn(broker.run(stopped));
             stop
         });

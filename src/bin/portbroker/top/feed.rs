@@ -122,8 +122,8 @@ impl Feed {
 
     /// A process that was handed a listener runs another program soon: `portbroker exec` does.
     async fn ask_for_handed(&self, watch: &Watch, handed: &Names) -> Result<(), End> {
-        // Not borrowed while it is asked: what is heard meanwhile adds to them.
-        let names = handed.take();
+        // The borrow ends here, before anything is waited for.
+        let names = std::mem::take(&mut *handed.borrow_mut());
         for name in names.into_iter().take(HANDED) {
             let listener = watch.listener(&name).await.map_err(|error| error.to_string())?;
             if let Some(listener) = listener {

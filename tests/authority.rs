@@ -1,0 +1,278 @@
+//! Who may administer besides root, on a booted system with a real polkitd and a real dbus-daemon: by rules, by a
+//! password on a terminal, and not at all where polkit is silent. And what a bus lets through to the broker.
+
+#![cfg(test)]
+
+use portbroker_lab::{Lab, prepare};
+use std::path::Path;
+
+const CONFIGURATION: &str = "\
+[[pool]]
+name = \"egress\"
+addresses = [\"127.0.0.2\", \"127.0.0.3\"]
+ports = \"10000-10099\"
+";
+const FILE: &str = "/etc/portbroker/portbroker.toml";
+/// Exit status of what the broker does not allow.
+const NOT_ALLOWED: i32 = 77;
+/// Connections of the daemon's to the bus: the one that serves, and one for each question to polkit.
+const CONNECTIONS: &str = "busctl list --unique --no-legend | grep -c ' portbrokerd '";
+
+fn booted(name: &str) -> Lab {
+    let lab = prepare(name)
+        .install(Path::new(env!("CARGO_MANIFEST_DIR")), Path::new(env!("CARGO_BIN_EXE_portbroker")))
+        .file(FILE, CONFIGURATION)
+        .file("/etc/polkit-1/rules.d/00-test.rules", include_str!("authority/rules.js"))
+        .file("/opt/terminal.py", include_str!("authority/terminal.py"))
+        .file("/opt/bus.py", include_str!("authority/bus.py"))
+        .boot();
+    // What polkit itself logs of its rules is nowhere to be found.
+    lab.ok("mkdir -m 1777 /run/asked && touch /run/asked/log && chmod 666 /run/asked/log");
+    lab.ok("for user in deputy stranger banned boss; do useradd $user; done; echo boss:secret | chpasswd");
+    lab.wait_for("busctl status org.portbroker.PortBroker1", 15);
+    lab
+}
+
+/// The same, as somebody else.
+fn by(user: &str, command: &str) -> String {
+    format!("setpriv --reuid={user} --regid={user} --clear-groups {command}")
+}
+
+/// By python3-dbus, over the bus.
+fn call(user: &str, arguments: &str) -> String {
+    by(user, &format!("/usr/bin/python3 /opt/bus.py system {arguments}"))
+}
+
+/// What a command ends with, and what it says.
+fn ends(lab: &Lab, command: &str) -> (i32, String) {
+    let output = lab.sh(command);
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    (output.status.code().unwrap_or(-1), said.into_owned())
+}
+
+fn is_refused(lab: &Lab, command: &str, because: &str) {
+    let (status, said) = ends(lab, command);
+    assert!(status == NOT_ALLOWED && said.contains(because), "`{command}`: {status}, {said}");
+}
+
+/// A lease of root's; its number.
+fn lease_of_root(lab: &Lab) -> String {
+    lab.ok("systemd-run --quiet portbroker lease egress --to 127.0.0.1:443");
+    let held = "portbroker --json list leases | grep -o '\"lease\":[0-9]*,[^}]*\"state\":\"held\"' | grep -o '[0-9]*' | head -1";
+    lab.wait_for(&format!("test -n \"$({held})\""), 15);
+    lab.ok(held)
+}
+
+#[test]
+fn polkit_says_who_may_administer_besides_root() {
+    let lab = booted("authority");
+
+    lab.step("whom a rule lets, over the private socket");
+    lab.ok(&by("deputy", "portbroker reload"));
+    lab.ok(&by("deputy", "portbroker drain 127.0.0.2"));
+    lab.ok(&by("deputy", "portbroker drain --undo 127.0.0.2"));
+    let evicted = lab.ok(&by("deputy", "portbroker who 9999/udp --evict"));
+    assert!(evicted.ends_with("nothing was there to be closed"), "{evicted}");
+    is_refused(&lab, &by("deputy", "portbroker drain 127.0.0.3"), "org.portbroker.PortBroker1.drain");
+    let lease = lease_of_root(&lab);
+    lab.ok(&by("deputy", &format!("portbroker release {lease}")));
+    assert!(lab.ok("journalctl -b -o cat -u portbroker").contains("polkit lets pid"), "it is in the log");
+
+    lab.step("the same over the bus, by the flag, by the option, and without");
+    for arguments in ["Reload", "Reload i=yes", "Reload i=no", "Reload o=", "DrainAddress s=127.0.0.2 i=yes"]
+    {
+        assert_eq!(lab.ok(&call("deputy", arguments)), "done", "{arguments}");
+    }
+    let flagged = "busctl --allow-interactive-authorization=yes call org.portbroker.PortBroker1 \
+                   /org/portbroker/PortBroker1 org.portbroker.PortBroker1.Manager Reload";
+    lab.ok(&by("deputy", flagged));
+    let lease = lease_of_root(&lab);
+    assert!(lab.ok(&call("stranger", &format!("Release t={lease}"))).contains("Error.NotAllowed"));
+    assert_eq!(lab.ok(&call("deputy", &format!("Release t={lease} i=no"))), "done");
+    for arguments in [
+        "Reload bad=else",
+        "Reload bad=interactive",
+        "Release t=1 bad=undo",
+        "DrainAddress s=::1 bad=interactive",
+    ] {
+        let said = lab.ok(&call("deputy", arguments));
+        assert!(said.contains("BadArgument"), "{arguments}: {said}");
+    }
+
+    lab.step("polkit is told who sends, and what it is about");
+    let asked = lab.ok("cat /run/asked/log");
+    let own = lab.show("portbroker", "MainPID");
+    for line in [
+        "asked about deputy pid",
+        "drain - 127.0.0.2 -",
+        "evict - - 9999/udp",
+        &format!("release {lease} - -"),
+    ] {
+        assert!(asked.contains(line), "no {line:?} in {asked}");
+    }
+    assert!(!asked.contains("asked about portbroker") && !asked.contains(&format!(" pid {own} ")), "{asked}");
+
+    lab.step("who would have to authenticate, and whom a rule forbids it");
+    is_refused(&lab, &by("stranger", "portbroker reload"), "who authenticates to polkit");
+    is_refused(&lab, &by("stranger", "portbroker --no-ask-password reload"), "who authenticates to polkit");
+    is_refused(&lab, &by("stranger", "portbroker who 9999 --evict"), "who authenticates to polkit");
+    is_refused(
+        &lab,
+        &by("banned", "portbroker reload"),
+        "whom polkit lets (org.portbroker.PortBroker1.reload)",
+    );
+    assert!(lab.ok(&call("banned", "Reload i=yes")).contains("whom polkit lets"));
+
+    lab.step("one's own lease takes nobody's word");
+    let before = lab.ok("cat /run/asked/log");
+    let own = "sh -c 'portbroker lease default --to 127.0.0.1:443 >/dev/null & sleep 1; n=$(portbroker --json list leases | grep -o \"lease.:[0-9]*\" | grep -o \"[0-9]*\"); portbroker release $n; e=$?; kill $!; exit $e'";
+    lab.ok(&format!("printf '[[pool]]\\nname = \"default\"\\naddresses = [\"127.0.0.4\"]\\nports = \"10000-10099\"\\nallow = \"user:stranger\"\\n' >>{FILE} && portbroker reload"));
+    lab.ok(&by("stranger", own));
+    assert_eq!(lab.ok("cat /run/asked/log"), before);
+
+    lab.step("uid 0 of other namespaces is not root, though polkit would say that it is");
+    is_refused(&lab, "unshare --mount portbroker reload", "only root may");
+    is_refused(&lab, "unshare --pid --fork portbroker reload", "only root may");
+    lab.ok("portbroker reload");
+    let outside = lab.ok("unshare --mount /usr/bin/python3 /opt/bus.py system Reload");
+    assert!(outside.contains("NotAllowed"), "{outside}");
+    lab.step("and a user of another user or pid namespace is nobody whom polkit knows");
+    is_refused(&lab, &by("deputy", "unshare --user --map-current-user portbroker reload"), "another system");
+    assert_eq!(lab.ok(&call("deputy", "Reload")), "done");
+
+    lab.step("the password of an administrator, on a terminal");
+    let on_terminal = |what: &str, command: &str| {
+        format!("/usr/bin/python3 /opt/terminal.py {what} {}", by("stranger", command))
+    };
+    let (status, shown) = ends(&lab, &on_terminal("answer secret", "portbroker reload"));
+    assert!(
+        status == 0 && shown.contains("reload the configuration of the port broker"),
+        "{status}: {shown}"
+    );
+    let (status, shown) = ends(&lab, &on_terminal("answer wrong", "portbroker reload"));
+    assert!(status == NOT_ALLOWED, "{status}: {shown}");
+    let (status, shown) = ends(&lab, &on_terminal("dismiss", "portbroker drain 127.0.0.2"));
+    assert!(status == NOT_ALLOWED && shown.contains("ports of 127.0.0.2"), "{status}: {shown}");
+
+    lab.step("who leaves while it is asked leaves nothing behind");
+    ends(&lab, &on_terminal("leave", "portbroker reload"));
+    lab.wait_for(&format!("test $({CONNECTIONS}) = 1"), 15);
+    lab.fails("pgrep -x pkttyagent");
+    lab.ok("portbroker reload");
+}
+
+#[test]
+fn a_polkit_that_says_nothing_holds_up_nobody() {
+    let lab = booted("silent");
+    let stop = "systemctl kill -s STOP polkit";
+    lab.ok(&by("deputy", "portbroker reload"));
+
+    lab.step("hanging: root and everybody else are answered, who asks is refused");
+    lab.ok(stop);
+    lab.ok(&format!("{} >/run/hung 2>&1 & echo $! >/run/pid", by("deputy", "portbroker reload")));
+    lab.wait_for(&format!("test $({CONNECTIONS}) = 2"), 5);
+    for _ in 0..3 {
+        lab.ok("portbroker reload && portbroker status");
+        lab.ok(&by("deputy", "portbroker list pools"));
+    }
+    lab.wait_for("grep -q 'polkit cannot be asked: it did not answer within 10 s' /run/hung", 40);
+    lab.wait_for(&format!("test $({CONNECTIONS}) = 1"), 5);
+
+    lab.step("more questions of one user than it may have");
+    lab.ok(&format!("for n in 1 2 3 4 5 6; do {} >/run/many.$n 2>&1 & done", call("deputy", "Reload")));
+    lab.wait_for("test $(grep -l 'LimitsExceeded.*questions' /run/many.? | wc -l) = 2", 8);
+    lab.ok("portbroker reload");
+
+    lab.step("killed with the questions: they are answered");
+    lab.ok("systemctl kill -s KILL polkit");
+    lab.wait_for("test $(grep -l 'it went away before it answered' /run/many.? | wc -l) = 4", 10);
+    lab.wait_for(&by("deputy", "portbroker reload"), 20);
+
+    lab.step("its answer comes while the daemon reloads, and takes effect");
+    let table = |n: u16| format!("[[listener]]\nname = \"l{n}\"\nstream = \"127.0.0.1:{}\"\n", 20_000 + n);
+    let many: String = (0..3000).map(table).collect();
+    for round in 0..3 {
+        lab.write(FILE, &format!("{many}{}", table(4000 + round)));
+        lab.ok(stop);
+        lab.ok(&format!("({}; echo $?) >/run/late 2>&1 &", by("deputy", "portbroker --json reload")));
+        lab.wait_for(&format!("test $({CONNECTIONS}) = 2"), 8);
+        lab.ok("portbroker reload >/dev/null & systemctl kill -s CONT polkit; wait");
+        lab.wait_for("grep -q '^0$' /run/late", 30);
+        lab.ok(&format!("portbroker show listener l{}", 4000 + round));
+        lab.ok("rm /run/late");
+    }
+
+    lab.step("a daemon that is killed meanwhile: its client asks the next one");
+    lab.write(FILE, CONFIGURATION);
+    lab.ok(stop);
+    lab.ok(&format!("({}; echo $?) >/run/again 2>&1 &", by("deputy", "portbroker --json reload")));
+    lab.wait_for(&format!("test $({CONNECTIONS}) = 2"), 8);
+    lab.ok("systemctl kill -s KILL portbroker && systemctl kill -s CONT polkit");
+    lab.wait_for("grep -q '^0$' /run/again", 40);
+
+    lab.step("none: only root may");
+    lab.ok("systemctl mask --runtime --now polkit.service");
+    is_refused(
+        &lab,
+        &by("deputy", "portbroker reload"),
+        "only root may, for polkit cannot be asked: there is no polkit",
+    );
+    assert!(lab.ok(&call("deputy", "Reload i=yes")).contains("there is no polkit"));
+    lab.ok("portbroker reload");
+    assert_eq!(lab.ok("/usr/bin/python3 /opt/bus.py system Reload"), "done");
+
+    lab.step("no bus: the same");
+    lab.ok("systemctl stop dbus.socket dbus.service");
+    is_refused(&lab, &by("deputy", "portbroker reload"), "there is no system bus here");
+    lab.ok("portbroker reload");
+}
+
+#[test]
+fn a_bus_lets_through_what_is_listed_and_nothing_else() {
+    let lab = booted("policy");
+    let policy = lab.ok("cat /usr/share/dbus-1/system.d/org.portbroker.PortBroker1.conf");
+    let mut listed: Vec<String> = policy
+        .split("<allow ")
+        .filter_map(|rule| {
+            let value =
+                |key: &str| Some(rule.split_once(&format!("{key}=\""))?.1.split('"').next()?.to_owned());
+            Some(format!("{} {}", value("send_interface")?, value("send_member")?))
+        })
+        .collect();
+    listed.sort();
+
+    lab.step("each member of the real introspection, of all objects, is listed, and no other");
+    lab.write(FILE, &format!("{CONFIGURATION}[[listener]]\nname = \"web\"\nstream = \"127.0.0.1:3801\"\n"));
+    lab.ok("portbroker reload");
+    let mut there: Vec<String> = Vec::new();
+    for path in ["", "/pool/egress", "/listener/web"] {
+        let members = lab.ok(&format!(
+            "busctl introspect --no-legend --xml-interface org.portbroker.PortBroker1 /org/portbroker/PortBroker1{path}"
+        ));
+        let mut interface = "";
+        for line in members.split('<') {
+            let name = |kind: &str| line.strip_prefix(kind)?.split('"').nth(1);
+            interface = name("interface name").unwrap_or(interface);
+            there.extend(name("method name").map(|method| format!("{interface} {method}")));
+        }
+    }
+    there.sort();
+    there.dedup();
+    assert!(there.len() > 20, "{there:?}");
+    assert_eq!(listed, there);
+
+    lab.step("what is not listed does not come through, not even root's");
+    let at = "org.portbroker.PortBroker1 /org/portbroker/PortBroker1";
+    for (interface, member) in [
+        ("org.portbroker.PortBroker1.Manager", "Nothing"),
+        ("org.portbroker.PortBroker1.Other", "Reload"),
+        ("org.freedesktop.DBus.Properties", "Set ssv a b s c"),
+    ] {
+        let said = lab.fails(&format!("busctl call {at} {interface} {member}"));
+        assert!(said.contains("Access denied") || said.contains("AccessDenied"), "{member}: {said}");
+    }
+    let said = lab.fails(
+        "busctl --address=unix:path=/run/portbroker/bus --peer=yes call org.portbroker.PortBroker1 / a.b C",
+    );
+    assert!(!said.is_empty());
+}
