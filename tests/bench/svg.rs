@@ -77,7 +77,7 @@ fn draw(svg: &mut String, column: &mut u32, top: f64, look: Look, text: &str) {
     let (left, width) = (MARGIN + f64::from(*column) * WIDTH, f64::from(length) * WIDTH);
     *column += length;
     let (ink, paper) = if look.reversed { (PAPER, look.ink) } else { (look.ink, PAPER) };
-    if look.reversed {
+    if look.reversed && length > 0 {
         writeln!(
             svg,
             "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{HEIGHT}\" fill=\"{paper}\"/>"
