@@ -5,12 +5,13 @@
 //! here, and a text there. A new one is made by `systemd-id128 new`.
 
 /// Events by name.
-const EVENTS: [(&str, &str); 57] = [
+const EVENTS: &[(&str, &str)] = &[
     ("activate", "b0c274cec2684fe7ac777ad623b3f050"),
     ("activation", "83922dfb7c88448991ac6b47e2795bc4"),
     ("address-back", "95dfe470a9344353b4a60d172b29e157"),
     ("address-gone", "91f9faba2eec4e938184dfc1d6568083"),
     ("addresses", "a5b38b2b63ed4d15bdbe4700207304f2"),
+    ("authorized", "1335a1703948448c9021f8774e0d7fcd"),
     ("bound", "82c5a2c4f082437799d7aa15e510a24a"),
     ("busy", "20bad316d116444aa0225e26385fe093"),
     ("closed", "d4fc5fe9281e4b9e834db510b769ef72"),
@@ -19,6 +20,7 @@ const EVENTS: [(&str, &str); 57] = [
     ("descriptors", "a6f926aa11a8491ea0a5b8ba2d69c1ed"),
     ("drained", "7b305ea18e284f98b671820ea1dd8cca"),
     ("draining", "555217c824dd4176b8d3fae824cba6f5"),
+    ("evicted", "a4ff039567054d949c2164b6a5ad6bde"),
     ("exhaustion-ahead", "d0580cb3c1d245538adbd6f815841562"),
     ("exhaustion-averted", "9cfd7412d09044c391107160be037c3f"),
     ("failed", "1847d1b5b6374bc4aeba55ff30dae5da"),
