@@ -28,7 +28,7 @@ while True:
 fn built(revision: &str, directory: &Path) -> PathBuf {
     let file = directory.join(format!("{revision}.deb"));
     let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/deb/build"))
-        .args(["--deb-revision", revision, "--output"])
+        .args(["--fast", "--deb-revision", revision, "--output"])
         .arg(&file)
         .env("BINDIR", Path::new(env!("CARGO_BIN_EXE_portbroker")).parent().unwrap())
         .output()
