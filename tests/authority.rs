@@ -23,7 +23,6 @@ fn booted(name: &str) -> Lab {
         .install(Path::new(env!("CARGO_MANIFEST_DIR")), Path::new(env!("CARGO_BIN_EXE_portbroker")))
         .file(FILE, CONFIGURATION)
         .file("/etc/polkit-1/rules.d/00-test.rules", include_str!("authority/rules.js"))
-        .file("/opt/terminal.py", include_str!("authority/terminal.py"))
         .file("/opt/bus.py", include_str!("authority/bus.py"))
         .boot();
     // What polkit itself logs of its rules is nowhere to be found.
@@ -139,26 +138,6 @@ fn polkit_says_who_may_administer_besides_root() {
     lab.step("and a user of another user or pid namespace is nobody whom polkit knows");
     is_refused(&lab, &by("deputy", "unshare --user --map-current-user portbroker reload"), "another system");
     assert_eq!(lab.ok(&call("deputy", "Reload")), "done");
-
-    lab.step("the password of an administrator, on a terminal");
-    let on_terminal = |what: &str, command: &str| {
-        format!("/usr/bin/python3 /opt/terminal.py {what} {}", by("stranger", command))
-    };
-    let (status, shown) = ends(&lab, &on_terminal("answer secret", "portbroker reload"));
-    assert!(
-        status == 0 && shown.contains("reload the configuration of the port broker"),
-        "{status}: {shown}"
-    );
-    let (status, shown) = ends(&lab, &on_terminal("answer wrong", "portbroker reload"));
-    assert!(status == NOT_ALLOWED, "{status}: {shown}");
-    let (status, shown) = ends(&lab, &on_terminal("dismiss", "portbroker drain 127.0.0.2"));
-    assert!(status == NOT_ALLOWED && shown.contains("ports of 127.0.0.2"), "{status}: {shown}");
-
-    lab.step("who leaves while it is asked leaves nothing behind");
-    ends(&lab, &on_terminal("leave", "portbroker reload"));
-    lab.wait_for(&format!("test $({CONNECTIONS}) = 1"), 15);
-    lab.fails("pgrep -x pkttyagent");
-    lab.ok("portbroker reload");
 }
 
 #[test]

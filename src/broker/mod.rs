@@ -212,13 +212,15 @@ impl Broker {
                 }
                 event = self.next_event() => event,
             };
+            // These can come without end: whoever brings calls has to run in between.
+            let without_end = matches!(event, Event::HungUp(_));
             self.handle(event);
             self.glance_at_descriptors();
             self.follow_changed();
             self.keep_stored();
             self.keep_records();
             self.told.sum_up();
-            if self.touched || !self.changed.is_empty() {
+            if without_end || self.touched || !self.changed.is_empty() {
                 // Whoever waits for an answer has it before the onlookers hear of it.
                 tokio::task::yield_now().await;
             }

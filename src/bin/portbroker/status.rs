@@ -123,7 +123,16 @@ impl Counts {
 pub(crate) fn run(broker: &Broker, output: Output, full: bool) -> Result<ExitCode, Failure> {
     // A program that reads it has no screen.
     let full = full || !io::stdout().is_terminal();
-    match block_on(async { Ok((broker.status().await?, broker.forecasts().await?)) }) {
+    let asked = block_on(async {
+        let status = broker.status().await?;
+        // Where the broker is short of something it may not say this, and then that is what counts.
+        let forecasts = match broker.forecasts().await {
+            Err(Error::Refused { .. }) => Vec::new(),
+            forecasts => forecasts?,
+        };
+        Ok((status, forecasts))
+    });
+    match asked {
         Ok((status, forecasts)) => {
             report(&Screen { status: &status, forecasts: near(&forecasts), full }, output)
         }
