@@ -14,13 +14,14 @@ fn it_is_installed_into_a_running_system_and_taken_out_again() {
         "db.service",
         "[Service]\nExecStart=/usr/bin/python3 /opt/serve.py 3306\n[X-PortBroker]\nListenStream=127.0.0.1:3306\n",
     );
-    for entry in fs::read_dir(&source).unwrap().map(|entry| entry.unwrap().path()) {
-        let name = entry.file_name().unwrap().to_str().unwrap().to_owned();
-        if entry.is_file() {
-            lab = lab.copy(&entry, &format!("/opt/portbroker/systemd/{name}"));
+    for folder in [source.clone(), source.join("man")] {
+        for entry in fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = entry.strip_prefix(&source).unwrap().to_str().unwrap().to_owned();
+            if entry.is_file() {
+                lab = lab.copy(&entry, &format!("/opt/portbroker/systemd/{name}"));
+            }
         }
     }
-    lab = lab.copy(&source.join("man/portbroker.toml.5"), "/opt/portbroker/systemd/man/portbroker.toml.5");
     for name in ["portbroker", "portbrokerd", "portbroker-generator"] {
         lab = lab.copy(&programs.join(name), &format!("/opt/portbroker/target/release/{name}"));
     }
@@ -36,6 +37,9 @@ fn it_is_installed_into_a_running_system_and_taken_out_again() {
     lab.ok("systemctl is-enabled portbroker.service portbroker.socket");
     assert_eq!(lab.show("portbroker.service", "ActiveState"), "active");
     lab.wait_for("busctl status org.portbroker.PortBroker1", 15);
+    for page in ["man1/portbroker.1", "man1/portbroker-exec.1", "man5/portbroker.unit.5", "man8/portbrokerd.8"] {
+        lab.ok(&format!("test -s /usr/local/share/man/{page}"));
+    }
 
     lab.step("the service that had its port already gets it from the broker from the next start on");
     lab.ok("systemctl stop db");
