@@ -37,7 +37,9 @@ fn it_is_installed_into_a_running_system_and_taken_out_again() {
     lab.ok("systemctl is-enabled portbroker.service portbroker.socket");
     assert_eq!(lab.show("portbroker.service", "ActiveState"), "active");
     lab.wait_for("busctl status org.portbroker.PortBroker1", 15);
-    for page in ["man1/portbroker.1", "man1/portbroker-exec.1", "man5/portbroker.unit.5", "man8/portbrokerd.8"] {
+    for page in
+        ["man1/portbroker.1", "man1/portbroker-exec.1", "man5/portbroker.unit.5", "man8/portbrokerd.8"]
+    {
         lab.ok(&format!("test -s /usr/local/share/man/{page}"));
     }
 

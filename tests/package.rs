@@ -51,6 +51,8 @@ fn a_package_installs_upgrades_under_load_and_purges() {
             "[Service]\nExecStart=/usr/bin/python3 /opt/serve.py 3306\n[X-PortBroker]\nListenStream=127.0.0.1:3306\n",
         )
         .boot();
+    // Images of containers have one that keeps packages from starting what they install.
+    lab.ok("rm -f /usr/sbin/policy-rc.d");
     let packages = "find /etc /usr /var/lib /run -xdev -name '*portbroker*' | sort";
     let before = lab.ok(packages);
     let install = |file: &str| format!("DEBIAN_FRONTEND=noninteractive dpkg -i /opt/{file}.deb 2>&1");

@@ -7,6 +7,7 @@ use portbroker::kernel::socket::{BindError, ListenerSocket};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 /// Endpoint, `IPV6_V6ONLY`, and the addresses at which it can be reached.
 const KINDS: [(&str, bool, &[&str]); 4] = [
@@ -156,6 +157,11 @@ fn a_port_is_reserved_over_connections_and_time_wait_of_an_earlier_service() {
             drop(first);
             let mut second = bind(&tcp(endpoint, v6only));
             assert!(!socket2::SockRef::from(&second).reuse_address().unwrap());
+            // The service may not have closed its own yet.
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while connect(reached[0]) == Client::Connected && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
             assert_eq!(connect(reached[0]), Client::Refused);
             second.listen().unwrap();
             assert_eq!(connect(reached[0]), Client::Connected);
