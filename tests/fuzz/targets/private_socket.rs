@@ -106,7 +106,8 @@ impl Served {
             })
             .unwrap();
             let (stop, stopped) = tokio::sync::oneshot::channel();
-            tokio::spawn(serve_private_socket(bind_private_socket(&socket).unwrap(), handle, Spare::new()));
+            let socket = bind_private_socket(&socket).unwrap();
+            tokio::spawn(serve_private_socket(socket, handle, Spare::new(), false));
             tokio::spawn(broker.run(stopped));
             stop
         });
