@@ -2,7 +2,7 @@
 
 use super::polkit::{self, Question, Subject};
 use super::properties::{self, Properties};
-use super::{Failure, introspect, outbound};
+use super::{Failure, introspect, outbound, shown};
 use crate::broker::{Acquire, Handed, Handle, Held, ObjectKind, View};
 use crate::kernel::holder::HolderClaim;
 use crate::policy::{Administration, Caller};
@@ -127,17 +127,14 @@ impl Manager {
             && (outbound::may_wait(message, &header) || polkit::may_wait(message, &header))
     }
 
-    /// Answers a call that would wait beside too many others.
+    /// Answers a call that would wait and may not.
     pub(super) async fn refuse_to_wait(
         &self,
         connection: &Connection,
         message: &Message,
-        most: usize,
+        reason: String,
     ) -> zbus::Result<()> {
-        let text = format!(
-            "{most} calls wait here already, for ports or for a password: let some of them end first"
-        );
-        connection.send(&Failure::standard("LimitsExceeded", text).reply(&message.header())?).await
+        connection.send(&Failure::standard("LimitsExceeded", reason).reply(&message.header())?).await
     }
 
     async fn call(
@@ -161,8 +158,9 @@ impl Manager {
             (Some(PROPERTIES), "Get") => {
                 let (interface, property): (String, String) = argument(message)?;
                 let mut all = self.properties(path, &interface).await?;
-                let unknown =
-                    || Failure::standard("UnknownProperty", format!("no property {property:?} here"));
+                let unknown = || {
+                    Failure::standard("UnknownProperty", format!("no property {:?} here", shown(&property)))
+                };
                 reply.build(&all.remove(property.as_str()).ok_or_else(unknown)?)?
             }
             (Some(PROPERTIES), "Set") => {
@@ -278,8 +276,12 @@ impl Manager {
     }
 
     async fn properties(&self, path: &str, interface: &str) -> Result<Properties, Failure> {
-        let unknown_interface =
-            || Failure::standard("UnknownInterface", format!("no interface {interface:?} at {path}"));
+        let unknown_interface = || {
+            Failure::standard(
+                "UnknownInterface",
+                format!("no interface {:?} at {}", shown(interface), shown(path)),
+            )
+        };
         match Object::at(path).ok_or_else(|| unknown_object(path))? {
             Object::Manager if interface == MANAGER_INTERFACE => {
                 Ok(properties::of_manager(&self.broker.summary().await?))
@@ -380,6 +382,7 @@ impl Manager {
             return unknown_object(path);
         }
         let interface = interface.unwrap_or("any interface");
+        let path = shown(path);
         Failure::standard("UnknownMethod", format!("no method {member:?} of {interface} at {path}"))
     }
 }
@@ -423,8 +426,7 @@ fn holder_is_unit(options: &HashMap<String, OwnedVariant>) -> Result<bool, Failu
 }
 
 pub(super) fn no_such_option(unknown: &str) -> Failure {
-    let unknown: String = unknown.chars().take(100).collect();
-    Failure::ours(ErrorName::BadArgument, format!("there is no option {unknown:?}"))
+    Failure::ours(ErrorName::BadArgument, format!("there is no option {:?}", shown(unknown)))
 }
 
 fn no_unit() -> Failure {
@@ -432,7 +434,7 @@ fn no_unit() -> Failure {
 }
 
 fn unknown_object(path: &str) -> Failure {
-    Failure::standard("UnknownObject", format!("there is no object at {path}"))
+    Failure::standard("UnknownObject", format!("there is no object at {}", shown(path)))
 }
 
 fn machine_id() -> Result<String, Failure> {

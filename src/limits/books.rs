@@ -61,7 +61,7 @@ pub enum Claim {
     Connection,
     /// Descriptors that are made for a caller.
     Descriptors(u64),
-    /// Bytes of a reply.
+    /// Bytes of a reply, or of a call.
     Bytes(u64),
     /// A process that holds listeners.
     Holder,
@@ -187,9 +187,12 @@ impl Books {
     pub fn take(&mut self, who: &Who, claim: Claim) -> Result<(), Limit> {
         let (mut bounds, each, all) = self.bounds(who, claim);
         let (shares, amount) = self.shares(claim);
-        // One reply at a time is everybody's, however long it is.
+        // One at a time is everybody's, however long it is; where it is longer than what all may have, one of all.
         if matches!(claim, Claim::Bytes(_)) && shares.of(who) == 0 {
             bounds.each = u64::MAX;
+            if shares.all() == 0 {
+                (bounds.common, bounds.all) = (u64::MAX, u64::MAX);
+            }
         }
         shares.take(who, amount, bounds).map_err(|short| match short {
             Short::Each => each,
@@ -349,6 +352,14 @@ mod tests {
         assert_eq!(books.take(&Who::User(7), long), Ok(()));
         assert_eq!(books.take(&Who::User(7), Claim::Bytes(1)), Err(Limit::UnreadBytesPerUser));
         assert_eq!(books.take(&Who::User(8), long), Ok(()));
+
+        let longest = Claim::Bytes(100 << 20);
+        assert_eq!(books.take(&Who::User(9), longest), Err(Limit::UnreadBytes), "not beside others");
+        for uid in [7, 8] {
+            books.give_back(&Who::User(uid), long);
+        }
+        assert_eq!(books.take(&Who::User(9), longest), Ok(()), "or it would wait for ever");
+        assert_eq!(books.take(&Who::User(8), Claim::Bytes(1)), Err(Limit::UnreadBytes));
     }
 
     #[test]

@@ -72,6 +72,15 @@ fn root() -> PathBuf {
     root
 }
 
+/// A program of the tree that would be booted, for what takes no boot. It sees a directory of this machine's as `/mnt`.
+pub fn program_of_the_tree(program: &str, directory: &Path) -> Command {
+    let mut command = Command::new("unshare");
+    let inside = "mount --bind \"$0\" \"$1/mnt\" && exec chroot \"$@\"";
+    command.args(["--mount", "--propagation", "private", "sh", "-c", inside]).arg(directory).arg(root());
+    command.arg(program);
+    command
+}
+
 /// A container to be: `name` is its host name.
 pub fn prepare(name: &str) -> Preparation {
     // Several runs at one time do not know of each other.
@@ -275,6 +284,21 @@ impl Lab {
     /// The root directory of the container, seen from outside.
     pub fn root(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root", self.init))
+    }
+
+    /// The number by which this process knows one of the lab's.
+    pub fn pid_outside(&self, inside: &str) -> u32 {
+        let space = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let is_it = |pid: &String| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+            line.and_then(|line| line.split_whitespace().last()) == Some(inside)
+                && space(pid) == space(&self.init)
+        };
+        let all = fs::read_dir("/proc").expect("/proc").flatten();
+        let mut pids = all.filter_map(|entry| entry.file_name().into_string().ok());
+        let found = pids.find(is_it).and_then(|pid| pid.parse().ok());
+        found.unwrap_or_else(|| panic!("no process {inside} in the lab"))
     }
 
     /// The greeting of a server inside, `/opt/serve.py`, at a port or path.
