@@ -140,6 +140,24 @@ fn polkit_says_who_may_administer_besides_root() {
     assert_eq!(lab.ok(&call("deputy", "Reload")), "done");
 }
 
+/// Someone asks polkit while it hangs, something is done that lets it go on, and it lets the one who asked.
+fn is_let_late(lab: &Lab, then: &str) {
+    for _ in 0..5 {
+        lab.ok("systemctl start polkit && systemctl kill -s STOP polkit && rm -f /run/late");
+        lab.ok(&format!("({}; echo $?) >/run/late 2>&1 &", by("deputy", "portbroker --json reload")));
+        lab.wait_for(&format!("test $({CONNECTIONS}) = 2"), 8);
+        lab.ok(then);
+        lab.wait_for("tail -1 /run/late | grep -q '^[0-9]*$'", 40);
+        let said = lab.ok("cat /run/late");
+        // polkit 126 now and then loses its name on the bus when it goes on, and ends: that is the answer then.
+        if !said.contains("it went away before it answered") {
+            assert!(said.lines().last() == Some("0"), "{said}");
+            return;
+        }
+    }
+    panic!("polkit never answers");
+}
+
 #[test]
 fn a_polkit_that_says_nothing_holds_up_nobody() {
     let lab = booted("silent");
@@ -172,22 +190,13 @@ fn a_polkit_that_says_nothing_holds_up_nobody() {
     let many: String = (0..3000).map(table).collect();
     for round in 0..3 {
         lab.write(FILE, &format!("{many}{}", table(4000 + round)));
-        lab.ok(stop);
-        lab.ok(&format!("({}; echo $?) >/run/late 2>&1 &", by("deputy", "portbroker --json reload")));
-        lab.wait_for(&format!("test $({CONNECTIONS}) = 2"), 8);
-        lab.ok("portbroker reload >/dev/null & systemctl kill -s CONT polkit; wait");
-        lab.wait_for("grep -q '^0$' /run/late", 30);
+        is_let_late(&lab, "portbroker reload >/dev/null & systemctl kill -s CONT polkit; wait");
         lab.ok(&format!("portbroker show listener l{}", 4000 + round));
-        lab.ok("rm /run/late");
     }
 
     lab.step("a daemon that is killed meanwhile: its client asks the next one");
     lab.write(FILE, CONFIGURATION);
-    lab.ok(stop);
-    lab.ok(&format!("({}; echo $?) >/run/again 2>&1 &", by("deputy", "portbroker --json reload")));
-    lab.wait_for(&format!("test $({CONNECTIONS}) = 2"), 8);
-    lab.ok("systemctl kill -s KILL portbroker && systemctl kill -s CONT polkit");
-    lab.wait_for("grep -q '^0$' /run/again", 40);
+    is_let_late(&lab, "systemctl kill -s KILL portbroker && systemctl kill -s CONT polkit");
 
     lab.step("none: only root may");
     lab.ok("systemctl mask --runtime --now polkit.service");

@@ -318,6 +318,21 @@ impl Lab {
         version.unwrap_or_else(|| panic!("no version of systemd's in {text}"))
     }
 
+    /// Whether its systemd keeps the sockets of a broker that is stopped, for its next start.
+    pub fn keeps_the_stopped(&self) -> bool {
+        self.systemd() >= 254
+    }
+
+    /// Stops the broker for good, so that nothing of it is kept.
+    pub fn stop_for_good(&self) {
+        if self.keeps_the_stopped() {
+            let drop_in = "/etc/systemd/system/portbroker.service.d/zzz-for-good.conf";
+            self.write(drop_in, "[Service]\nFileDescriptorStorePreserve=no\n");
+            self.ok("systemctl daemon-reload");
+        }
+        self.ok("systemctl stop portbroker.socket portbroker.service");
+    }
+
     /// Says what is tested now, so that a failure is seen to belong to it.
     pub fn step(&self, name: &str) {
         println!("--- {name}");
