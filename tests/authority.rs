@@ -142,20 +142,11 @@ fn polkit_says_who_may_administer_besides_root() {
 
 /// Someone asks polkit while it hangs, something is done that lets it go on, and it lets the one who asked.
 fn is_let_late(lab: &Lab, then: &str) {
-    for _ in 0..5 {
-        lab.ok("systemctl start polkit && systemctl kill -s STOP polkit && rm -f /run/late");
-        lab.ok(&format!("({}; echo $?) >/run/late 2>&1 &", by("deputy", "portbroker --json reload")));
-        lab.wait_for(&format!("test $({CONNECTIONS}) = 2"), 8);
-        lab.ok(then);
-        lab.wait_for("tail -1 /run/late | grep -q '^[0-9]*$'", 40);
-        let said = lab.ok("cat /run/late");
-        // polkit 126 now and then loses its name on the bus when it goes on, and ends: that is the answer then.
-        if !said.contains("it went away before it answered") {
-            assert!(said.lines().last() == Some("0"), "{said}");
-            return;
-        }
-    }
-    panic!("polkit never answers");
+    lab.ok("systemctl start polkit && systemctl kill -s STOP polkit && rm -f /run/late");
+    lab.ok(&format!("({}; echo $?) >/run/late 2>&1 &", by("deputy", "portbroker --json reload")));
+    lab.wait_for(&format!("test $({CONNECTIONS}) = 2"), 8);
+    lab.ok(then);
+    lab.wait_for("grep -q '^0$' /run/late", 40);
 }
 
 #[test]
@@ -180,9 +171,9 @@ fn a_polkit_that_says_nothing_holds_up_nobody() {
     lab.wait_for("test $(grep -l 'LimitsExceeded.*questions' /run/many.? | wc -l) = 2", 8);
     lab.ok("portbroker reload");
 
-    lab.step("killed with the questions: they are answered");
+    lab.step("killed with the questions: the next one answers them");
     lab.ok("systemctl kill -s KILL polkit");
-    lab.wait_for("test $(grep -l 'it went away before it answered' /run/many.? | wc -l) = 4", 10);
+    lab.wait_for("test $(grep -lx done /run/many.? | wc -l) = 4", 20);
     lab.wait_for(&by("deputy", "portbroker reload"), 20);
 
     lab.step("its answer comes while the daemon reloads, and takes effect");

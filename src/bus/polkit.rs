@@ -21,6 +21,8 @@ use zbus::{Fd, OwnedVariant, Variant};
 
 /// How long polkit may think, where it asks nobody.
 const THINKS: Duration = Duration::from_secs(10);
+/// What systemd may need to see that polkit ended: a start before that is none, and the bus would wait for it in vain.
+const IS_GONE: Duration = Duration::from_millis(500);
 /// How long somebody may take to authenticate.
 const AUTHENTICATES: Duration = Duration::from_secs(MAX_AUTHENTICATION);
 /// Questions at a time: of all callers, and of one user. Each is a connection to the bus, which lets one user have 256.
@@ -278,7 +280,17 @@ impl Denial {
 async fn ask(subject: Result<Subject, Silence>, question: &Question) -> Result<Answer, Silence> {
     let subject = subject?;
     let patience = if question.interactive { AUTHENTICATES } else { THINKS };
-    tokio::time::timeout(patience, check(&subject, question)).await.unwrap_or(Err(Silence::Late(patience)))
+    let asked = async {
+        match check(&subject, question).await {
+            // It may end at any time (126 now and then does with a question), and the next one starts it.
+            Err(Silence::Gone) => {
+                tokio::time::sleep(IS_GONE).await;
+                check(&subject, question).await
+            }
+            answer => answer,
+        }
+    };
+    tokio::time::timeout(patience, asked).await.unwrap_or(Err(Silence::Late(patience)))
 }
 
 async fn check(subject: &Subject, question: &Question) -> Result<Answer, Silence> {
