@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 #[path = "support/callers.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
 mod callers;
 #[path = "support/daemon.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
