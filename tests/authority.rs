@@ -24,6 +24,7 @@ fn booted(name: &str) -> Lab {
         .file(FILE, CONFIGURATION)
         .file("/etc/polkit-1/rules.d/00-test.rules", include_str!("authority/rules.js"))
         .file("/opt/bus.py", include_str!("authority/bus.py"))
+        .file("/opt/terminal.py", include_str!("authority/terminal.py"))
         .boot();
     // What polkit itself logs of its rules is nowhere to be found.
     lab.ok("mkdir -m 1777 /run/asked && touch /run/asked/log && chmod 666 /run/asked/log");
@@ -35,6 +36,11 @@ fn booted(name: &str) -> Lab {
 /// The same, as somebody else.
 fn by(user: &str, command: &str) -> String {
     format!("setpriv --reuid={user} --regid={user} --clear-groups {command}")
+}
+
+/// The same on a terminal, which does `what` where a password is asked for.
+fn on_terminal(what: &str, user: &str, command: &str) -> String {
+    format!("/usr/bin/python3 /opt/terminal.py {what} {}", by(user, command))
 }
 
 /// By python3-dbus, over the bus.
@@ -138,6 +144,105 @@ fn polkit_says_who_may_administer_besides_root() {
     lab.step("and a user of another user or pid namespace is nobody whom polkit knows");
     is_refused(&lab, &by("deputy", "unshare --user --map-current-user portbroker reload"), "another system");
     assert_eq!(lab.ok(&call("deputy", "Reload")), "done");
+}
+
+#[test]
+fn an_administrator_s_password_is_asked_for_on_a_terminal() {
+    let lab = booted("password");
+    let agents = "journalctl -b -o cat -u polkit | grep -c '^Registered Authentication Agent'";
+    let ends = |command: &str, expected: i32, parts: &[&str]| {
+        let (status, said) = ends(&lab, command);
+        assert!(
+            status == expected && parts.iter().all(|part| said.contains(part)),
+            "`{command}`: {status}, {said}"
+        );
+    };
+
+    lab.step("it is typed, for each verb that administers, and only that is done");
+    let lease = lease_of_root(&lab);
+    for (command, asked) in [
+        ("portbroker reload", "to reload the configuration of the port broker."),
+        ("portbroker drain 127.0.0.2", "to change whether ports of 127.0.0.2 are leased"),
+        ("portbroker who 9999/udp --evict", "to close what uses port 9999/udp."),
+        (&format!("portbroker release {lease}"), &format!("to end lease {lease}, which is somebody else's.")),
+    ] {
+        ends(
+            &on_terminal("type secret", "stranger", command),
+            0,
+            &[asked, "asked 1 times, echo on, agents left 0"],
+        );
+    }
+    assert!(lab.ok("portbroker --json show pool egress").contains("\"drained\""), "it is drained");
+    assert!(!lab.ok("portbroker --json list leases").contains("\"state\":\"held\""), "it is ended");
+
+    lab.step("over the bus, where there is no private socket");
+    let hidden = "unshare --mount sh -c 'mount -t tmpfs tmpfs /run/portbroker && exec \"$@\"' sh";
+    let command = on_terminal("type secret", "stranger", "portbroker reload");
+    ends(&format!("{hidden} {command}"), 0, &["asked 1 times, echo on"]);
+
+    lab.step("a wrong one, none, and no agent any more; nothing is written over the prompt");
+    for (what, asked) in
+        [("type wrong", "echo on"), ("type ^D", "echo on"), ("kill pkttyagent", "asked 1 times")]
+    {
+        let command = on_terminal(what, "stranger", "portbroker reload");
+        ends(
+            &command,
+            NOT_ALLOWED,
+            &["Error.NotAllowed", "the authentication failed, or a rule forbids it", asked],
+        );
+        assert!(!lab.ok(&format!("{command} || true")).contains("asking the broker"), "{what}");
+    }
+
+    lab.step("who leaves takes question and agent along");
+    let withdrawn = || lab.wait_for(&format!("test $({CONNECTIONS}) = 1"), 15);
+    for (what, status) in [("type ^C", 128 + 2), ("kill portbroker", 128 + 9)] {
+        let command = on_terminal(what, "stranger", "portbroker reload");
+        for command in [&command, &format!("{hidden} {command}")] {
+            ends(command, status, &["asked 1 times, echo on, agents left 0"]);
+            withdrawn();
+        }
+    }
+
+    lab.step("as many questions as one user may have, and others are served meanwhile");
+    let held = on_terminal("hold /run/asked/enough", "stranger", "portbroker reload");
+    lab.ok(&format!("for n in 1 2 3 4; do {held} >/run/open.$n 2>&1 & done"));
+    lab.wait_for(&format!("test $({CONNECTIONS}) = 5 && test $(pgrep -cx pkttyagent) = 4"), 30);
+    ends(&by("stranger", "portbroker reload"), 1, &["polkit is asked too many questions at once"]);
+    ends(&on_terminal("type secret", "banned", "portbroker reload"), NOT_ALLOWED, &["asked 0 times"]);
+    for _ in 0..3 {
+        lab.ok("portbroker reload && portbroker status");
+        lab.ok(&by("deputy", "portbroker reload"));
+        lab.ok(&by("stranger", "portbroker list pools"));
+    }
+    lab.ok("touch /run/asked/enough");
+    withdrawn();
+    lab.wait_for("test $(grep -l 'asked 1 times, echo on, agents left 0' /run/open.? | wc -l) = 4", 15);
+    ends(&on_terminal("type secret", "stranger", "portbroker reload"), 0, &["asked 1 times"]);
+
+    lab.step("nobody is asked who does not want to be, or has no terminal");
+    let before = lab.ok(agents);
+    for command in ["portbroker --no-ask-password reload", "sh -c 'portbroker reload </dev/null'"] {
+        ends(
+            &on_terminal("type secret", "stranger", command),
+            NOT_ALLOWED,
+            &["who authenticates to polkit", "asked 0 times"],
+        );
+    }
+    is_refused(&lab, &by("stranger", "portbroker reload"), "who authenticates to polkit");
+    assert_eq!(lab.ok(agents), before);
+
+    lab.step("an agent that is there already is asked, and no other");
+    let other = "sh -c 'mkfifo /tmp/there; setpriv --pdeathsig TERM pkttyagent --process $$ --notify-fd 9 9>/tmp/there & cat /tmp/there; exec portbroker reload'";
+    let command = on_terminal("type secret", "stranger", other);
+    ends(&command, 0, &["asked 1 times, echo on, agents left 0"]);
+
+    lab.step("no agent to be had: it is said");
+    lab.ok("mv /usr/bin/pkttyagent /usr/bin/pkttyagent.away");
+    ends(
+        &on_terminal("type secret", "stranger", "portbroker reload"),
+        NOT_ALLOWED,
+        &["pkttyagent cannot be started", "who authenticates to polkit", "asked 0 times"],
+    );
 }
 
 #[test]
