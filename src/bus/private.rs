@@ -113,6 +113,8 @@ pub async fn serve_private_socket(
     let signals = Signals::of(&broker);
     let mut door = Door { spare, said: false };
     loop {
+        // Others come in between two who connect, however many there are that do nothing else.
+        tokio::task::yield_now().await;
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
