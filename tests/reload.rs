@@ -154,6 +154,7 @@ fn a_list_shows_what_each_listener_by_itself_is_whatever_changed_since_the_last_
         (0..2).for_each(|_| agrees("bcde"));
         service.end();
         eventually("b is gone with its holder", || names(&daemon).concat() == "cde");
+        #[expect(clippy::disallowed_methods, reason = "somebody else's service")]
         let taken = TcpListener::bind("127.0.0.1:7806").unwrap();
         assert!(reload_with_notes(&daemon, &of("def", "")).contains("the address is in use"));
         agrees("def");
