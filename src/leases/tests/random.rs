@@ -44,13 +44,29 @@ proptest! {
             let named = [Owner::User(1), Owner::User(9)].into_iter().filter(|_| named).collect();
             Guarantee { ports, named, others }
         });
-        let mut world = World::new([spread, Spread::LeastUsed], [quota, Quota::None], guarantee);
-        world.run(Command::Open { owner: 0 });
-        for (turn, command) in commands.into_iter().enumerate() {
-            let turn = if matches!(command, Command::Restart { .. }) { None } else { Some(turn * 7) };
-            world.run(command);
-            world.check(turn);
-        }
-        world.finish();
+        World::new([spread, Spread::LeastUsed], [quota, Quota::None], guarantee).run_all(commands);
     }
+}
+
+/// What the fuzzer found, with the fewest commands that show it.
+#[test]
+fn a_caller_that_comes_back_without_asking_is_kept_nothing() {
+    let lease = |session, udp, to, ports| Command::Lease {
+        session,
+        pool: 0,
+        udp,
+        to,
+        kind: Kind::Sockets,
+        ports,
+        minimum: ports,
+    };
+    let guarantee = Guarantee { ports: 94, named: [Owner::User(1), Owner::User(9)].into(), others: false };
+    let world = World::new([Spread::LeastUsed; 2], [Quota::None; 2], Some(guarantee));
+    world.run_all([
+        Command::Open { owner: 2 },
+        lease(0, false, 2, 447),
+        Command::End { session: 0, fate: 0 },
+        Command::Open { owner: 0 },
+        lease(0, true, 0, 591),
+    ]);
 }

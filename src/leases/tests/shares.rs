@@ -94,6 +94,26 @@ fn what_cools_is_its_owners_and_kept_for_it_when_it_is_free() {
 }
 
 #[test]
+fn who_comes_back_with_nothing_left_counts_when_it_asks_again() {
+    let (pool, mut callers) = (hundred(false), Callers::new());
+    let (greedy, second) = (callers.open(1), callers.open(2));
+    assert_eq!(callers.take(greedy, d(), 1, &pool), 1);
+    assert_eq!(callers.take(second, to("[2001:db8::1]:443"), 1, &pool), 0, "it asked, and got nothing");
+    assert_eq!(callers.ledger.callers(&pool.name), Some(2));
+    callers.ledger.end_session(second, callers.now);
+    let second = callers.open(2);
+    let refused = |callers: &mut Callers| {
+        let request = request(greedy, d(), Kind::Pairs, 100);
+        callers.ledger.lease(&request, &pool.offer(), callers.now).unwrap_err()
+    };
+    let all = refused(&mut callers);
+    assert!(matches!(all, Refused::Exhausted { free: 99, kept: 0, .. }), "{all}");
+    assert_eq!(callers.take(second, to("[2001:db8::1]:443"), 1, &pool), 0);
+    let fewer = refused(&mut callers);
+    assert!(matches!(fewer, Refused::Exhausted { free: 99, kept: 10, .. }), "{fewer}");
+}
+
+#[test]
 fn those_who_are_named_count_before_they_come_and_a_user_is_one_with_its_slice() {
     let slice = Owner::Unit("user-7.slice".try_into().unwrap());
     let named = [Owner::User(7), Owner::Unit("a.service".try_into().unwrap())];

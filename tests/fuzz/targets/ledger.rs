@@ -52,16 +52,6 @@ fuzz_target!(|bytes: &[u8]| {
         let named = if ports % 2 == 0 { vec![Owner::User(1), Owner::User(9)] } else { Vec::new() };
         Guarantee { ports, named: named.into_iter().collect(), others: ports % 3 == 0 }
     });
-    let mut world = World::new([spread, Spread::LeastUsed], [quota, Quota::None], guarantee);
-    world.run(Command::Open { owner: 0 });
-    for turn in 0..MOST {
-        if input.is_empty() {
-            break;
-        }
-        let Ok(command) = command(&mut input) else { break };
-        let turn = if matches!(command, Command::Restart { .. }) { None } else { Some(turn * 7) };
-        world.run(command);
-        world.check(turn);
-    }
-    world.finish();
+    let commands = std::iter::from_fn(|| if input.is_empty() { None } else { command(&mut input).ok() });
+    World::new([spread, Spread::LeastUsed], [quota, Quota::None], guarantee).run_all(commands.take(MOST));
 });
