@@ -26,6 +26,7 @@ pub enum Command {
     Addresses { pool: usize, mask: u8 },
     Zone { pool: usize, zone: usize },
     Drain { address: usize },
+    Guarantee { pool: usize, guarantee: Option<Guarantee> },
     Restart { snapshot: bool },
 }
 
@@ -42,8 +43,10 @@ pub struct World {
     naive: Naive,
     kernel: Kernel,
     pools: [Pool; 2],
-    /// Who has asked for something of each pool; `None`: since the start nobody has asked.
+    /// Who has asked for something of each pool; `None`: since the start, or a new guarantee, nobody has asked.
     asked: [Option<BTreeSet<Owner>>; 2],
+    /// What each pool guaranteed then.
+    guaranteed: [Option<Arc<Guarantee>>; 2],
     journal: Vec<Event>,
 }
 
@@ -72,11 +75,16 @@ impl World {
         let ledger = Ledger::new(now);
         let (naive, kernel) = (Naive::new(), Kernel::default());
         let pools = [pool(0), pool(1)];
-        Self { now, ledger, naive, kernel, pools, asked: [None, None], journal: Vec::new() }
+        let (asked, guaranteed) = ([None, None], [None, None]);
+        Self { now, ledger, naive, kernel, pools, asked, guaranteed, journal: Vec::new() }
     }
 
     /// Who counts as a caller of a pool, for which somebody asks now.
     fn callers(&mut self, pool: usize, asks: &Owner) -> BTreeSet<Owner> {
+        if self.guaranteed[pool] != self.pools[pool].guarantee {
+            self.guaranteed[pool] = self.pools[pool].guarantee.clone();
+            self.asked[pool] = None;
+        }
         let leases = self.naive.leases.values();
         let of_pool = |known: &&super::naive::Known| known.pool == self.pools[pool].name;
         let with_leases = || leases.clone().filter(of_pool).map(|known| known.owner.clone()).collect();
@@ -170,6 +178,7 @@ impl World {
                     assert!(self.ledger.undrain(address));
                 }
             }
+            Command::Guarantee { pool, guarantee } => self.pools[pool].guarantee = guarantee.map(Arc::new),
             Command::Restart { snapshot } => self.restart(snapshot),
         }
         self.learn();
