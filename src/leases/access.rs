@@ -4,10 +4,9 @@
 use super::Offer;
 use super::books::Claim;
 use super::ledger::Ledger;
-use super::record::{Range, Record};
 use super::shares::{Ground, Shares};
 use super::spread::Candidate;
-use crate::model::{LeaseId, PoolName, Protocol};
+use crate::model::{PoolName, Protocol};
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
@@ -132,35 +131,20 @@ impl Ledger {
         }
     }
 
-    /// Counts what everybody has of a pool. Of a port that several ended leases had, the newest has it.
+    /// Counts what everybody has of a pool: what is held, and what cools. Ports that an ended lease had and that are
+    /// another one's now, be it one of another pool, are not among those that cool of it.
     fn divide_anew(&mut self, pool: u32) {
-        let of_pool = |(_, record): &(&LeaseId, &Record)| record.pool == pool;
-        let records: Vec<Counted> = {
-            let mut seen: HashSet<(Claim, u32, u16)> = HashSet::new();
-            let mut cools = |record: &Record, range: &Range| {
-                let claim = record.claim();
-                let cooling = |port: &u16| {
-                    let marks = self.books.marks(claim, range.address, port / 64);
-                    marks.cooling >> (port % 64) & 1 == 1 && seen.insert((claim, range.address, *port))
-                };
-                u32::try_from((range.first..=range.last).filter(cooling).count()).unwrap_or(u32::MAX)
-            };
-            let mut counted = |record: &Record| {
-                let mut count =
-                    |range: &Range| if record.held { range.ports() } else { cools(record, range) };
-                let ranges = record.ranges.iter().map(|range| (*range, count(range)));
-                (record.owner, record.claim(), ranges.collect())
-            };
-            self.leases.iter().rev().filter(of_pool).map(|(_, record)| counted(record)).collect()
-        };
-        for (owner, claim, ranges) in records {
-            if let (Some(shares), Some(key)) =
-                (self.pools.get_mut(pool).and_then(|entry| entry.shares.as_mut()), self.owners.key(owner))
-            {
-                shares.ask(owner, key);
+        let Some(shares) = self.pools.get_mut(pool).and_then(|entry| entry.shares.as_mut()) else { return };
+        for record in self.leases.values().filter(|record| record.pool == pool) {
+            if let Some(owner) = self.owners.key(record.owner) {
+                shares.ask(record.owner, owner);
             }
-            for (range, ports) in ranges {
-                self.share(pool, claim, owner, range.address, Share::More(ports));
+            let mut ports = record.cooling;
+            for range in record.ranges.iter().filter(|_| record.held) {
+                ports.more(self.books.is_ipv4(range.address), range.ports());
+            }
+            for (v4, ports) in ports.of_each() {
+                shares.add(Ground { claim: record.claim(), v4 }, record.owner, ports);
             }
         }
     }
@@ -168,8 +152,7 @@ impl Ledger {
     /// An owner has more or fewer ports of an address of a pool than before, be they held or cooling.
     pub(super) fn share(&mut self, pool: u32, claim: Claim, owner: u32, address: u32, share: Share) {
         let Some(shares) = self.pools.get_mut(pool).and_then(|entry| entry.shares.as_mut()) else { return };
-        let Some(ip) = self.books.addresses.key(address) else { return };
-        let ground = Ground { claim, v4: ip.is_ipv4() };
+        let ground = Ground { claim, v4: self.books.is_ipv4(address) };
         match share {
             Share::More(0) | Share::Less(0) => {}
             Share::More(ports) => shares.add(ground, owner, ports),
@@ -240,9 +223,6 @@ impl Ledger {
         reaches.into_iter().flatten().max().unwrap_or_default()
     }
 }
-
-/// An owner, what it claims, and how many ports of each range it has.
-type Counted = (u32, Claim, Vec<(Range, u32)>);
 
 /// A change of what somebody has.
 #[derive(Debug, Clone, Copy)]

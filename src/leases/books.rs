@@ -153,6 +153,11 @@ impl Books {
         self.addresses.get(address).map(|address| address.side(protocol))
     }
 
+    /// Whether an address is an IPv4 address.
+    pub(super) fn is_ipv4(&self, address: u32) -> bool {
+        self.addresses.key(address).is_some_and(IpAddr::is_ipv4)
+    }
+
     /// The slots of a claim at an address.
     pub(super) fn slots(&self, claim: Claim, address: u32) -> &Slots {
         match claim.destination {

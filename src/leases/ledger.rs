@@ -144,7 +144,9 @@ impl Ledger {
             session.leases.remove(&id);
         }
         let (claim, ports) = (record.claim(), record.ports());
-        record.cooling = ports;
+        for range in &record.ranges {
+            record.cooling.more(self.books.is_ipv4(range.address), range.ports());
+        }
         if claim.destination.is_none() {
             // Whole ranges are asked for: the longer the fewer.
             record.ranges.sort_unstable_by_key(|range| (range.address, range.first));
@@ -185,7 +187,7 @@ impl Ledger {
 
     /// A lease that ended is forgotten once nothing of it cools, and nothing of it will be looked at.
     pub(super) fn forget_if_done(&mut self, id: LeaseId) {
-        let done = |record: &&Record| !record.held && record.cooling == 0 && record.watched == 0;
+        let done = |record: &&Record| !record.held && record.cooling.all() == 0 && record.watched == 0;
         let Some(record) = self.leases.get(&id).filter(done) else { return };
         self.schedule.walked(record.claim(), id, None);
         let Some(record) = self.leases.remove(&id) else { return };

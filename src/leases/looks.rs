@@ -122,7 +122,7 @@ impl Ledger {
         let word = (spot.port / 64, 1 << (spot.port % 64));
         self.books.step(Step::Free, spot.claim, spot.address, word, None);
         if let Some(record) = self.leases.get_mut(&lease) {
-            record.cooling = record.cooling.saturating_sub(1);
+            record.cooling.less(self.books.is_ipv4(spot.address), 1);
             let (owner, pool) = (record.owner, record.pool);
             self.cools_less(owner, 1);
             self.share(pool, spot.claim, owner, spot.address, Share::Less(1));
@@ -189,7 +189,7 @@ impl Ledger {
             }
             self.books.step(Step::Seize, claim, asked.address, (port / 64, 1 << (port % 64)), None);
             if let Some(record) = self.leases.get_mut(&asked.lease) {
-                record.cooling += 1;
+                record.cooling.more(self.books.is_ipv4(asked.address), 1);
                 let (owner, pool) = (record.owner, record.pool);
                 self.cools_more(owner, 1);
                 self.share(pool, claim, owner, asked.address, Share::More(1));

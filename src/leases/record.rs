@@ -29,11 +29,18 @@ pub(super) struct Record {
     pub(super) warned: bool,
     pub(super) ranges: Box<[Range]>,
     /// Ports that cool; none while it is held.
-    pub(super) cooling: u32,
+    pub(super) cooling: Cooling,
     /// Second looks that are to come.
     pub(super) watched: u32,
     /// When it was first seen that it has an open socket and its session has ended.
     pub(super) orphaned: Option<Tick>,
+}
+
+/// How many ports cool, of each address family.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Cooling {
+    four: u32,
+    six: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -87,6 +94,31 @@ impl Range {
             let first = u16::try_from(u32::from(word) * 64 + from).ok()?;
             Some(Self { address, first, last: first + u16::try_from(length - 1).ok()? })
         })
+    }
+}
+
+impl Cooling {
+    pub(super) fn all(self) -> u32 {
+        self.four.saturating_add(self.six)
+    }
+
+    /// Whether they are of IPv4 addresses, and how many.
+    pub(super) fn of_each(self) -> [(bool, u32); 2] {
+        [(true, self.four), (false, self.six)]
+    }
+
+    fn family(&mut self, v4: bool) -> &mut u32 {
+        if v4 { &mut self.four } else { &mut self.six }
+    }
+
+    pub(super) fn more(&mut self, v4: bool, ports: u32) {
+        let family = self.family(v4);
+        *family = family.saturating_add(ports);
+    }
+
+    pub(super) fn less(&mut self, v4: bool, ports: u32) {
+        let family = self.family(v4);
+        *family = family.saturating_sub(ports);
     }
 }
 

@@ -4,7 +4,7 @@ use super::access::Share;
 use super::books::Step;
 use super::ledger::Ledger;
 use super::looks::ASK_AGAIN;
-use super::record::{Range, Record};
+use super::record::{Cooling, Range, Record};
 use super::schedule::Spot;
 use super::{Event, Kind, Offer, Request};
 use crate::model::{LeaseId, SourceRange, Tuple};
@@ -83,8 +83,9 @@ impl Ledger {
     /// A port that a lease gave up cools as a lease of its own, so that it is known after a restart as well.
     fn cool_alone(&mut self, of: LeaseId, range: Range, now: Instant) {
         let Some(record) = self.leases.get(&of) else { return };
-        let stray =
-            Record { held: false, ranges: Box::new([range]), cooling: 1, watched: 0, ..record.clone() };
+        let mut cooling = Cooling::default();
+        cooling.more(self.books.is_ipv4(range.address), 1);
+        let stray = Record { held: false, ranges: Box::new([range]), cooling, watched: 0, ..record.clone() };
         let (claim, session, protocol, kind) = (stray.claim(), stray.session, stray.protocol, stray.kind);
         let id = LeaseId(self.next_lease);
         let destination = record.destination.and_then(|id| self.books.destinations.key(id)).copied();

@@ -5,7 +5,7 @@
 
 use super::books::{Claim, Step};
 use super::ledger::Ledger;
-use super::record::{Range, Record};
+use super::record::{Cooling, Range, Record};
 use super::{Event, Kind};
 use crate::model::{LeaseId, Owner, PoolName, PortRange, Protocol, SessionId, SourceRange};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -270,7 +270,7 @@ impl Ledger {
             held: true,
             warned: told.warned,
             ranges: ranges.into_boxed_slice(),
-            cooling: 0,
+            cooling: Cooling::default(),
             watched: 0,
             orphaned: None,
         };

@@ -97,7 +97,7 @@ impl Ledger {
             held: record.held,
             owner: self.owners.key(record.owner)?.clone(),
             ranges: self.source_ranges(&record.ranges),
-            cooling: record.cooling,
+            cooling: record.cooling.all(),
         })
     }
 

@@ -53,7 +53,7 @@ impl Ledger {
         let mut sums: HashMap<(u32, Protocol, Option<u32>), u64> = HashMap::new();
         let mut add = |record: &Record| {
             let key = (record.pool, record.protocol, record.destination);
-            let ports = if record.held { record.ports() } else { record.cooling };
+            let ports = if record.held { record.ports() } else { record.cooling.all() };
             if sums.len() < most || sums.contains_key(&key) {
                 *sums.entry(key).or_default() += u64::from(ports);
             }

@@ -5,7 +5,7 @@ use super::books::{Claim, Step};
 use super::destination::checked;
 use super::ledger::{Ledger, share};
 use super::pick::{Ground, Mask};
-use super::record::{Range, Record};
+use super::record::{Cooling, Range, Record};
 use super::spread::{Candidate, Turns, hash, hash_of_destination, preference};
 use super::view::refresh;
 use super::{
@@ -265,7 +265,7 @@ impl Ledger {
             held: true,
             warned: false,
             ranges: ranges.collect(),
-            cooling: 0,
+            cooling: Cooling::default(),
             watched: 0,
             orphaned: None,
         };

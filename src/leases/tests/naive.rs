@@ -59,11 +59,28 @@ impl Naive {
         self.claims.range((protocol, ip, port, None)..).take_while(move |(found, _)| **found < last)
     }
 
+    /// Claims of an address, whoever they are for.
+    fn of_address(&self, (protocol, ip, ..): Key) -> impl Iterator<Item = (&Key, &(LeaseId, bool))> {
+        let claims = self.claims.range((protocol, ip, 0, None)..);
+        claims.take_while(move |(found, _)| (found.0, found.1) == (protocol, ip))
+    }
+
     /// The claims in the way of another one.
     pub(super) fn in_the_way(&self, key: Key) -> Vec<(Key, LeaseId, bool)> {
         let blocks = |found: &Key| key.3.is_none() || found.3.is_none() || found.3 == key.3;
         let found = self.of_source(key).filter(|(found, _)| blocks(found));
         found.map(|(found, (lease, cools))| (*found, *lease, *cools)).collect()
+    }
+
+    /// The ports of an address at which something is in the way of a claim; true: it all cools.
+    fn taken(&self, of: Key) -> BTreeMap<u16, bool> {
+        let mut taken = BTreeMap::new();
+        for (found, (_, cools)) in self.of_address(of) {
+            if of.3.is_none() || found.3.is_none() || found.3 == of.3 {
+                *taken.entry(found.2).or_insert(true) &= cools;
+            }
+        }
+        taken
     }
 
     fn claim(&mut self, key: Key, lease: LeaseId) {
@@ -179,24 +196,23 @@ impl Naive {
         protocol: Protocol,
         destination: Option<SocketAddr>,
     ) -> Figures {
+        let of_family = |ip: &&IpAddr| destination.is_none_or(|to| to.is_ipv4() == ip.is_ipv4());
         let mut sum = Figures::default();
-        for ip in &pool.addresses {
-            if destination.is_some_and(|destination| destination.is_ipv4() != ip.is_ipv4()) {
-                continue;
-            }
-            for port in pool.zone.iter() {
-                let in_the_way = self.in_the_way(key(protocol, *ip, port, destination));
-                sum.capacity += 1;
-                if in_the_way.is_empty() {
-                    sum.free += 1;
-                } else if in_the_way.iter().all(|(.., cools)| *cools) {
-                    sum.cooling += 1;
-                } else {
-                    sum.used += 1;
-                }
-            }
+        for ip in pool.addresses.iter().filter(of_family) {
+            let taken = self.taken(key(protocol, *ip, 0, destination));
+            let taken = || taken.iter().filter(|(port, _)| pool.zone.contains(**port));
+            sum.capacity += pool.zone.len() as u64;
+            sum.cooling += taken().filter(|(_, cools)| **cools).count() as u64;
+            sum.used += taken().filter(|(_, cools)| !**cools).count() as u64;
         }
+        sum.free = sum.capacity - sum.cooling - sum.used;
         sum
+    }
+
+    /// Whether somebody has a session or a lease, be it one that cools.
+    pub(super) fn knows(&self, owner: &Owner) -> bool {
+        self.sessions.values().any(|other| other == owner)
+            || self.leases.values().any(|known| known.owner == *owner)
     }
 
     /// Ports held of a pool, by one owner or all.
@@ -227,14 +243,13 @@ impl Naive {
 
     /// Free ports of an address for a destination.
     pub(super) fn free(&self, pool: &Pool, of: Key) -> Vec<u16> {
-        let free = |port: &u16| self.in_the_way((of.0, of.1, *port, of.3)).is_empty();
-        pool.zone.iter().filter(free).collect()
+        let taken = self.taken(of);
+        pool.zone.iter().filter(|port| !taken.contains_key(port)).collect()
     }
 
     /// Ports that are claimed of an address for just this destination.
     pub(super) fn used(&self, of: Key) -> usize {
-        let mine = |key: &&Key| key.0 == of.0 && key.1 == of.1 && key.3 == of.3;
-        self.claims.keys().filter(mine).count()
+        self.of_address(of).filter(|(found, _)| found.3 == of.3).count()
     }
 
     /// Ports of a pool that an owner has of one family for one claim, held or cooling.

@@ -94,6 +94,26 @@ fn what_cools_is_its_owners_and_kept_for_it_when_it_is_free() {
 }
 
 #[test]
+fn who_comes_back_with_nothing_left_counts_when_it_asks_again() {
+    let (pool, mut callers) = (hundred(false), Callers::new());
+    let (greedy, second) = (callers.open(1), callers.open(2));
+    assert_eq!(callers.take(greedy, d(), 1, &pool), 1);
+    assert_eq!(callers.take(second, to("[2001:db8::1]:443"), 1, &pool), 0, "it asked, and got nothing");
+    assert_eq!(callers.ledger.callers(&pool.name), Some(2));
+    callers.ledger.end_session(second, callers.now);
+    let second = callers.open(2);
+    let refused = |callers: &mut Callers| {
+        let request = request(greedy, d(), Kind::Pairs, 100);
+        callers.ledger.lease(&request, &pool.offer(), callers.now).unwrap_err()
+    };
+    let all = refused(&mut callers);
+    assert!(matches!(all, Refused::Exhausted { free: 99, kept: 0, .. }), "{all}");
+    assert_eq!(callers.take(second, to("[2001:db8::1]:443"), 1, &pool), 0);
+    let fewer = refused(&mut callers);
+    assert!(matches!(fewer, Refused::Exhausted { free: 99, kept: 10, .. }), "{fewer}");
+}
+
+#[test]
 fn those_who_are_named_count_before_they_come_and_a_user_is_one_with_its_slice() {
     let slice = Owner::Unit("user-7.slice".try_into().unwrap());
     let named = [Owner::User(7), Owner::Unit("a.service".try_into().unwrap())];
@@ -174,6 +194,45 @@ fn a_minimum_that_comes_later_counts_what_there_is() {
         100,
         "and no more, where it is taken out"
     );
+}
+
+#[test]
+fn what_cools_of_one_pool_is_nobodys_of_another_whose_minimum_comes_later() {
+    let pool =
+        |name| Pool { name: PoolName::try_from(name).unwrap(), ..Pool::new(&["192.0.2.1"], "10000-10099") };
+    let mut callers = Callers::new();
+    let (one, two) = (callers.open(1), callers.open(2));
+    // Free at once, and known still for a second look, when it is leased of another pool.
+    let (lease, _) = callers.lease(one, d(), 100, &pool("a")).unwrap();
+    callers.ledger.release(lease, callers.now).unwrap();
+    settle(&mut callers.ledger, callers.now);
+    let (lease, _) = callers.lease(two, d(), 100, &pool("b")).unwrap();
+    callers.ledger.release(lease, callers.now).unwrap();
+    let divided = guaranteed(pool("a"), 10, &[], false);
+    assert_eq!(callers.take(one, d(), 1, &divided), 0);
+    settle(&mut callers.ledger, callers.now);
+    assert_eq!(callers.take(two, d(), 1000, &divided), 90, "the first has nothing of its minimum");
+}
+
+#[test]
+fn what_is_used_after_a_lease_counts_for_its_owner_when_a_minimum_comes_later() {
+    let plain = Pool::new(&["192.0.2.1"], "10000-10019");
+    let mut callers = Callers::new();
+    let (one, two) = (callers.open(1), callers.open(2));
+    for session in [one, two] {
+        let (lease, _) = callers.lease(session, d(), 20, &plain).unwrap();
+        callers.ledger.release(lease, callers.now).unwrap();
+        settle(&mut callers.ledger, callers.now);
+        callers.now += Duration::from_secs(1);
+    }
+    // The second look at what the first had; what the second had since is not looked at again yet.
+    assert_eq!(answer(&mut callers.ledger, OPEN, callers.now), 20);
+    let divided = guaranteed(plain, 10, &[], false);
+    assert_eq!(callers.take(one, d(), 1, &divided), 0);
+    callers.now += Duration::from_secs(10);
+    settle(&mut callers.ledger, callers.now);
+    assert_eq!(callers.take(one, d(), 1, &divided), 1);
+    assert_eq!(callers.take(one, d(), 1000, &divided), 9, "the second has nothing of its minimum");
 }
 
 #[test]

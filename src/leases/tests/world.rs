@@ -26,6 +26,7 @@ pub enum Command {
     Addresses { pool: usize, mask: u8 },
     Zone { pool: usize, zone: usize },
     Drain { address: usize },
+    Guarantee { pool: usize, guarantee: Option<Guarantee> },
     Restart { snapshot: bool },
 }
 
@@ -42,8 +43,10 @@ pub struct World {
     naive: Naive,
     kernel: Kernel,
     pools: [Pool; 2],
-    /// Who has asked for something of each pool; `None`: since the start nobody has asked.
+    /// Who has asked for something of each pool; `None`: since the start, or a new guarantee, nobody has asked.
     asked: [Option<BTreeSet<Owner>>; 2],
+    /// What each pool guaranteed then.
+    guaranteed: [Option<Arc<Guarantee>>; 2],
     journal: Vec<Event>,
 }
 
@@ -72,19 +75,20 @@ impl World {
         let ledger = Ledger::new(now);
         let (naive, kernel) = (Naive::new(), Kernel::default());
         let pools = [pool(0), pool(1)];
-        Self { now, ledger, naive, kernel, pools, asked: [None, None], journal: Vec::new() }
+        let (asked, guaranteed) = ([None, None], [None, None]);
+        Self { now, ledger, naive, kernel, pools, asked, guaranteed, journal: Vec::new() }
     }
 
     /// Who counts as a caller of a pool, for which somebody asks now.
     fn callers(&mut self, pool: usize, asks: &Owner) -> BTreeSet<Owner> {
+        if self.guaranteed[pool] != self.pools[pool].guarantee {
+            self.guaranteed[pool] = self.pools[pool].guarantee.clone();
+            self.asked[pool] = None;
+        }
         let leases = self.naive.leases.values();
         let of_pool = |known: &&super::naive::Known| known.pool == self.pools[pool].name;
         let with_leases = || leases.clone().filter(of_pool).map(|known| known.owner.clone()).collect();
         let asked = self.asked[pool].get_or_insert_with(with_leases);
-        asked.retain(|owner| {
-            self.naive.sessions.values().any(|other| other == owner)
-                || self.naive.leases.values().any(|known| known.owner == *owner)
-        });
         asked.insert(asks.clone());
         asked.clone()
     }
@@ -96,10 +100,25 @@ impl World {
             self.naive.apply(&event);
             self.journal.push(event);
         }
+        // Who has nothing any more is forgotten at once: should it come back, it has to ask before it counts again.
+        for asked in self.asked.iter_mut().flatten() {
+            asked.retain(|owner| self.naive.knows(owner));
+        }
+    }
+
+    /// Does all of it, looks at the figures after each, and ends everything.
+    pub fn run_all(mut self, commands: impl IntoIterator<Item = Command>) {
+        self.run(Command::Open { owner: 0 });
+        for (turn, command) in commands.into_iter().enumerate() {
+            let turn = if matches!(command, Command::Restart { .. }) { None } else { Some(turn * 7) };
+            self.run(command);
+            self.check(turn);
+        }
+        self.finish();
     }
 
     /// Does it.
-    pub fn run(&mut self, command: Command) {
+    fn run(&mut self, command: Command) {
         match command {
             Command::Open { owner } => {
                 self.ledger.open_session(Owner::User(owner), self.now).unwrap();
@@ -159,6 +178,7 @@ impl World {
                     assert!(self.ledger.undrain(address));
                 }
             }
+            Command::Guarantee { pool, guarantee } => self.pools[pool].guarantee = guarantee.map(Arc::new),
             Command::Restart { snapshot } => self.restart(snapshot),
         }
         self.learn();
@@ -277,9 +297,13 @@ impl World {
         }
         if request.kind != Kind::Blocks {
             let shares = |key: Key| self.naive.of_source(key).count();
+            let least = |(ip, ports): (&IpAddr, &Vec<u16>)| {
+                Some((*ip, ports.iter().map(|port| shares(of(*ip, *port))).min()?))
+            };
+            let least: BTreeMap<IpAddr, usize> = free.iter().filter_map(least).collect();
             for key in taken {
-                let left = free[&key.1].iter().map(|port| shares((key.0, key.1, *port, None)));
-                assert!(left.min().is_none_or(|least| shares(key) <= least), "the least shared come first");
+                let left = least.get(&key.1);
+                assert!(left.is_none_or(|least| shares(key) <= *least), "the least shared come first");
             }
         }
     }
@@ -337,7 +361,7 @@ impl World {
     }
 
     /// Of the figures one of 16, by turns, or all of them.
-    pub fn check(&mut self, turn: Option<usize>) {
+    fn check(&mut self, turn: Option<usize>) {
         let mut turns = 0..;
         for pool in &self.pools {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
@@ -362,30 +386,31 @@ impl World {
             }
             assert_eq!(self.ledger.held(&pool.name, None), self.naive.held(&pool.name, None));
         }
+        let (mut usage, mut cooling) =
+            (BTreeMap::<IpAddr, AddressUsage>::new(), BTreeMap::<LeaseId, u32>::new());
+        for ((_, address, ..), (lease, cools)) in &self.naive.claims {
+            let of = usage.entry(*address).or_default();
+            if *cools {
+                of.cooling += 1;
+                *cooling.entry(*lease).or_default() += 1;
+            } else {
+                of.leased += 1;
+            }
+        }
         for address in ADDRESSES {
             let address: IpAddr = address.parse().unwrap();
-            let count = |cooling: bool| {
-                let of = self
-                    .naive
-                    .claims
-                    .iter()
-                    .filter(|(key, (_, cools))| key.1 == address && *cools == cooling);
-                of.count() as u64
-            };
-            let expected = AddressUsage { leased: count(false), cooling: count(true) };
-            assert_eq!(self.ledger.usage(address), expected);
+            assert_eq!(self.ledger.usage(address), usage.remove(&address).unwrap_or_default());
             assert_eq!(self.ledger.is_draining(address), self.naive.draining.contains(&address));
         }
         let rows = self.ledger.rows(None, LeaseId(0), usize::MAX);
         assert!(rows.iter().map(|row| row.id).eq(self.naive.leases.keys().copied()));
         for row in rows {
-            let cools = self.naive.claims.values().filter(|claim| **claim == (row.id, true)).count();
-            assert_eq!(row.cooling as usize, cools, "{}", row.id);
+            assert_eq!(row.cooling, cooling.remove(&row.id).unwrap_or_default(), "{}", row.id);
         }
     }
 
     /// Everything ends, and everything comes back.
-    pub fn finish(&mut self) {
+    fn finish(&mut self) {
         for session in self.ledger.sessions().collect::<Vec<_>>() {
             self.ledger.end_session(session, self.now);
         }

@@ -5,11 +5,11 @@
 use arbitrary::{Arbitrary, Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use portbroker::config::{Quota, Spread};
+use portbroker::leases::tests::world::{Command, World};
 use portbroker::leases::{Guarantee, Kind};
 use portbroker::model::Owner;
-use portbroker::leases::tests::world::{Command, World};
 
-/// The naive ledger takes a millisecond for each.
+/// The naive ledger takes some tenths of a millisecond for each.
 const MOST: usize = 40;
 
 fn command(input: &mut Unstructured<'_>) -> Result<Command> {
@@ -34,11 +34,21 @@ fn command(input: &mut Unstructured<'_>) -> Result<Command> {
         16 => Command::Wait { milliseconds: input.int_in_range(1..=20_000)? },
         17 => Command::Addresses { pool: input.int_in_range(0..=1)?, mask: u8::arbitrary(input)? },
         18 => Command::Zone { pool: input.int_in_range(0..=1)?, zone: input.int_in_range(0..=2)? },
-        _ => match bool::arbitrary(input)? {
-            true => Command::Drain { address: input.int_in_range(0..=4)? },
-            false => Command::Restart { snapshot: bool::arbitrary(input)? },
+        _ => match u8::arbitrary(input)? % 8 {
+            1 | 3 | 5 | 7 => Command::Drain { address: input.int_in_range(0..=4)? },
+            6 => Command::Guarantee { pool: input.int_in_range(0..=1)?, guarantee: guarantee(input)? },
+            _ => Command::Restart { snapshot: bool::arbitrary(input)? },
         },
     })
+}
+
+fn guarantee(input: &mut Unstructured<'_>) -> Result<Option<Guarantee>> {
+    if !bool::arbitrary(input)? {
+        return Ok(None);
+    }
+    let ports = input.int_in_range(1..=200)?;
+    let named = if ports % 2 == 0 { vec![Owner::User(1), Owner::User(9)] } else { Vec::new() };
+    Ok(Some(Guarantee { ports, named: named.into_iter().collect(), others: ports % 3 == 0 }))
 }
 
 fuzz_target!(|bytes: &[u8]| {
@@ -47,21 +57,7 @@ fuzz_target!(|bytes: &[u8]| {
     let spread = *spread.unwrap_or(&Spread::LeastUsed);
     let quota = input.choose(&[Quota::None, Quota::PortsPerCaller(300), Quota::Quarter]);
     let quota = *quota.unwrap_or(&Quota::None);
-    let guarantee = bool::arbitrary(&mut input).unwrap_or(false).then(|| {
-        let ports = input.int_in_range(1..=200).unwrap_or(1);
-        let named = if ports % 2 == 0 { vec![Owner::User(1), Owner::User(9)] } else { Vec::new() };
-        Guarantee { ports, named: named.into_iter().collect(), others: ports % 3 == 0 }
-    });
-    let mut world = World::new([spread, Spread::LeastUsed], [quota, Quota::None], guarantee);
-    world.run(Command::Open { owner: 0 });
-    for turn in 0..MOST {
-        if input.is_empty() {
-            break;
-        }
-        let Ok(command) = command(&mut input) else { break };
-        let turn = if matches!(command, Command::Restart { .. }) { None } else { Some(turn * 7) };
-        world.run(command);
-        world.check(turn);
-    }
-    world.finish();
+    let guarantee = guarantee(&mut input).unwrap_or_default();
+    let commands = std::iter::from_fn(|| if input.is_empty() { None } else { command(&mut input).ok() });
+    World::new([spread, Spread::LeastUsed], [quota, Quota::None], guarantee).run_all(commands.take(MOST));
 });

@@ -11,6 +11,7 @@ use portbroker::broker::{Broker, Inheritance, LogGauge, Start};
 use portbroker::bus::{bind_private_socket, serve_private_socket};
 use portbroker::kernel::descriptors::Spare;
 use portbroker::sources::Locations;
+use portbroker_client::Session;
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,14 +26,19 @@ stream = \"127.0.0.1:7001\"
 [[pool]]
 name = \"egress\"
 addresses = [\"127.0.0.1\"]
-ports = \"10000-10099\"
+ports = \"10000-32767\"
 ";
 const AUTHENTICATION: &[u8] = b"\0AUTH EXTERNAL 30\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n";
-const MEMBERS: [&str; 15] = [
+/// New ones come last: the inputs that are kept choose by number.
+const MEMBERS: [&str; 24] = [
     "AcquireListeners", "OpenSession", "LeasePairs", "LeaseBlocks", "LeaseSockets", "Release", "Reload", "ListLeases",
-    "DrainAddress", "Evict", "ListDeposits", "ForgetPort", "RenewListener", "GetManagedObjects", "GetAll",
+    "DrainAddress", "ListDeposits", "ForgetPort", "RenewListener", "GetManagedObjects", "GetAll", "Evict",
+    "ListLearned", "ListWanted", "ListForecasts", "ListQueues", "ListEvents", "Get", "Set", "Introspect", "Ping",
 ];
-const SIGNATURES: [&str; 11] = ["", "sqa{sv}", "t", "u", "s", "sv", "asa{sv}", "ossua{sv}", "osssua{sv}", "tu", "a{sv}"];
+const SIGNATURES: [&str; 17] = [
+    "", "t", "u", "s", "sv", "asa{sv}", "ossua{sv}", "osssua{sv}", "tu", "a{sv}", "sqa{sv}", "q", "sa{sv}", "o", "su",
+    "ss", "ssv",
+];
 
 /// What the answer to ListLeases is made of.
 const ANSWER: &[u8] = b"a(ttssssussa(sqq)u)";
@@ -41,13 +47,17 @@ fn holds(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|found| found == part)
 }
 
+fn chosen(from: &[&'static str], n: u8) -> &'static str {
+    from[usize::from(n) % from.len()]
+}
+
 /// A call with these bytes as its body, whatever they are.
-fn call(member: u8, signature: u8, body: &[u8]) -> Vec<u8> {
-    let member = MEMBERS[usize::from(member) % MEMBERS.len()];
-    let signature = SIGNATURES[usize::from(signature) % SIGNATURES.len()];
+fn call(member: &str, signature: &str, body: &[u8]) -> Vec<u8> {
     let interface = match member {
         "GetManagedObjects" => "org.freedesktop.DBus.ObjectManager",
-        "GetAll" => "org.freedesktop.DBus.Properties",
+        "Get" | "GetAll" | "Set" => "org.freedesktop.DBus.Properties",
+        "Introspect" => "org.freedesktop.DBus.Introspectable",
+        "Ping" => "org.freedesktop.DBus.Peer",
         _ => "org.portbroker.PortBroker1.Manager",
     };
     let mut fields = Vec::new();
@@ -83,6 +93,8 @@ fn call(member: u8, signature: u8, body: &[u8]) -> Vec<u8> {
 struct Served {
     runtime: Runtime,
     socket: PathBuf,
+    /// Session 1, which stays open: leases can be made on it.
+    _session: Session,
     _folder: tempfile::TempDir,
     _stop: tokio::sync::oneshot::Sender<portbroker::broker::Stop>,
 }
@@ -96,7 +108,7 @@ impl Served {
         let (config, socket) = (folder.path().join("portbroker.toml"), folder.path().join("bus"));
         std::fs::write(&config, CONFIGURATION).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let _stop = runtime.block_on(async {
+        let (_session, _stop) = runtime.block_on(async {
             let (broker, handle) = Broker::start(Start {
                 locations: Locations { root: folder.path().to_owned(), config: Some(config) },
                 runtime_directory: folder.path().to_owned(),
@@ -106,12 +118,14 @@ impl Served {
             })
             .unwrap();
             let (stop, stopped) = tokio::sync::oneshot::channel();
-            let socket = bind_private_socket(&socket).unwrap();
-            tokio::spawn(serve_private_socket(socket, handle, Spare::new(), false));
+            let bound = bind_private_socket(&socket).unwrap();
+            tokio::spawn(serve_private_socket(bound, handle, Spare::new(), false));
             tokio::spawn(broker.run(stopped));
-            stop
+            let session = portbroker_client::Broker::new().socket_path(&socket).open_session().await.unwrap();
+            assert_eq!(session.id(), 1);
+            (session, stop)
         });
-        Self { runtime, socket, _folder: folder, _stop }
+        Self { runtime, socket, _session, _folder: folder, _stop }
     }
 
     /// Says this, and hears all that comes back until the broker closes or has nothing more to say.
@@ -145,7 +159,7 @@ fuzz_target!(|bytes: &[u8]| {
         let served = served.get_or_insert_with(Served::new);
         let said = match bytes {
             [n, member, signature, body @ ..] if n % 4 >= 2 => {
-                [AUTHENTICATION, &call(*member, *signature, body)].concat()
+                [AUTHENTICATION, &call(chosen(&MEMBERS, *member), chosen(&SIGNATURES, *signature), body)].concat()
             }
             [n, rest @ ..] if n % 4 == 1 => [AUTHENTICATION, rest].concat(),
             [_, rest @ ..] => rest.to_vec(),
@@ -154,7 +168,7 @@ fuzz_target!(|bytes: &[u8]| {
         served.runtime.block_on(async {
             served.say(&said, None).await;
             // And the next is answered: there are no leases above all numbers.
-            let asked = [AUTHENTICATION, &call(7, 8, &[0xff; 12])].concat();
+            let asked = [AUTHENTICATION, &call("ListLeases", "tu", &[0xff; 12])].concat();
             let heard = served.say(&asked, Some(ANSWER)).await;
             assert!(holds(&heard, ANSWER), "{}", String::from_utf8_lossy(&heard));
         });
