@@ -14,7 +14,7 @@ fn it_is_installed_into_a_running_system_and_taken_out_again() {
         "db.service",
         "[Service]\nExecStart=/usr/bin/python3 /opt/serve.py 3306\n[X-PortBroker]\nListenStream=127.0.0.1:3306\n",
     );
-    for folder in [source.clone(), source.join("man")] {
+    for folder in [source.clone(), source.join("man"), source.join("monitoring")] {
         for entry in fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
             let name = entry.strip_prefix(&source).unwrap().to_str().unwrap().to_owned();
             if entry.is_file() {
@@ -37,10 +37,18 @@ fn it_is_installed_into_a_running_system_and_taken_out_again() {
     lab.ok("systemctl is-enabled portbroker.service portbroker.socket");
     assert_eq!(lab.show("portbroker.service", "ActiveState"), "active");
     lab.wait_for("busctl status org.portbroker.PortBroker1", 15);
-    for page in
-        ["man1/portbroker.1", "man1/portbroker-exec.1", "man5/portbroker.unit.5", "man8/portbrokerd.8"]
-    {
-        lab.ok(&format!("test -s /usr/local/share/man/{page}"));
+    for file in [
+        "man/man1/portbroker.1",
+        "man/man1/portbroker-exec.1",
+        "man/man5/portbroker.unit.5",
+        "man/man8/portbrokerd.8",
+        "bash-completion/completions/portbroker",
+        "zsh/site-functions/_portbroker",
+        "fish/vendor_completions.d/portbroker.fish",
+        "portbroker/portbroker.rules.yaml",
+        "portbroker/portbroker.grafana.json",
+    ] {
+        lab.ok(&format!("test -s /usr/local/share/{file}"));
     }
 
     lab.step("the service that had its port already gets it from the broker from the next start on");

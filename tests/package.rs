@@ -66,7 +66,7 @@ fn a_package_installs_upgrades_under_load_and_purges() {
     assert_eq!(lab.ok("dpkg --verify portbroker"), "");
     lab.ok("pkaction --action-id org.portbroker.PortBroker1.reload");
     lab.ok(
-        "test -f /usr/share/bash-completion/completions/portbroker -a -e /usr/share/man/man1/portbroker.1.gz",
+        "cd /usr/share && ls bash-completion/completions/portbroker zsh/vendor-completions/_portbroker portbroker/portbroker.rules.yaml man/man1/portbroker.1.gz",
     );
     assert_eq!(lab.ok("systemd-analyze verify portbroker.service portbroker.socket 2>&1"), "");
 
