@@ -24,10 +24,13 @@ fn booted(name: &str) -> Lab {
         .file(FILE, CONFIGURATION)
         .file("/etc/polkit-1/rules.d/00-test.rules", include_str!("authority/rules.js"))
         .file("/opt/bus.py", include_str!("authority/bus.py"))
+        .file("/opt/terminal.py", include_str!("authority/terminal.py"))
         .boot();
     // What polkit itself logs of its rules is nowhere to be found.
     lab.ok("mkdir -m 1777 /run/asked && touch /run/asked/log && chmod 666 /run/asked/log");
-    lab.ok("for user in deputy stranger banned boss; do useradd $user; done; echo boss:secret | chpasswd");
+    lab.ok(
+        "for user in deputy stranger other banned boss; do useradd $user; done; echo boss:secret | chpasswd",
+    );
     lab.wait_for("busctl status org.portbroker.PortBroker1", 15);
     lab
 }
@@ -35,6 +38,11 @@ fn booted(name: &str) -> Lab {
 /// The same, as somebody else.
 fn by(user: &str, command: &str) -> String {
     format!("setpriv --reuid={user} --regid={user} --clear-groups {command}")
+}
+
+/// The same on a terminal, which does `what` where a password is asked for.
+fn on_terminal(what: &str, user: &str, command: &str) -> String {
+    format!("/usr/bin/python3 /opt/terminal.py {what} {}", by(user, command))
 }
 
 /// By python3-dbus, over the bus.
@@ -140,6 +148,142 @@ fn polkit_says_who_may_administer_besides_root() {
     assert_eq!(lab.ok(&call("deputy", "Reload")), "done");
 }
 
+/// What a command ends with, and what it says among other things.
+fn says(lab: &Lab, command: &str, expected: i32, parts: &[&str]) {
+    let (status, said) = ends(lab, command);
+    let is_said = parts.iter().all(|part| said.contains(part));
+    assert!(status == expected && is_said, "`{command}`: {status}, {said}");
+}
+
+/// Nobody is asked any more.
+fn is_withdrawn(lab: &Lab) {
+    lab.wait_for(&format!("test $({CONNECTIONS}) = 1"), 15);
+}
+
+/// With an agent that was there before, as one of the session's would be.
+fn with_an_agent(agent: &str) -> String {
+    format!(
+        "sh -c 'rm -f /tmp/there; mkfifo /tmp/there; {agent} --process $$ --notify-fd 9 9>/tmp/there & \
+         cat /tmp/there; exec portbroker reload'"
+    )
+}
+
+/// As if it were not there, only the bus is.
+const WITHOUT_SOCKET: &str = "unshare --mount sh -c 'mount -t tmpfs tmpfs /run/portbroker && exec \"$@\"' sh";
+
+#[test]
+fn an_administrator_s_password_is_asked_for_on_a_terminal() {
+    let lab = booted("password");
+
+    lab.step("it is typed, for each verb that administers, and that is done");
+    let lease = lease_of_root(&lab);
+    for (command, asked) in [
+        ("portbroker reload", "to reload the configuration of the port broker."),
+        ("portbroker drain 127.0.0.2", "to change whether ports of 127.0.0.2 are leased"),
+        ("portbroker who 9999/udp --evict", "to close what uses port 9999/udp."),
+        (&format!("portbroker release {lease}"), &format!("to end lease {lease}, which is somebody else's.")),
+    ] {
+        let command = on_terminal("type secret", "stranger", command);
+        says(&lab, &command, 0, &[asked, "asked 1 times, echo on, agents left 0"]);
+    }
+    assert!(lab.ok("portbroker --json show pool egress").contains("\"drained\""), "it is drained");
+    assert!(!lab.ok("portbroker --json list leases").contains("\"state\":\"held\""), "it is ended");
+
+    lab.step("over the bus too");
+    let command = on_terminal("type secret", "stranger", "portbroker reload");
+    says(&lab, &format!("{WITHOUT_SOCKET} {command}"), 0, &["asked 1 times, echo on"]);
+
+    lab.step("a wrong one, none, and no agent any more; nothing is written over the prompt");
+    for (what, asked) in [
+        ("type wrong", "asked 1 times, echo on"),
+        ("type ^D", "echo on"),
+        ("kill pkttyagent", "asked 1 times"),
+    ] {
+        let command = on_terminal(what, "stranger", "portbroker reload");
+        let (status, said) = ends(&lab, &command);
+        let told = "the authentication failed, or a rule forbids it";
+        let is_told = said.contains("Error.NotAllowed") && said.contains(told) && said.contains(asked);
+        assert!(status == NOT_ALLOWED && is_told && !said.contains("asking the broker"), "{status}: {said}");
+    }
+
+    lab.step("nobody is asked who does not want to be, or has no terminal, or whom a rule forbids it");
+    let agents = "journalctl -b -o cat -u polkit | grep -c '^Registered Authentication Agent'";
+    let before = lab.ok(agents);
+    for command in ["portbroker --no-ask-password reload", "sh -c 'portbroker reload </dev/null'"] {
+        let command = on_terminal("type secret", "stranger", command);
+        says(&lab, &command, NOT_ALLOWED, &["who authenticates to polkit", "asked 0 times"]);
+    }
+    is_refused(&lab, &by("stranger", "portbroker reload"), "who authenticates to polkit");
+    let banned = on_terminal("type secret", "banned", "portbroker reload");
+    says(&lab, &banned, NOT_ALLOWED, &["whom polkit lets", "asked 0 times"]);
+    assert_eq!(lab.ok(agents), before);
+
+    lab.step("an agent that is there already is asked, and no other");
+    let before: u32 = lab.ok(agents).parse().unwrap();
+    let command = with_an_agent("setpriv --pdeathsig TERM pkttyagent");
+    let command = on_terminal("type secret", "stranger", &command);
+    says(&lab, &command, 0, &["asked 1 times, echo on, agents left 0"]);
+    assert_eq!(lab.ok(agents), (before + 1).to_string());
+
+    lab.step("no agent to be had: it is said");
+    lab.ok("mv /usr/bin/pkttyagent /usr/bin/pkttyagent.away");
+    let command = on_terminal("type secret", "stranger", "portbroker reload");
+    let told = ["pkttyagent cannot be started", "who authenticates to polkit", "asked 0 times"];
+    says(&lab, &command, NOT_ALLOWED, &told);
+}
+
+#[test]
+fn who_leaves_while_it_is_asked_takes_the_question_along() {
+    let lab = booted("leaving");
+
+    lab.step("command and agent, over the socket and over the bus");
+    for (what, status) in [("type ^C", 128 + 2), ("kill portbroker", 128 + 9)] {
+        let command = on_terminal(what, "stranger", "portbroker reload");
+        for command in [&command, &format!("{WITHOUT_SOCKET} {command}")] {
+            says(&lab, command, status, &["asked 1 times, echo on, agents left 0"]);
+            is_withdrawn(&lab);
+        }
+    }
+
+    lab.step("another agent is told that its question is withdrawn");
+    let calls = "busctl monitor --match \"type='method_call',member='CancelAuthentication'\"";
+    lab.ok(&format!("{calls} >/run/calls 2>&1 & echo $! >/run/monitor"));
+    lab.wait_for("grep -q Monitoring /run/calls", 15);
+    let command = on_terminal("kill portbroker", "stranger", &with_an_agent("pkttyagent"));
+    lab.ok(&format!("({command}; echo ended $?) >/run/other 2>&1 &"));
+    lab.wait_for("grep -q 'Member=CancelAuthentication' /run/calls", 30);
+    is_withdrawn(&lab);
+    lab.ok("kill $(cat /run/monitor); pkill -x pkttyagent");
+    lab.wait_for("grep -q '^ended 137' /run/other", 15);
+
+    lab.step("as many as one user may have at a time, and others are served meanwhile");
+    let held = on_terminal("hold /run/asked/enough", "stranger", "portbroker reload");
+    lab.ok(&format!("for n in 1 2 3 4; do {held} >/run/open.$n 2>&1 & done"));
+    lab.wait_for(&format!("test $({CONNECTIONS}) = 5 && test $(pgrep -cx pkttyagent) = 4"), 30);
+    says(&lab, &by("stranger", "portbroker reload"), 1, &["polkit is asked too many questions at once"]);
+    for _ in 0..3 {
+        lab.ok("portbroker reload && portbroker status");
+        lab.ok(&by("deputy", "portbroker reload"));
+        lab.ok(&by("stranger", "portbroker list pools"));
+    }
+    let typed = on_terminal("type secret", "other", "portbroker reload");
+    says(&lab, &typed, 0, &["asked 1 times"]);
+    lab.ok(&format!("test $({CONNECTIONS}) = 5 && touch /run/asked/enough"));
+    is_withdrawn(&lab);
+    lab.wait_for("test $(grep -l 'asked 1 times, echo on, agents left 0' /run/open.? | wc -l) = 4", 15);
+    let typed = on_terminal("type secret", "stranger", "portbroker reload");
+    says(&lab, &typed, 0, &["asked 1 times"]);
+}
+
+/// Someone asks polkit while it hangs, something is done that lets it go on, and it lets the one who asked.
+fn is_let_late(lab: &Lab, then: &str) {
+    lab.ok("systemctl start polkit && systemctl kill -s STOP polkit && rm -f /run/late");
+    lab.ok(&format!("({}; echo $?) >/run/late 2>&1 &", by("deputy", "portbroker --json reload")));
+    lab.wait_for(&format!("test $({CONNECTIONS}) = 2"), 8);
+    lab.ok(then);
+    lab.wait_for("grep -q '^0$' /run/late", 40);
+}
+
 #[test]
 fn a_polkit_that_says_nothing_holds_up_nobody() {
     let lab = booted("silent");
@@ -162,9 +306,9 @@ fn a_polkit_that_says_nothing_holds_up_nobody() {
     lab.wait_for("test $(grep -l 'LimitsExceeded.*questions' /run/many.? | wc -l) = 2", 8);
     lab.ok("portbroker reload");
 
-    lab.step("killed with the questions: they are answered");
+    lab.step("killed with the questions: the next one answers them");
     lab.ok("systemctl kill -s KILL polkit");
-    lab.wait_for("test $(grep -l 'it went away before it answered' /run/many.? | wc -l) = 4", 10);
+    lab.wait_for("test $(grep -lx done /run/many.? | wc -l) = 4", 20);
     lab.wait_for(&by("deputy", "portbroker reload"), 20);
 
     lab.step("its answer comes while the daemon reloads, and takes effect");
@@ -172,22 +316,13 @@ fn a_polkit_that_says_nothing_holds_up_nobody() {
     let many: String = (0..3000).map(table).collect();
     for round in 0..3 {
         lab.write(FILE, &format!("{many}{}", table(4000 + round)));
-        lab.ok(stop);
-        lab.ok(&format!("({}; echo $?) >/run/late 2>&1 &", by("deputy", "portbroker --json reload")));
-        lab.wait_for(&format!("test $({CONNECTIONS}) = 2"), 8);
-        lab.ok("portbroker reload >/dev/null & systemctl kill -s CONT polkit; wait");
-        lab.wait_for("grep -q '^0$' /run/late", 30);
+        is_let_late(&lab, "portbroker reload >/dev/null & systemctl kill -s CONT polkit; wait");
         lab.ok(&format!("portbroker show listener l{}", 4000 + round));
-        lab.ok("rm /run/late");
     }
 
     lab.step("a daemon that is killed meanwhile: its client asks the next one");
     lab.write(FILE, CONFIGURATION);
-    lab.ok(stop);
-    lab.ok(&format!("({}; echo $?) >/run/again 2>&1 &", by("deputy", "portbroker --json reload")));
-    lab.wait_for(&format!("test $({CONNECTIONS}) = 2"), 8);
-    lab.ok("systemctl kill -s KILL portbroker && systemctl kill -s CONT polkit");
-    lab.wait_for("grep -q '^0$' /run/again", 40);
+    is_let_late(&lab, "systemctl kill -s KILL portbroker && systemctl kill -s CONT polkit");
 
     lab.step("none: only root may");
     lab.ok("systemctl mask --runtime --now polkit.service");

@@ -4,7 +4,7 @@
 #![cfg(test)]
 
 use portbroker::generator::{Host, Tool, generate};
-use portbroker_lab::{Lab, prepare};
+use portbroker_lab::{Lab, prepare, program_of_the_tree};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -22,11 +22,11 @@ fn source() -> &'static Path {
 
 /// Whether the unit in a directory, with its drop-ins there, is exposed no more than this; and what was said.
 fn is_within(directory: &Path, threshold: u32) -> (bool, String) {
-    let output = Command::new("systemd-analyze")
+    let output = program_of_the_tree("systemd-analyze", directory)
         .args(["security", "--no-pager", "--offline=true", &format!("--threshold={threshold}")])
-        .arg(directory.join(UNIT))
+        .arg(Path::new("/mnt").join(UNIT))
         .output()
-        .expect("systemd-analyze, of Debian's systemd");
+        .expect("unshare of util-linux, and systemd-analyze of systemd");
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("Overall exposure level"), "{said}");
     (output.status.success(), said.into_owned())

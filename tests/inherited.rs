@@ -84,6 +84,7 @@ fn sockets_of_socket_units_become_listeners_and_an_end_for_good_leaves_nothing()
     lab.step("a restart keeps what is protected, an end for good gives it back");
     lab.ok("systemctl restart portbroker");
     assert_eq!(lab.ok(RESERVED), "3601-3602,6379,9000-9010");
-    lab.ok("systemctl stop portbroker.socket given.socket portbroker.service");
+    lab.ok("systemctl stop given.socket");
+    lab.stop_for_good();
     assert_eq!(lab.ok(RESERVED), "9000-9010");
 }

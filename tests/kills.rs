@@ -78,10 +78,11 @@ fn kill(lab: &Lab, kills: u64, mut meanwhile: impl FnMut()) -> Value {
 fn judge(lab: &Lab, kills: u64, result: &Value) {
     let of = |what: &str| result[what].as_u64().unwrap_or_else(|| panic!("{what} was not counted"));
     println!(
-        "systemd {}: {kills} kills ({} before READY, {} inside AcquireListeners, {} inside reload) in {} s: {} clients \
+        "systemd {}: {} kills ({} before READY, {} inside AcquireListeners, {} inside reload) in {} s: {} clients \
          answered, {} refused, {} unanswered; the longest without an answer from the daemon was {} ms, from a service \
          {} ms",
         lab.systemd(),
+        of("kills"),
         of("before_ready"),
         of("during_acquire"),
         of("during_reload"),

@@ -155,7 +155,7 @@ fn a_service_is_learned_in_its_second_life_and_nobody_else_is() {
     lab.write("/etc/portbroker/portbroker.toml", "[protect]\nexclude = [\"2222\"]\n");
     lab.ok("portbroker reload");
     assert_eq!((learned(&lab), reserved(&lab)), ("5001/tcp plain.service".into(), "5001".into()));
-    lab.ok("systemctl stop portbroker.service portbroker.socket");
+    lab.stop_for_good();
     assert_eq!(reserved(&lab), "", "stopped for good");
 }
 

@@ -92,6 +92,6 @@ fn one_listener_without_its_privilege_costs_the_others_nothing_and_paths_go_wher
 
     lab.step("a restart keeps every path, the end only those that are to stay");
     lab.ok("systemctl restart portbroker && test -S /run/gone.sock -a -L /run/link.sock");
-    lab.ok("systemctl stop portbroker.socket portbroker.service");
+    lab.stop_for_good();
     lab.ok("test ! -e /run/gone.sock -a ! -L /run/link.sock -a -S /run/stays.sock");
 }

@@ -90,7 +90,7 @@ fn the_default_pool_is_what_the_host_has() {
     lab.ok("systemctl reload portbroker");
     assert_eq!(lab.ok(RESERVED), "33280-65535");
     assert!(lab.ok("portbroker show pool egress").contains("1024-33279: the kernel's own range"));
-    lab.ok("systemctl stop portbroker");
+    lab.stop_for_good();
     assert_eq!(lab.ok(RESERVED), "", "given back");
 }
 

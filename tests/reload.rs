@@ -121,6 +121,51 @@ fn a_removed_listener_lingers_until_its_holder_goes_and_is_nobody_elses_meanwhil
 }
 
 #[test]
+fn a_list_shows_what_each_listener_by_itself_is_whatever_changed_since_the_last_list() {
+    in_netns(|| {
+        let of = |names: &str, more: &str| {
+            let one = |name: char| {
+                let port = 7801 + u32::from(name) - u32::from('a');
+                format!("[[listener]]\nname = \"{name}\"\nstream = \"127.0.0.1:{port}\"\n{more}")
+            };
+            names.chars().map(one).collect::<String>()
+        };
+        let daemon = Daemon::start(&of("abc", ""));
+        let agrees = |expected: &str| {
+            let list = json(&daemon, &["list", "listeners"]);
+            for row in list.as_array().unwrap() {
+                let mut one = listener(&daemon, row["name"].as_str().unwrap());
+                for socket in one["sockets"].as_array_mut().unwrap() {
+                    // What a look at the socket tells, and a list has not.
+                    for key in ["backlog", "overflows", "queue"] {
+                        socket[key] = Value::Null;
+                    }
+                }
+                assert_eq!(row, &one);
+            }
+            assert_eq!(names(&daemon).concat(), expected);
+        };
+        agrees("abc");
+        let service = Served::start(&daemon, "b");
+        (0..2).for_each(|_| agrees("abc"));
+        reload(&daemon, &of("bcd", "idle = \"refuse\"\n"));
+        agrees("bcd");
+        reload(&daemon, &of("cde", "backlog = 5\n"));
+        (0..2).for_each(|_| agrees("bcde"));
+        service.end();
+        eventually("b is gone with its holder", || names(&daemon).concat() == "cde");
+        #[expect(clippy::disallowed_methods, reason = "somebody else's service")]
+        let taken = TcpListener::bind("127.0.0.1:7806").unwrap();
+        assert!(reload_with_notes(&daemon, &of("def", "")).contains("the address is in use"));
+        agrees("def");
+        assert_eq!(states(&daemon, "f"), ["failed"]);
+        drop(taken);
+        eventually("f is bound", || states(&daemon, "f") == ["listening"]);
+        agrees("def");
+    });
+}
+
+#[test]
 fn addresses_that_leave_a_listener_linger_beside_those_that_stay_and_paths_yield_to_new_ones() {
     in_netns(|| {
         let folder = tempfile::tempdir().unwrap();

@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 #[path = "support/memory.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
 mod memory;
 
 use memory::{MemoryCgroup, squeeze_out};
@@ -240,24 +241,10 @@ fn with_fewer_descriptors_than_are_stored_the_daemon_works_and_what_it_cannot_ta
     lab.step("and killed for want of memory");
     let cgroup = MemoryCgroup::new("unit");
     let first = pid(&lab);
-    squeeze_out(&cgroup, pid_outside(&lab, &first));
+    squeeze_out(&cgroup, lab.pid_outside(&first));
     is_another_and_well(&lab, &first);
     assert_eq!(shown(&lab), before);
     lab.wait_for("python3 /opt/each.py", 20);
-}
-
-/// The number by which this process knows one of the lab's.
-fn pid_outside(lab: &Lab, inside: &str) -> u32 {
-    let space = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-    let init = lab.root().parent().unwrap().file_name().unwrap().to_str().unwrap().to_owned();
-    let is_it = |pid: &String| {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
-        line.and_then(|line| line.split_whitespace().last()) == Some(inside) && space(pid) == space(&init)
-    };
-    let all = std::fs::read_dir("/proc").unwrap().flatten();
-    let mut pids = all.filter_map(|entry| entry.file_name().into_string().ok());
-    pids.find(is_it).unwrap().parse().unwrap()
 }
 
 /// The daemon works with what it could take, says what it could not, and nothing has changed for clients.

@@ -228,6 +228,15 @@ fn without_a_broker_a_service_binds_for_itself_unless_it_must_not() {
         )
         .boot();
     lab.ok("systemctl stop portbroker.socket portbroker.service");
+    if lab.keeps_the_stopped() {
+        lab.step("where systemd keeps what a stopped broker had, nobody can bind it, and the journal says what gives it up");
+        let clean = "systemctl clean --what=fdstore portbroker.service";
+        lab.ok("systemctl start may");
+        lab.wait_for("systemctl is-failed may", 10);
+        let journal = lab.ok("journalctl -u may -o cat");
+        assert!(journal.contains(clean) && journal.contains("Address already in use"), "{journal}");
+        lab.ok(clean);
+    }
 
     lab.step("it binds for itself, and says so in the journal");
     lab.ok("systemctl start may");
@@ -255,7 +264,8 @@ fn a_broker_that_was_stopped_does_not_bind_beside_what_a_running_service_holds()
         )
         .boot();
     lab.ok("systemctl start held");
-    lab.ok("systemctl stop portbroker.socket portbroker.service && systemctl start portbroker.service");
+    lab.stop_for_good();
+    lab.ok("systemctl start portbroker.service");
 
     lab.step("every connection is the service's");
     for _ in 0..20 {

@@ -241,7 +241,9 @@ impl Broker {
     /// How many descriptors there are, and are in use for sockets.
     pub(super) fn see_room(&self) {
         let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        self.gate.see_room(Room { descriptors: descriptor_limit(), sockets: number(self.sockets.len()) });
+        let sockets = number(self.sockets.len());
+        let stored = if self.stored.is_kept() { sockets } else { 0 };
+        self.gate.see_room(Room { descriptors: descriptor_limit(), sockets, stored });
     }
 
     /// The configuration that is in effect, for a day when the one on disk has faults.

@@ -8,26 +8,40 @@ use crate::kernel::socket::Queue;
 use crate::listeners::{HolderId, Listener, SocketId};
 use crate::model::ListenerName;
 use crate::state::HolderRecord;
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// What was shown last, and has not changed.
+/// What was shown last.
 #[derive(Debug, Default)]
 pub(super) struct Shown {
-    by_name: HashMap<ListenerName, Arc<ListenerView>>,
+    /// The listeners that are configured, by name.
+    listeners: Vec<Arc<ListenerView>>,
+    /// All, where it is the same still.
     whole: Option<Arc<View>>,
+    /// Which of the listeners may not be as they were shown.
+    unsure: BTreeSet<ListenerName>,
 }
 
 impl Shown {
     /// A listener is not what it was.
     pub(super) fn changed(&mut self, name: &ListenerName) {
-        self.by_name.remove(name);
+        if !self.listeners.is_empty() {
+            self.unsure.insert(name.clone());
+        }
         self.whole = None;
     }
 
-    /// Nothing is known any more. Who keeps nothing needs no memory for it.
+    /// Nothing is known any more, and there may be other listeners. Who keeps nothing needs no memory for it.
     pub(super) fn forget(&mut self) {
         *self = Self::default();
+    }
+
+    /// What a listener is now.
+    fn put(&mut self, view: ListenerView) {
+        let at = self.listeners.binary_search_by(|there| there.name.cmp(&view.name));
+        if let Some(there) = at.ok().and_then(|at| self.listeners.get_mut(at)) {
+            *there = Arc::new(view);
+        }
     }
 }
 
@@ -44,32 +58,31 @@ impl Broker {
         }
     }
 
-    /// All objects, those that are configured first. What did not change is not made again: of ten thousand listeners
-    /// that would take the time of a thousand hand-overs.
+    /// All objects, those that are configured first. What did not change is not made again, nor looked for: of ten
+    /// thousand listeners that would take the time of a thousand hand-overs.
     pub(super) fn view(&mut self) -> Arc<View> {
         let pools = self.outbound.views();
         if let Some(view) = self.shown.whole.as_ref().filter(|view| view.pools == pools) {
             return Arc::clone(view);
         }
         let mut shown = std::mem::take(&mut self.shown);
-        let mut stays = true;
-        let mut one = |(name, listener): (&ListenerName, &Listener)| {
-            if let Some(known) = shown.by_name.get(name) {
-                return Arc::clone(known);
-            }
-            let view = Arc::new(self.view_of(name, listener));
-            if self.stays(name, listener) {
-                shown.by_name.insert(name.clone(), Arc::clone(&view));
-            } else {
-                stays = false;
-            }
-            view
-        };
-        let mut listeners: Vec<Arc<ListenerView>> = self.table.iter().map(&mut one).collect();
+        if shown.listeners.is_empty() {
+            let views = self.table.iter().map(|(name, listener)| Arc::new(self.view_of(name, listener)));
+            shown.listeners = views.collect();
+            shown.unsure = self.table.iter().map(|(name, _)| name.clone()).collect();
+        } else {
+            let unsure = shown.unsure.iter().filter_map(|name| self.table.get(name.as_str()).ok());
+            let views: Vec<ListenerView> =
+                unsure.map(|(name, listener)| self.view_of(name, listener)).collect();
+            views.into_iter().for_each(|view| shown.put(view));
+        }
+        shown.unsure.retain(|name| {
+            self.table.get(name.as_str()).is_ok_and(|(_, listener)| !self.stays(name, listener))
+        });
+        let mut listeners = shown.listeners.clone();
         let others = self.table.lingering().names().filter(|name| self.table.get(name.as_str()).is_err());
-        let configured = listeners.len();
         listeners.extend(others.filter_map(|name| self.lingering_view(name.as_str())).map(Arc::new));
-        stays &= listeners.len() == configured;
+        let stays = shown.unsure.is_empty() && listeners.len() == shown.listeners.len();
         let view = Arc::new(View { listeners, pools });
         shown.whole = stays.then(|| Arc::clone(&view));
         self.shown = shown;

@@ -28,6 +28,11 @@ impl Stored {
         Self { store, added: Vec::new(), given_up: false, retry_at: None }
     }
 
+    /// Whether there is a store.
+    pub(super) fn is_kept(&self) -> bool {
+        self.store.is_active()
+    }
+
     /// This socket is new.
     pub(super) fn added(&mut self, id: SocketId) {
         self.added.push(id);

@@ -1,7 +1,12 @@
 //! `org.freedesktop.DBus.Introspectable`: what there is, for busctl and d-feet.
 
-use portbroker_client::wire::{LISTENER_PREFIX, MANAGER_PATH, POOL_PREFIX};
+use crate::broker::View;
+use portbroker_client::wire::{LISTENER_PREFIX, MANAGER_PATH, POOL_PREFIX, listener_path, pool_path};
 use std::fmt::Write as _;
+use zbus::message::Message;
+
+/// What one object takes of an answer, about, in bytes.
+pub(super) const LENGTH_OF_ONE: usize = 40;
 
 const HEAD: &str = r#"<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">
 <node>
@@ -181,31 +186,37 @@ pub(super) fn lists_objects(path: &str) -> bool {
     [LISTENER_PREFIX, POOL_PREFIX].iter().any(|prefix| prefix.trim_end_matches('/') == path)
 }
 
-/// The document of a path above ours, or of `…/listener` or `…/pool`: only what is below it. `None`: nothing is.
-/// `objects` are the paths of all listeners and pools.
-pub(super) fn above(path: &str, objects: impl Iterator<Item = String>) -> Option<String> {
+/// The answer to who introspects `…/listener` or `…/pool`: the names of what is below.
+pub(super) fn objects(call: &Message, view: &View) -> zbus::Result<Message> {
+    let header = call.header();
+    let path = header.path().map(|path| path.as_str()).unwrap_or_default();
+    let listeners = view.listeners.iter().map(|listener| listener_path(&listener.name));
+    let pools = view.pools.iter().map(|pool| pool_path(&pool.name));
+    Message::method_return(&header).build(&names(path, listeners.chain(pools)))
+}
+
+fn names(path: &str, objects: impl Iterator<Item = String>) -> String {
     let mut document = String::from(HEAD);
-    let prefix =
-        [LISTENER_PREFIX, POOL_PREFIX].into_iter().find(|prefix| prefix.trim_end_matches('/') == path);
-    if let Some(prefix) = prefix {
-        for object in objects {
-            let Some(label) = object.strip_prefix(prefix) else { continue };
-            // Writing into a String cannot fail.
-            let _ = writeln!(document, " <node name=\"{label}\"/>");
-        }
-    } else {
-        let rest = MANAGER_PATH.strip_prefix(path.trim_end_matches('/'))?.strip_prefix('/')?;
-        let child = rest.split('/').next().filter(|child| !child.is_empty())?;
-        let _ = writeln!(document, " <node name=\"{child}\"/>");
+    for object in objects {
+        let label = object.strip_prefix(path).and_then(|label| label.strip_prefix('/'));
+        let Some(label) = label else { continue };
+        // Writing into a String cannot fail.
+        let _ = writeln!(document, " <node name=\"{label}\"/>");
     }
     document.push_str("</node>\n");
-    Some(document)
+    document
+}
+
+/// The document of a path above ours: only what is below it. `None`: nothing is.
+pub(super) fn above(path: &str) -> Option<String> {
+    let rest = MANAGER_PATH.strip_prefix(path.trim_end_matches('/'))?.strip_prefix('/')?;
+    let child = rest.split('/').next().filter(|child| !child.is_empty())?;
+    Some(format!("{HEAD} <node name=\"{child}\"/>\n</node>\n"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use portbroker_client::wire::{listener_path, pool_path};
 
     /// Interface and member of each method in a document.
     fn methods(document: &str) -> Vec<(&str, &str)> {
@@ -240,17 +251,16 @@ mod tests {
 
     #[test]
     fn every_path_leads_to_the_next() {
-        let none = || std::iter::empty();
-        assert!(above("/", none()).unwrap().contains("\"org\""));
-        assert!(above("/org", none()).unwrap().contains("\"portbroker\""));
-        assert!(above("/org/portbroker", none()).unwrap().contains("\"PortBroker1\""));
+        assert!(above("/").unwrap().contains("\"org\""));
+        assert!(above("/org").unwrap().contains("\"portbroker\""));
+        assert!(above("/org/portbroker").unwrap().contains("\"PortBroker1\""));
         assert!(manager().contains("\"listener\"") && manager().contains("\"pool\""));
         let objects = || [listener_path("a-b"), pool_path("c-d")].into_iter();
-        let listeners = above("/org/portbroker/PortBroker1/listener", objects()).unwrap();
+        let listeners = names("/org/portbroker/PortBroker1/listener", objects());
         assert!(listeners.contains("\"a_2db\"") && !listeners.contains("c_2dd"));
-        let pools = above("/org/portbroker/PortBroker1/pool", objects()).unwrap();
+        let pools = names("/org/portbroker/PortBroker1/pool", objects());
         assert!(pools.contains("\"c_2dd\"") && !pools.contains("a_2db"));
-        assert_eq!(above("/or", none()), None);
-        assert_eq!(above("/else", none()), None);
+        assert_eq!(above("/or"), None);
+        assert_eq!(above("/else"), None);
     }
 }

@@ -2,14 +2,13 @@
 
 use super::polkit::{self, Question, Subject};
 use super::properties::{self, Properties};
-use super::{Failure, introspect, outbound};
+use super::{Failure, introspect, outbound, shown};
 use crate::broker::{Acquire, Handed, Handle, Held, ObjectKind, View};
 use crate::kernel::holder::HolderClaim;
 use crate::policy::{Administration, Caller};
 use portbroker_client::wire::{
     ErrorName, LISTENER_INTERFACE, LISTENER_PREFIX, MANAGER_INTERFACE, MANAGER_PATH, MAX_EVENT_ROWS,
-    MAX_LISTENERS_LOOKED_AT, OPTION_HOLDER, POOL_INTERFACE, POOL_PREFIX, listener_name, listener_path,
-    pool_name, pool_path,
+    MAX_LISTENERS_LOOKED_AT, OPTION_HOLDER, POOL_INTERFACE, POOL_PREFIX, listener_name, pool_name,
 };
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -127,17 +126,14 @@ impl Manager {
             && (outbound::may_wait(message, &header) || polkit::may_wait(message, &header))
     }
 
-    /// Answers a call that would wait beside too many others.
+    /// Answers a call that would wait and may not.
     pub(super) async fn refuse_to_wait(
         &self,
         connection: &Connection,
         message: &Message,
-        most: usize,
+        reason: String,
     ) -> zbus::Result<()> {
-        let text = format!(
-            "{most} calls wait here already, for ports or for a password: let some of them end first"
-        );
-        connection.send(&Failure::standard("LimitsExceeded", text).reply(&message.header())?).await
+        connection.send(&Failure::standard("LimitsExceeded", reason).reply(&message.header())?).await
     }
 
     async fn call(
@@ -153,7 +149,9 @@ impl Manager {
         let message = match (interface, member) {
             (Some(PEER), "Ping") => reply.build(&())?,
             (Some(PEER), "GetMachineId") => reply.build(&machine_id()?)?,
-            (Some(INTROSPECTABLE) | None, "Introspect") => reply.build(&self.introspect(path).await?)?,
+            (Some(INTROSPECTABLE) | None, "Introspect") => {
+                return self.introspect(message, call, who, path).await;
+            }
             (Some(PROPERTIES), "GetAll") => {
                 let wanted: String = argument(message)?;
                 reply.build(&self.properties(path, &wanted).await?)?
@@ -161,8 +159,9 @@ impl Manager {
             (Some(PROPERTIES), "Get") => {
                 let (interface, property): (String, String) = argument(message)?;
                 let mut all = self.properties(path, &interface).await?;
-                let unknown =
-                    || Failure::standard("UnknownProperty", format!("no property {property:?} here"));
+                let unknown = || {
+                    Failure::standard("UnknownProperty", format!("no property {:?} here", shown(&property)))
+                };
                 reply.build(&all.remove(property.as_str()).ok_or_else(unknown)?)?
             }
             (Some(PROPERTIES), "Set") => {
@@ -243,7 +242,7 @@ impl Manager {
                 return self.call_outbound(message, call, who, member).await;
             }
             (Some(OBJECT_MANAGER) | None, "GetManagedObjects") => {
-                return self.objects(message, who).await;
+                return self.long(message, who, properties::LENGTH_OF_ONE, properties::objects).await;
             }
             _ => return Err(self.unknown(path, interface, member).await),
         };
@@ -278,8 +277,12 @@ impl Manager {
     }
 
     async fn properties(&self, path: &str, interface: &str) -> Result<Properties, Failure> {
-        let unknown_interface =
-            || Failure::standard("UnknownInterface", format!("no interface {interface:?} at {path}"));
+        let unknown_interface = || {
+            Failure::standard(
+                "UnknownInterface",
+                format!("no interface {:?} at {}", shown(interface), shown(path)),
+            )
+        };
         match Object::at(path).ok_or_else(|| unknown_object(path))? {
             Object::Manager if interface == MANAGER_INTERFACE => {
                 Ok(properties::of_manager(&self.broker.summary().await?))
@@ -302,25 +305,29 @@ impl Manager {
         }
     }
 
-    async fn introspect(&self, path: &str) -> Result<String, Failure> {
-        match Object::at(path) {
-            Some(Object::Manager) => Ok(introspect::manager()),
+    async fn introspect(
+        &self,
+        message: &Message,
+        call: &Header<'_>,
+        who: &impl Identify,
+        path: &str,
+    ) -> Result<Reply, Failure> {
+        let document = match Object::at(path) {
+            Some(Object::Manager) => introspect::manager(),
             Some(Object::Listener(name)) => {
                 self.known(ObjectKind::Listener, name, path).await?;
-                Ok(introspect::listener())
+                introspect::listener()
             }
             Some(Object::Pool(name)) => {
                 self.known(ObjectKind::Pool, name, path).await?;
-                Ok(introspect::pool())
+                introspect::pool()
             }
             None if introspect::lists_objects(path) => {
-                let view = self.broker.view().await?;
-                let listeners = view.listeners.iter().map(|listener| listener_path(&listener.name));
-                let pools = view.pools.iter().map(|pool| pool_path(&pool.name));
-                introspect::above(path, listeners.chain(pools)).ok_or_else(|| unknown_object(path))
+                return self.long(message, who, introspect::LENGTH_OF_ONE, introspect::objects).await;
             }
-            None => introspect::above(path, std::iter::empty()).ok_or_else(|| unknown_object(path)),
-        }
+            None => introspect::above(path).ok_or_else(|| unknown_object(path))?,
+        };
+        Ok(Message::method_return(call).build(&document)?.into())
     }
 
     async fn known(&self, kind: ObjectKind, name: String, path: &str) -> Result<(), Failure> {
@@ -328,16 +335,22 @@ impl Manager {
         if known { Ok(()) } else { Err(unknown_object(path)) }
     }
 
-    /// All objects. So long an answer is made beside the one thread that serves everybody, one at a time, and there is
-    /// room for it before.
-    async fn objects(&self, call: &Message, who: &impl Identify) -> Result<Reply, Failure> {
+    /// An answer about all objects, of so many bytes about each. Where it is long it is made beside the one thread that
+    /// serves everybody, one at a time, and there is room for it before.
+    async fn long(
+        &self,
+        call: &Message,
+        who: &impl Identify,
+        length_of_one: usize,
+        build: fn(&Message, &View) -> zbus::Result<Message>,
+    ) -> Result<Reply, Failure> {
         let view = self.broker.view().await?;
         let count = view.listeners.len().saturating_add(view.pools.len());
-        let bytes = self.room_for(count, properties::LENGTH_OF_ONE).await;
+        let bytes = self.room_for(count, length_of_one).await;
         if bytes.is_none() {
-            return Ok(properties::objects(call, &view)?.into());
+            return Ok(build(call, &view)?.into());
         }
-        let message = self.built_beside(call, view, who).await?;
+        let message = self.built_beside(call, view, who, build).await?;
         Ok(Reply { message, descriptors: Vec::new(), bytes })
     }
 
@@ -355,6 +368,7 @@ impl Manager {
         call: &Message,
         view: Arc<View>,
         who: &impl Identify,
+        build: fn(&Message, &View) -> zbus::Result<Message>,
     ) -> Result<Message, Failure> {
         static ONE: Semaphore = Semaphore::const_new(1);
         let call = call.clone();
@@ -364,7 +378,7 @@ impl Manager {
         if who.is_gone() {
             return Err(Failure::standard("Disconnected", "the caller is gone"));
         }
-        let built = tokio::task::spawn_blocking(move || properties::objects(&call, &view)).await;
+        let built = tokio::task::spawn_blocking(move || build(&call, &view)).await;
         drop(one);
         Ok(built.map_err(|_| stopping())??)
     }
@@ -374,12 +388,13 @@ impl Manager {
             Some(Object::Manager) => true,
             Some(Object::Listener(name)) => self.known(ObjectKind::Listener, name, path).await.is_ok(),
             Some(Object::Pool(name)) => self.known(ObjectKind::Pool, name, path).await.is_ok(),
-            None => introspect::above(path, std::iter::empty()).is_some(),
+            None => introspect::above(path).is_some(),
         };
         if !is_known {
             return unknown_object(path);
         }
         let interface = interface.unwrap_or("any interface");
+        let path = shown(path);
         Failure::standard("UnknownMethod", format!("no method {member:?} of {interface} at {path}"))
     }
 }
@@ -423,8 +438,7 @@ fn holder_is_unit(options: &HashMap<String, OwnedVariant>) -> Result<bool, Failu
 }
 
 pub(super) fn no_such_option(unknown: &str) -> Failure {
-    let unknown: String = unknown.chars().take(100).collect();
-    Failure::ours(ErrorName::BadArgument, format!("there is no option {unknown:?}"))
+    Failure::ours(ErrorName::BadArgument, format!("there is no option {:?}", shown(unknown)))
 }
 
 fn no_unit() -> Failure {
@@ -432,7 +446,7 @@ fn no_unit() -> Failure {
 }
 
 fn unknown_object(path: &str) -> Failure {
-    Failure::standard("UnknownObject", format!("there is no object at {path}"))
+    Failure::standard("UnknownObject", format!("there is no object at {}", shown(path)))
 }
 
 fn machine_id() -> Result<String, Failure> {

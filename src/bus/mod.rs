@@ -7,6 +7,7 @@
 
 mod caller;
 mod evict;
+mod incoming;
 mod introspect;
 mod manager;
 mod outbound;
@@ -28,6 +29,11 @@ use portbroker_client::wire::ErrorName;
 use std::collections::HashMap;
 use zbus::Variant;
 use zbus::message::{Header, Message};
+
+/// What a caller wrote, no more than a line of it.
+fn shown(text: &str) -> String {
+    text.chars().take(100).collect()
+}
 
 /// An error reply: a name and a text.
 #[derive(Debug)]

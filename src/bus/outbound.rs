@@ -2,9 +2,9 @@
 //!
 //! Every count is compared with its limit here, before anything is made of it.
 
-use super::Failure;
 use super::manager::{Identify, Manager, Reply, argument, no_such_option};
 use super::polkit::{self, Question};
+use super::{Failure, shown};
 use crate::broker::{Drain, ForecastView, Kind, LeaseRequest, LeaseView, Refusal, Shortage};
 use crate::model::{LeaseId, Protocol, SessionId, SourceRange};
 use crate::policy::{Administration, Caller};
@@ -344,11 +344,6 @@ fn too_many_sockets(wanted: u32, limit: usize) -> Failure {
 
 pub(super) fn bad(message: impl Into<String>) -> Failure {
     Failure::ours(ErrorName::BadArgument, message)
-}
-
-/// What the caller wrote, no more than a line of it.
-fn shown(text: &str) -> String {
-    text.chars().take(100).collect()
 }
 
 #[cfg(test)]

@@ -21,6 +21,8 @@ use zbus::{Fd, OwnedVariant, Variant};
 
 /// How long polkit may think, where it asks nobody.
 const THINKS: Duration = Duration::from_secs(10);
+/// What systemd may need to see that polkit ended: a start before that is none, and the bus would wait for it in vain.
+const IS_GONE: Duration = Duration::from_millis(500);
 /// How long somebody may take to authenticate.
 const AUTHENTICATES: Duration = Duration::from_secs(MAX_AUTHENTICATION);
 /// Questions at a time: of all callers, and of one user. Each is a connection to the bus, which lets one user have 256.
@@ -217,7 +219,7 @@ pub(super) async fn authorize(
             );
             Ok(Caller { administrator: true, ..caller })
         }
-        answer => Err(Denial::of(answer, id).refuse(manager, question.action, &caller)),
+        answer => Err(Denial::of(answer, &question).refuse(manager, question.action, &caller)),
     }
 }
 
@@ -230,18 +232,30 @@ struct Denial {
 }
 
 impl Denial {
-    fn of(answer: Result<Answer, Silence>, id: &str) -> Self {
+    fn of(answer: Result<Answer, Silence>, question: &Question) -> Self {
         let challenge = matches!(answer, Ok(Answer::Challenge));
+        let (id, interactive) = (question.action.id(), question.interactive);
         let (told, reason) = match answer {
             Ok(Answer::Challenge) => (
                 format!(
                     "only root may, and who authenticates to polkit ({id}): ask for that, from a terminal or a session"
                 ),
-                "polkit wants an authentication, and nobody was to be asked".to_owned(),
+                if interactive {
+                    "polkit wants an authentication, and has no agent to ask for it".to_owned()
+                } else {
+                    "polkit wants an authentication, and nobody was to be asked".to_owned()
+                },
             ),
             Ok(Answer::Dismissed) => (
                 format!("the authentication was dismissed ({id})"),
                 "the authentication was dismissed".into(),
+            ),
+            // It does not tell these two apart.
+            Ok(Answer::Yes | Answer::No) if interactive => (
+                format!(
+                    "only root may, and whom polkit lets ({id}): the authentication failed, or a rule forbids it"
+                ),
+                "polkit says no, with or without an authentication that failed".to_owned(),
             ),
             Ok(Answer::Yes | Answer::No) => {
                 (format!("only root may, and whom polkit lets ({id})"), "polkit says no".to_owned())
@@ -278,7 +292,17 @@ impl Denial {
 async fn ask(subject: Result<Subject, Silence>, question: &Question) -> Result<Answer, Silence> {
     let subject = subject?;
     let patience = if question.interactive { AUTHENTICATES } else { THINKS };
-    tokio::time::timeout(patience, check(&subject, question)).await.unwrap_or(Err(Silence::Late(patience)))
+    let asked = async {
+        match check(&subject, question).await {
+            // It may end at any time (126 now and then does with a question), and the next one starts it.
+            Err(Silence::Gone) => {
+                tokio::time::sleep(IS_GONE).await;
+                check(&subject, question).await
+            }
+            answer => answer,
+        }
+    };
+    tokio::time::timeout(patience, asked).await.unwrap_or(Err(Silence::Late(patience)))
 }
 
 async fn check(subject: &Subject, question: &Question) -> Result<Answer, Silence> {
@@ -372,8 +396,14 @@ mod tests {
 
     #[test]
     fn whoever_is_refused_is_told_what_to_do() {
-        let told = |answer| Denial::of(answer, "x.reload").told;
-        assert!(told(Ok(Answer::No)).contains("x.reload"));
+        let told = |answer, interactive| {
+            let question = Question { action: Administration::Reload, details: Vec::new(), interactive };
+            Denial::of(answer, &question).told
+        };
+        let asked = told(Ok(Answer::No), true);
+        let told = |answer| told(answer, false);
+        assert!(asked.contains("authentication failed") && !told(Ok(Answer::No)).contains("authentication"));
+        assert!(told(Ok(Answer::No)).contains(Administration::Reload.id()));
         assert!(told(Ok(Answer::Challenge)).contains("terminal"));
         assert!(told(Err(Silence::NoPolkit)).contains("no polkit on the system bus"));
         assert!(told(Err(Silence::Late(THINKS))).contains("within 10 s"));

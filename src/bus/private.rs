@@ -1,6 +1,7 @@
 //! The private socket: the interface peer to peer, without a bus.
 
 use super::caller::PeerIdentity;
+use super::incoming::Incoming;
 use super::manager::Manager;
 use super::outgoing::{Outgoing, Unreads};
 use super::signals::Signals;
@@ -8,6 +9,7 @@ use super::transport::Transport;
 use crate::broker::{Handle, Turn};
 use crate::kernel::descriptors::{Purpose, Spare, is_shortage, leaves_room};
 use crate::kernel::peer::Peer;
+use crate::kernel::stream;
 use crate::limits::{Claim, Who};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -21,11 +23,8 @@ use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 use zbus::connection::{AuthMechanism, Builder};
 
-/// How many messages of a connection are read before they are answered: what one user can have of our memory is
-/// this, times the length of a message, times the connections.
+/// How many messages of a connection are read before they are answered.
 const QUEUED: NonZeroUsize = NonZeroUsize::MIN;
-/// How many calls of a connection may wait for ports at once.
-const WAITING: usize = 64;
 /// How long a client may take to authenticate.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -113,6 +112,8 @@ pub async fn serve_private_socket(
     let signals = Signals::of(&broker);
     let mut door = Door { spare, said: false };
     loop {
+        // Others come in between two who connect, however many there are that do nothing else.
+        tokio::task::yield_now().await;
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -143,14 +144,15 @@ pub async fn serve_private_socket(
         let Ok(place) = broker.gate().claim(&turn.who(), Claim::Connection) else { continue };
         let (broker, guid) = (broker.in_turn_of(turn), guid.clone());
         let signals = signals.clone();
+        stream::keep_little_unread(&stream);
         let (reader, writer) = stream.into_split();
         let outgoing = unreads.begin(writer, peer.uid, peer.pid, broker.gate().clone());
-        let transport = Transport::new(reader, Arc::clone(&outgoing), peer.uid);
+        let incoming = Arc::new(Incoming::new(broker.gate().clone(), turn.who()));
+        let transport = Transport::new(reader, Arc::clone(&incoming), Arc::clone(&outgoing), peer.uid);
         tokio::spawn(async move {
             let pid = peer.pid;
-            if let Err(error) =
-                serve_connection(transport, (peer, bus), &outgoing, broker, guid, signals).await
-            {
+            let both = (&*incoming, &outgoing);
+            if let Err(error) = serve_connection(transport, (peer, bus), both, broker, guid, signals).await {
                 tracing::debug!(%error, pid, "a connection to the private socket ended");
             }
             outgoing.end(place);
@@ -161,7 +163,7 @@ pub async fn serve_private_socket(
 async fn serve_connection(
     transport: Transport,
     (peer, bus): (Peer, bool),
-    outgoing: &Arc<Outgoing>,
+    (incoming, outgoing): (&Incoming, &Arc<Outgoing>),
     broker: Handle,
     guid: zbus::Guid<'static>,
     signals: Signals,
@@ -181,18 +183,24 @@ async fn serve_connection(
     let mut waiting = FuturesUnordered::new();
     loop {
         tokio::select! {
-            message = messages.next() => match message {
-                Some(Ok(message)) if manager.may_wait(&message) => {
-                    if waiting.len() >= WAITING {
-                        manager.refuse_to_wait(&connection, &message, WAITING).await?;
-                        continue;
-                    }
-                    let (manager, connection, identity) = (&manager, &connection, &identity);
-                    waiting.push(async move { manager.answer(connection, &message, identity).await });
+            message = messages.next() => {
+                let Some(message) = message.transpose()? else { return Ok(()) };
+                let long = incoming.next();
+                if !manager.may_wait(&message) {
+                    manager.answer(&connection, &message, &identity).await?;
+                    continue;
                 }
-                Some(Ok(message)) => manager.answer(&connection, &message, &identity).await?,
-                Some(Err(error)) => return Err(error),
-                None => return Ok(()),
+                match incoming.may_wait(long.as_ref(), waiting.len()) {
+                    Ok(place) => {
+                        let (manager, connection, identity) = (&manager, &connection, &identity);
+                        waiting.push(async move {
+                            let answered = manager.answer(connection, &message, identity).await;
+                            drop(place);
+                            answered
+                        });
+                    }
+                    Err(reason) => manager.refuse_to_wait(&connection, &message, reason).await?,
+                }
             },
             Some(answered) = waiting.next() => answered?,
             signal = signals.recv() => match signal {

@@ -6,6 +6,7 @@
 //! which the authentication ends. What the kernel has is read at once and given to zbus in these pieces: a call
 //! is one read.
 
+use super::incoming::Incoming;
 use super::outgoing::Outgoing;
 use crate::kernel::stream;
 use std::io;
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Interest};
 use tokio::net::unix::OwnedReadHalf;
+use tokio::time::Instant;
 use zbus::connection::socket::{ReadHalf, Socket, Split, WriteHalf};
 use zbus::export::async_trait::async_trait;
 use zbus::fdo::ConnectionCredentials;
@@ -36,14 +38,20 @@ const READ_AHEAD: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Transport {
     reader: OwnedReadHalf,
+    incoming: Arc<Incoming>,
     outgoing: Arc<Outgoing>,
     uid: u32,
 }
 
 impl Transport {
     /// Takes the halves of a connected stream, and what the kernel says of its peer.
-    pub(super) fn new(reader: OwnedReadHalf, outgoing: Arc<Outgoing>, uid: u32) -> Self {
-        Self { reader, outgoing, uid }
+    pub(super) fn new(
+        reader: OwnedReadHalf,
+        incoming: Arc<Incoming>,
+        outgoing: Arc<Outgoing>,
+        uid: u32,
+    ) -> Self {
+        Self { reader, incoming, outgoing, uid }
     }
 }
 
@@ -56,6 +64,8 @@ impl Socket for Transport {
         let accepted = Arc::new(AtomicBool::new(false));
         let reader = Reader {
             stream: BufReader::with_capacity(READ_AHEAD, self.reader),
+            incoming: self.incoming,
+            deadline: None,
             credentials,
             phase: Phase::Line(Vec::new()),
             accepted: Arc::clone(&accepted),
@@ -103,15 +113,22 @@ impl Phase {
             Self::Prefix(prefix) => {
                 prefix.extend_from_slice(bytes);
                 if prefix.len() == PREFIX {
-                    let length = message_length(prefix).filter(|&length| length <= MAX_MESSAGE);
-                    let length =
-                        length.ok_or_else(|| invalid("a message is longer than what is taken here"))?;
-                    *self = Self::rest(length - PREFIX);
+                    *self = Self::rest(taken_length(prefix)? - PREFIX);
                 }
             }
             Self::Rest(rest) => *self = Self::rest(rest.saturating_sub(bytes.len())),
         }
         Ok(())
+    }
+
+    /// The length of the message of which so much can be told with what comes next.
+    fn begins(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        match self {
+            Self::Prefix(prefix) if prefix.len() + bytes.len() == PREFIX => {
+                taken_length(&[prefix, bytes].concat()).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     fn message() -> Self {
@@ -150,6 +167,12 @@ fn message_length(prefix: &[u8]) -> Option<usize> {
     PREFIX.checked_add(fields)?.checked_add(number(4)?)
 }
 
+/// The same, where it is not too long.
+fn taken_length(prefix: &[u8]) -> io::Result<usize> {
+    let length = message_length(prefix).filter(|&length| length <= MAX_MESSAGE);
+    length.ok_or_else(|| invalid("a message is longer than what is taken here"))
+}
+
 fn invalid(message: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
@@ -158,6 +181,9 @@ fn invalid(message: &str) -> io::Error {
 #[derive(Debug)]
 pub(super) struct Reader {
     stream: BufReader<OwnedReadHalf>,
+    incoming: Arc<Incoming>,
+    /// When a long message has to be there.
+    deadline: Option<Instant>,
     credentials: Credentials,
     phase: Phase,
     accepted: Arc<AtomicBool>,
@@ -167,16 +193,29 @@ pub(super) struct Reader {
 impl ReadHalf for Reader {
     /// Descriptors that a caller sends along are closed by the kernel: nobody asked for them.
     async fn recvmsg(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-        let there = self.stream.fill_buf().await?;
+        let there = match self.deadline {
+            None => self.stream.fill_buf().await?,
+            Some(deadline) => tokio::time::timeout_at(deadline, self.stream.fill_buf())
+                .await
+                .map_err(|_| invalid("a message did not come in time"))??,
+        };
         let there = there.get(..buffer.len()).unwrap_or(there);
         let count = self.phase.take(there);
         let given = there.get(..count).unwrap_or_default();
+        // Before zbus sees how long it is, and makes room for it.
+        if let Some(length) = self.phase.begins(given)? {
+            let patience = self.incoming.begin(length).await;
+            self.deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
+        }
         if let Some(buffer) = buffer.get_mut(..count) {
             buffer.copy_from_slice(given);
         }
         let in_line = matches!(self.phase, Phase::Line(_));
         self.phase.advance(given)?;
         self.stream.consume(count);
+        if !matches!(self.phase, Phase::Rest(_)) {
+            self.deadline = None;
+        }
         // zbus answers a BEGIN that comes too early with an error and goes on with the authentication, and would
         // then begin with the messages at another place than we do.
         if in_line && matches!(self.phase, Phase::Prefix(_)) && !self.accepted.load(Ordering::Relaxed) {
@@ -250,6 +289,7 @@ mod tests {
     use super::super::outgoing::Unreads;
     use super::*;
     use crate::broker::Gate;
+    use crate::limits::Who;
     use proptest::prelude::*;
     use tokio::net::UnixStream;
 
@@ -320,7 +360,8 @@ mod tests {
             let (here, there) = UnixStream::pair().unwrap();
             let (read, write) = here.into_split();
             let outgoing = Unreads::default().begin(write, 0, 1, Gate::default());
-            let (mut reader, mut writer) = Transport::new(read, outgoing, 0).split().take();
+            let incoming = Arc::new(Incoming::new(Gate::default(), Who::User(0)));
+            let (mut reader, mut writer) = Transport::new(read, incoming, outgoing, 0).split().take();
             for line in said {
                 writer.sendmsg(format!("{line}\r\n").as_bytes(), &[]).await.unwrap();
             }

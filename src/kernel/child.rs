@@ -1,7 +1,7 @@
-//! A supervisor's one child, and the signals that tell it what to do.
+//! A supervisor's one child, the signals that tell it what to do, and processes that end with the one that started them.
 //!
-//! For a process of one thread: between fork and exec the child does what it likes, which no process of several
-//! threads could.
+//! [`make_child`] is for a process of one thread: between fork and exec the child does what it likes, which no process of
+//! several threads could.
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -12,6 +12,8 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 /// How a process ended.
@@ -71,7 +73,23 @@ pub fn make_child(become_it: impl FnOnce()) -> io::Result<i32> {
 /// PR_SET_PDEATHSIG(2const).
 #[must_use]
 pub fn end_with_parent(parent: i32) -> bool {
-    set_pdeathsig(Signal::SIGKILL).is_ok() && getppid().as_raw() == parent
+    is_sent_at_end_of(parent, Signal::SIGKILL)
+}
+
+fn is_sent_at_end_of(parent: i32, signal: Signal) -> bool {
+    set_pdeathsig(signal).is_ok() && getppid().as_raw() == parent
+}
+
+/// Starts a command that is sent SIGTERM when the calling thread ends, however that happens: call it from one that lives as
+/// long as the process.
+#[expect(unsafe_code, reason = "what is done between fork and exec")]
+pub fn spawn_bound(command: &mut Command) -> io::Result<Child> {
+    let parent = getpid().as_raw();
+    let bind = move || {
+        if is_sent_at_end_of(parent, Signal::SIGTERM) { Ok(()) } else { Err(Errno::ESRCH.into()) }
+    };
+    // SAFETY: it makes two system calls, and takes neither memory nor a lock, as a child of several threads has to.
+    unsafe { command.pre_exec(bind) }.spawn()
 }
 
 /// A child that has ended, which stays a zombie until [`reap`]: nobody else can have its number before.

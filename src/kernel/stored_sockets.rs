@@ -82,6 +82,12 @@ impl StoredSockets {
         }
     }
 
+    /// Whether there is one.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.active
+    }
+
     /// Why not all is stored that was to be, if so.
     #[must_use]
     pub fn failure(&self) -> Option<&str> {

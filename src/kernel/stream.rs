@@ -3,7 +3,8 @@
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, sendmsg, shutdown, socketpair,
+    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, sendmsg, setsockopt, shutdown,
+    socketpair, sockopt,
 };
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, RawFd};
@@ -16,6 +17,16 @@ pub fn send(stream: &impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) ->
     let control = if raw.is_empty() { &rights[..0] } else { &rights[..] };
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     Ok(sendmsg::<()>(stream.as_fd().as_raw_fd(), &[IoSlice::new(bytes)], control, flags, None)?)
+}
+
+/// How much of what is written may wait at the other end, in bytes of the kernel's memory, which are the writer's
+/// (unix(7), `SO_SNDBUF`). By default it is 208 KiB: enough for 150 short replies that nobody reads, on each connection.
+const UNREAD: usize = 32 * 1024;
+
+/// Lets no more than that wait. What is longer is written in parts.
+pub fn keep_little_unread(stream: &impl AsFd) {
+    // The kernel doubles it. Where it cannot be set, the default is as good as any.
+    let _ = setsockopt(stream, sockopt::SndBuf, &(UNREAD / 2));
 }
 
 /// Nothing goes either way any more, whoever else has a copy of this descriptor.

@@ -19,24 +19,28 @@ const PER_CONNECTION: u64 = 2;
 pub struct Room {
     /// `RLIMIT_NOFILE`: so many may be open, and as many in flight.
     pub descriptors: u64,
-    /// Sockets that the broker holds: each is open, and in flight in the store; twice while that is written anew.
+    /// Sockets that the broker has open.
     pub sockets: u64,
+    /// Sockets in its store: each is in flight, and twice while that is written anew.
+    pub stored: u64,
 }
 
 impl Default for Room {
     fn default() -> Self {
-        Self { descriptors: 1024, sockets: 0 }
+        Self { descriptors: 1024, sockets: 0, stored: 0 }
     }
 }
 
 impl Room {
+    /// How many more may be open.
     fn left(self) -> u64 {
-        self.descriptors.saturating_sub(self.sockets.saturating_mul(2)).saturating_sub(OWN)
+        self.descriptors.saturating_sub(self.sockets).saturating_sub(OWN)
     }
 
     /// How many of callers' may be in flight: half, so that those which are made for them can be open as well.
     fn in_flight(self) -> u64 {
-        self.left() / 2
+        let beside_the_store = self.descriptors.saturating_sub(self.stored.saturating_mul(2));
+        beside_the_store.saturating_sub(OWN).min(self.left()) / 2
     }
 
     /// How many processes may be watched that hold listeners.
@@ -61,7 +65,7 @@ pub enum Claim {
     Connection,
     /// Descriptors that are made for a caller.
     Descriptors(u64),
-    /// Bytes of a reply.
+    /// Bytes of a reply, or of a call.
     Bytes(u64),
     /// A process that holds listeners.
     Holder,
@@ -187,9 +191,12 @@ impl Books {
     pub fn take(&mut self, who: &Who, claim: Claim) -> Result<(), Limit> {
         let (mut bounds, each, all) = self.bounds(who, claim);
         let (shares, amount) = self.shares(claim);
-        // One reply at a time is everybody's, however long it is.
+        // One at a time is everybody's, however long it is; where it is longer than what all may have, one of all.
         if matches!(claim, Claim::Bytes(_)) && shares.of(who) == 0 {
             bounds.each = u64::MAX;
+            if shares.all() == 0 {
+                (bounds.common, bounds.all) = (u64::MAX, u64::MAX);
+            }
         }
         shares.take(who, amount, bounds).map_err(|short| match short {
             Short::Each => each,
@@ -268,7 +275,7 @@ mod tests {
 
     fn books(descriptors: u64) -> Books {
         let mut books = Books::default();
-        books.see_room(Room { descriptors, sockets: 0 });
+        books.see_room(Room { descriptors, ..Room::default() });
         books
     }
 
@@ -308,11 +315,25 @@ mod tests {
     #[test]
     fn root_is_heard_where_all_descriptors_are_in_use() {
         let mut books = books(256);
-        books.see_room(Room { descriptors: 256, sockets: 200 });
+        books.see_room(Room { descriptors: 256, sockets: 200, stored: 200 });
         assert!(books.take(&Who::User(7), Claim::Connection).is_err());
         assert_eq!(count(&mut books, &Who::User(0), Claim::Connection).0, 64);
         assert!(books.take(&Who::User(7), Claim::Descriptors(1)).is_err());
         assert_eq!(count(&mut books, &Who::User(0), Claim::Descriptors(16)).0, 4);
+    }
+
+    #[test]
+    fn what_is_stored_takes_of_what_may_be_in_flight_alone() {
+        let room = |sockets, stored| {
+            let mut books = Books::default();
+            books.see_room(Room { descriptors: 20_000, sockets, stored });
+            [Limit::ConnectionsPerUser, Limit::UnreadDescriptors].map(|limit| books.most(limit))
+        };
+        assert_eq!(room(0, 0), [128, 9936]);
+        assert_eq!(room(10_000, 0), [128, 4936], "no store, as where somebody tries it by hand");
+        assert_eq!(room(10_000, 10_000), [128, 0], "units and root have some all the same");
+        assert_eq!(room(8_000, 8_000), [128, 1936]);
+        assert_eq!(room(19_800, 0), [7, 36]);
     }
 
     #[test]
@@ -349,6 +370,14 @@ mod tests {
         assert_eq!(books.take(&Who::User(7), long), Ok(()));
         assert_eq!(books.take(&Who::User(7), Claim::Bytes(1)), Err(Limit::UnreadBytesPerUser));
         assert_eq!(books.take(&Who::User(8), long), Ok(()));
+
+        let longest = Claim::Bytes(100 << 20);
+        assert_eq!(books.take(&Who::User(9), longest), Err(Limit::UnreadBytes), "not beside others");
+        for uid in [7, 8] {
+            books.give_back(&Who::User(uid), long);
+        }
+        assert_eq!(books.take(&Who::User(9), longest), Ok(()), "or it would wait for ever");
+        assert_eq!(books.take(&Who::User(8), Claim::Bytes(1)), Err(Limit::UnreadBytes));
     }
 
     #[test]

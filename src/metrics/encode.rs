@@ -250,7 +250,7 @@ fn forecasts(page: &mut Page<'_>, of: &Snapshot) -> Result<(), fmt::Error> {
     page.counter("portbroker_exhaustions_foretold", "Ends that were told as near", of.counters.foretold)
 }
 
-fn way(row: &super::ForecastRow) -> [Label<'_>; 3] {
+fn way(row: &super::ForecastView) -> [Label<'_>; 3] {
     let destination = if row.destination.is_empty() { "any" } else { &row.destination };
     [("pool", &row.pool), ("protocol", &row.protocol), ("destination", destination)]
 }

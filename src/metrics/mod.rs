@@ -10,7 +10,7 @@ mod snapshot;
 pub use counters::{Counters, Request};
 pub use encode::encode;
 pub use snapshot::{
-    AddressRow, ForecastRow, LimitRow, MOST_ADDRESSES, MOST_LISTENERS, MOST_POOLS, PoolRow, Process,
+    AddressRow, ForecastView, LimitRow, MOST_ADDRESSES, MOST_LISTENERS, MOST_POOLS, PoolRow, Process,
     QueueRow, Snapshot,
 };
 

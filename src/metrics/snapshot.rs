@@ -38,7 +38,7 @@ pub struct Snapshot {
     /// The busiest addresses of them.
     pub addresses: Vec<AddressRow>,
     /// The busiest destinations.
-    pub forecasts: Vec<ForecastRow>,
+    pub forecasts: Vec<ForecastView>,
     /// How long the question for all this waited for its turn.
     pub delay: Duration,
 }
@@ -109,14 +109,14 @@ pub struct AddressRow {
     pub cooling: u64,
 }
 
-/// A destination of a pool.
+/// How the ports of a pool for one destination stand, and what comes.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct ForecastRow {
+pub struct ForecastView {
     /// The pool.
     pub pool: String,
     /// `tcp` or `udp`.
     pub protocol: String,
-    /// `192.0.2.1:443`; empty: any.
+    /// `192.0.2.1:443`; empty: any. Of UDP, where all destinations have the same ports, `0.0.0.0:0` or `[::]:0`.
     pub destination: String,
     /// Leased ports.
     pub used: u64,

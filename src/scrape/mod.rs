@@ -19,10 +19,12 @@ use crate::metrics::{self, Process};
 use http::Answer;
 use pace::Pace;
 use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixListener};
@@ -89,48 +91,42 @@ fn begin(socket: ScrapeSocket, shared: Arc<Shared>) -> io::Result<AbortHandle> {
     let task = match socket {
         ScrapeSocket::Unix(listener) => {
             let listener = UnixListener::from_std(listener)?;
-            tokio::spawn(async move {
-                let mut pace = Pace::new(A_SECOND, Instant::now());
-                loop {
-                    pace.wait().await;
-                    let accepted = listener.accept().await.map(|(stream, _)| stream);
-                    take(accepted, &shared).await;
-                }
-            })
+            tokio::spawn(take_all(shared, move |context| {
+                listener.poll_accept(context).map_ok(|(stream, _)| stream)
+            }))
         }
         ScrapeSocket::Tcp(listener) => {
             let listener = TcpListener::from_std(listener)?;
-            tokio::spawn(async move {
-                let mut pace = Pace::new(A_SECOND, Instant::now());
-                loop {
-                    pace.wait().await;
-                    let accepted = listener.accept().await.map(|(stream, _)| stream);
-                    take(accepted, &shared).await;
-                }
-            })
+            tokio::spawn(take_all(shared, move |context| {
+                listener.poll_accept(context).map_ok(|(stream, _)| stream)
+            }))
         }
     };
     Ok(task.abort_handle())
 }
 
-/// A connection is served; where there is no descriptor for it, it waits in the queue, or is closed.
-async fn take<S>(accepted: io::Result<S>, shared: &Arc<Shared>)
+/// Each connection is served, no faster than they are taken; where there is no descriptor for one, it waits in the queue,
+/// or is closed.
+async fn take_all<S>(shared: Arc<Shared>, accept: impl Fn(&mut Context<'_>) -> Poll<io::Result<S>>)
 where
     S: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static,
 {
-    let stream = match accepted {
-        Ok(stream) => stream,
-        Err(error) => {
-            tracing::debug!(%error, "cannot take a connection of a scraper");
-            return tokio::time::sleep(PAUSE).await;
+    let mut pace = Pace::new(A_SECOND, Instant::now());
+    loop {
+        pace.wait().await;
+        match poll_fn(&accept).await {
+            Ok(stream) if leaves_room(&stream, Purpose::Anybody) => {
+                let own = Arc::clone(&shared);
+                let task = tokio::spawn(async move { own.converse(stream).await }).abort_handle();
+                shared.make_room_for(task);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(%error, "cannot take a connection of a scraper");
+                tokio::time::sleep(PAUSE).await;
+            }
         }
-    };
-    if !leaves_room(&stream, Purpose::Anybody) {
-        return;
     }
-    let own = Arc::clone(shared);
-    let task = tokio::spawn(async move { own.converse(stream).await }).abort_handle();
-    shared.make_room_for(task);
 }
 
 impl Shared {

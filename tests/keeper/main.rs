@@ -14,6 +14,7 @@ mod egress;
 mod leases;
 #[cfg(test)]
 #[path = "../support/memory.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
 mod memory;
 #[cfg(test)]
 #[path = "../support/netns.rs"]

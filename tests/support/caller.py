@@ -40,6 +40,12 @@ CALLS = {
     'introspect': lambda: message('Introspect', path=MANAGER[0] + '/listener', interface='org.freedesktop.DBus.Introspectable'),
     'learned': lambda: message('ListLearned'),
     'ping': lambda: message('Ping', interface='org.freedesktop.DBus.Peer'),
+    # As long as a message may be, and answered by a few bytes; by many, if what is wrong were told as it was written.
+    'long': lambda: message('Ping', text('x' * 130000), 's', interface='org.freedesktop.DBus.Peer'),
+    'property': lambda: message('Get', pad(text(MANAGER[1]), 4) + text('\1' * 130000), 'ss', interface='org.freedesktop.DBus.Properties'),
+    'names': lambda: acquire(['x' * 255] * 253),
+    # It looks as if it waited for ports.
+    'wait': lambda: message('LeasePairs', text('wait' * 200), 's'),
 }
 
 class Connection:
@@ -104,6 +110,11 @@ def connect(count):
 def ready(*what):
     print('ready', *what, flush=True)
 
+def tell(*numbers):
+    """The last line, if anybody wants it still."""
+    try: print(*numbers, flush=True)
+    except BrokenPipeError: os._exit(0)
+
 def wait():
     sys.stdin.read()
 
@@ -125,6 +136,35 @@ elif MODE == 'blind':
             except OSError: pass
     ready(len(kept))
     wait()
+elif MODE == 'press':
+    # Calls without end, as much of them as is taken, without reading anything: kind, connections. With "drip-" before
+    # the kind only a part of each call.
+    kept = connect(int(REST[1]))
+    kind = REST[0].removeprefix('drip-')
+    call = CALLS[kind]()
+    if kind != REST[0]: call = call[:len(call) // 2]
+    left = {}
+    for connection in kept: connection.socket.setblocking(False)
+    def press():
+        sent = 0
+        for connection in kept:
+            if connection in left and not left[connection]: continue
+            try:
+                rest = left.get(connection, call)
+                count = connection.socket.send(rest)
+                left[connection] = rest[count:]
+                if kind == REST[0] and not left[connection]: del left[connection]
+                sent += count
+            except BlockingIOError: pass
+            except OSError: left[connection] = b''
+        return sent
+    total = sum(press() for _ in range(20))
+    ready(len(kept))
+    while not ended():
+        sent = press()
+        total += sent
+        if not sent: time.sleep(0.05)
+    tell(total, 0)
 elif MODE == 'flood':
     # Calls on many connections, each again as soon as it is answered.
     kept = connect(int(REST[1]))
@@ -142,7 +182,7 @@ elif MODE == 'flood':
                 for _ in range(by[number].receive()): by[number].socket.sendall(call)
             except OSError:
                 poll.unregister(number)
-    print(*(sum(getattr(c, what) for c in kept) for what in ('replies', 'errors', 'limited')), flush=True)
+    tell(*(sum(getattr(c, what) for c in kept) for what in ('replies', 'errors', 'limited')))
 elif MODE == 'lease':
     # Leases a port and gives it back, without end: pool, destination. How often, and how many errors there were.
     def in_row(*parts):

@@ -26,7 +26,8 @@ impl Caller {
         Self::start_by(command, socket, 0, what)
     }
 
-    fn start_by(mut command: Command, socket: &Path, uid: u32, what: &[&str]) -> Self {
+    /// By a command to which its arguments are added: where else it is to run.
+    pub(crate) fn start_by(mut command: Command, socket: &Path, uid: u32, what: &[&str]) -> Self {
         command.args(["-c", PROGRAM]).arg(socket).arg(uid.to_string()).args(what);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("needs python3");
         let line = read_until(child.stdout.as_mut().unwrap(), "\n");

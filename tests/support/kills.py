@@ -24,6 +24,9 @@ COMES_BACK = 60
 IN_A_CALL = 150
 NOBODY = 65534
 
+# What a daemon is killed in, and what counts that it was.
+KINDS = ("rest", "start", "acquire", "reload")
+SEEN = {"start": "before_ready", "acquire": "during_acquire", "reload": "during_reload"}
 # What must be zero.
 FAULTS = {
     "refused": "connections to held and queued listeners that were refused",
@@ -332,7 +335,8 @@ class Run:
         elif what == "start":
             pid, answered = self.kill()
             wait_for_daemon(self.parent, other_than=pid)
-            if self.counts["kills"] < self.wanted:
+            # Not one more than are wanted, unless more are needed.
+            if self.counts["kills"] != self.wanted:
                 time.sleep(self.random.uniform(0, self.took["start"]))
                 _, now = self.kill()
                 self.counts["before_ready"] += now == answered
@@ -349,6 +353,12 @@ class Run:
             # Of it, systemd and the keeper rest 100 ms before they start it.
             self.took["start"] = max(self.answers.last - killed - 0.1, 0.02)
         self.finish(processes)
+
+    def unseen(self):
+        """Kinds that chance has not hit yet. Few kills may need some more; three times as many are enough."""
+        if self.counts["kills"] >= 3 * self.wanted:
+            return []
+        return [what for what, count in SEEN.items() if not self.counts[count]]
 
     def measure(self):
         for what, begin in (("acquire", self.acquire), ("reload", lambda: self.reload(range(30)))):
@@ -376,8 +386,8 @@ class Run:
         self.answers.start()
         self.answers.to_a_question_after(0)
         begun, longest = time.monotonic(), self.answers.longest
-        while self.counts["kills"] < self.wanted:
-            what = self.random.choice(("rest", "start", "acquire", "reload"))
+        while self.counts["kills"] < self.wanted or self.unseen():
+            what = self.random.choice(self.unseen() if self.counts["kills"] >= self.wanted else KINDS)
             self.answers.round = what
             self.round(what)
             self.counts[f"rounds_of_{what}"] += 1

@@ -52,6 +52,12 @@ impl MemoryCgroup {
         fs::read_to_string(self.directory.join(file)).unwrap()
     }
 
+    /// The most that it had, in bytes.
+    pub(crate) fn most(&self) -> u64 {
+        let file = if self.legacy { "memory.max_usage_in_bytes" } else { "memory.peak" };
+        self.read(file).trim().parse().unwrap()
+    }
+
     /// In bytes.
     pub(crate) fn used(&self) -> u64 {
         let file = if self.legacy { "memory.usage_in_bytes" } else { "memory.current" };

@@ -31,6 +31,8 @@ pub(crate) struct Arguments {
     #[arg(long, global = true)]
     no_pager: bool,
     /// Ask nobody for a password where polkit wants one
+    ///
+    /// Otherwise the agent of the session asks for it, and where there is none pkttyagent(1) on this terminal.
     #[arg(long, global = true)]
     no_ask_password: bool,
     #[command(subcommand)]
@@ -317,8 +319,13 @@ impl Arguments {
 
 /// Runs one question to the broker to its end.
 pub(crate) fn block_on<T>(question: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
     let _progress = Progress::begin("asking the broker");
+    block_on_silently(question)
+}
+
+/// The same while somebody else writes on this terminal.
+pub(crate) fn block_on_silently<T>(question: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
     Ok(runtime.map_err(failure::no_runtime)?.block_on(question)?)
 }
 

@@ -17,6 +17,18 @@ use std::process::ExitCode;
 
 type Sockets = Vec<(String, OwnedFd)>;
 
+/// What the generator writes for a systemd that has it.
+const PRESERVE: (&str, &str) =
+    ("/run/systemd/generator/portbroker.service.d/50-systemd.conf", "FileDescriptorStorePreserve=yes");
+const STILL_KEPT: &str = "; if it cannot, systemd keeps the sockets of the broker that was stopped for its next start: \
+                          \"systemctl clean --what=fdstore portbroker.service\" gives them up";
+
+/// Whether systemd keeps the sockets of a broker that was stopped, as far as is known.
+fn keeps_the_stopped() -> bool {
+    let (file, key) = PRESERVE;
+    std::fs::read_to_string(file).is_ok_and(|text| text.lines().any(|line| line == key))
+}
+
 /// The JSON document.
 #[derive(Debug, Serialize)]
 struct Document<'a> {
@@ -35,7 +47,10 @@ pub(crate) fn run(broker: &Broker, output: Output, arguments: &Deposit) -> Resul
         Ok(sockets) => sockets,
         Err(Failure::Broker(error @ Error::NotReachable { .. })) if !arguments.required => {
             let names = arguments.names.join(", ");
-            complain(&format!("{error}; the service now binds {names} for itself, as without a broker"));
+            let kept = if keeps_the_stopped() { STILL_KEPT } else { "" };
+            complain(&format!(
+                "{error}; the service now binds {names} for itself, as without a broker{kept}"
+            ));
             return Ok(ExitCode::SUCCESS);
         }
         Err(failure) => return Err(failure),

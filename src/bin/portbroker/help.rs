@@ -281,7 +281,8 @@ Examples:
   portbroker lease default --to 127.0.0.1:80 -- sh -c 'echo $PORTBROKER_LEASE'";
 
 pub(crate) const RELEASE_HELP: &str = "\
-Root, and whom polkit lets (org.portbroker.PortBroker1.release), may end any lease, others their own. What still uses its ports goes on, and they are leased again
+Root, and whom polkit lets (org.portbroker.PortBroker1.release), after a password where it wants one,
+may end any lease, others their own. What still uses its ports goes on, and they are leased again
 only when the kernel shows that they are free. It is not told to whoever has the lease.
 JSON: {\"released\": number}
 
@@ -292,7 +293,8 @@ Examples:
 pub(crate) const DRAIN_HELP: &str = "\
 No pool gives out anything of that address any more; what is leased lives on. `show pool` has it as
 draining, and as drained when the last lease is gone. It stays so until --undo, or until the host is
-rebooted. For root, and whom polkit lets (org.portbroker.PortBroker1.drain).
+rebooted. For root, and whom polkit lets (org.portbroker.PortBroker1.drain), after a password where it
+wants one.
 JSON: {\"address\", \"draining\": true | false}
 
 Examples:
@@ -306,7 +308,8 @@ sockets that do the same a few are shown, and their number.
 With --evict the broker closes what keeps a service from having the port: connections that have it as
 their source port, and closed ones that the kernel still keeps (TIME_WAIT). It closes none that it
 holds itself, nothing in other network namespaces, and services only with --force. The status is 1
-where something that is in the way was not closed.
+where something that is in the way was not closed. --evict is for root, and whom polkit lets
+(org.portbroker.PortBroker1.evict), after a password where it wants one.
 JSON: {\"port\", \"protocol\": \"tcp\" | \"udp\" | null, \"service\": its name in /etc/services,
        \"uses\": [{\"use\": \"brokered\" | \"listener\" | \"bound\" | \"datagrams\" | \"source\" | \"served\" |
        \"time-wait\" | \"wanted\" | \"leased\" | \"learned\" | \"reserved\" | \"ephemeral\" | \"zone\" |

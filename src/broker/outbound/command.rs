@@ -1,7 +1,7 @@
 //! What can be asked of the outbound half: plain values, and the part of the broker's handle that carries them.
 
 use super::super::command::{Command, Handle, Refusal, Stopping};
-use super::view::{ForecastView, LeaseView, PoolView};
+use super::{ForecastView, LeaseView, PoolView};
 use crate::leases::{Kind, Lease};
 use crate::model::{LeaseId, Protocol, SessionId};
 use crate::policy::Caller;

@@ -4,10 +4,10 @@
 //! It is looked at a second after something was leased, every minute beside other things, and when somebody asks; a
 //! daemon that rests is not woken for it.
 
+use super::ForecastView;
 use super::Outbound;
 use super::command::LeaseRequest;
 use super::sessions::owner_of;
-use super::view::ForecastView;
 use crate::forecast::{Level, MOST_LINES, News, Outlook};
 use crate::model::{PoolName, Protocol};
 use crate::policy::Caller;

@@ -1,7 +1,7 @@
 //! What there is to measure of pools, leases and forecasts.
 
 use super::Outbound;
-use crate::metrics::{AddressRow, ForecastRow, MOST_ADDRESSES, MOST_POOLS, PoolRow, Snapshot};
+use crate::metrics::{AddressRow, MOST_ADDRESSES, MOST_POOLS, PoolRow, Snapshot};
 use crate::model::PoolName;
 use std::time::Instant;
 
@@ -42,19 +42,6 @@ impl Outbound {
             taken(b).cmp(&taken(a)).then_with(|| (&a.pool, &a.address).cmp(&(&b.pool, &b.address)))
         });
         snapshot.addresses.truncate(MOST_ADDRESSES);
-        let forecasts = self.busiest(destinations, Instant::now()).into_iter();
-        snapshot.forecasts = forecasts
-            .map(|view| ForecastRow {
-                pool: view.pool,
-                protocol: view.protocol,
-                destination: view.destination,
-                used: view.used,
-                cooling: view.cooling,
-                capacity: view.capacity,
-                rate: view.rate,
-                exhausted_in: view.exhausted_in,
-                ahead: view.ahead,
-            })
-            .collect();
+        snapshot.forecasts = self.busiest(destinations, Instant::now());
     }
 }

@@ -22,8 +22,9 @@ mod view;
 mod waiting;
 mod wanted;
 
+pub use crate::metrics::ForecastView;
 pub use command::{Drain, LeaseRequest, LeasedSockets, Shortage};
-pub use view::{AddressView, ForecastView, LeaseView, PoolView};
+pub use view::{AddressView, LeaseView, PoolView};
 
 pub(super) use command::Ask;
 pub(super) use sessions::owner_of;

@@ -3,7 +3,6 @@
 use crate::leases::Row;
 use crate::model::SourceRange;
 use std::net::IpAddr;
-use std::time::Duration;
 
 /// A pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,29 +73,6 @@ pub struct LeaseView {
     pub ranges: Vec<SourceRange>,
     /// How many of them cool.
     pub cooling: u32,
-}
-
-/// How the ports of a pool for one destination stand, and what comes.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ForecastView {
-    /// The pool.
-    pub pool: String,
-    /// `tcp` or `udp`.
-    pub protocol: String,
-    /// `192.0.2.1:443`; empty: any. Of UDP, where all destinations have the same ports, `0.0.0.0:0` or `[::]:0`.
-    pub destination: String,
-    /// Leased ports.
-    pub used: u64,
-    /// Ports that cool.
-    pub cooling: u64,
-    /// All that there are.
-    pub capacity: u64,
-    /// By how many a second used and cooling grow together.
-    pub rate: f64,
-    /// When nothing is left; `None`: never.
-    pub exhausted_in: Option<Duration>,
-    /// That was told, and is not averted.
-    pub ahead: bool,
 }
 
 pub(super) fn of_row(row: Row) -> LeaseView {

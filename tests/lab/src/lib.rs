@@ -72,6 +72,15 @@ fn root() -> PathBuf {
     root
 }
 
+/// A program of the tree that would be booted, for what takes no boot. It sees a directory of this machine's as `/mnt`.
+pub fn program_of_the_tree(program: &str, directory: &Path) -> Command {
+    let mut command = Command::new("unshare");
+    let inside = "mount --bind \"$0\" \"$1/mnt\" && exec chroot \"$@\"";
+    command.args(["--mount", "--propagation", "private", "sh", "-c", inside]).arg(directory).arg(root());
+    command.arg(program);
+    command
+}
+
 /// A container to be: `name` is its host name.
 pub fn prepare(name: &str) -> Preparation {
     // Several runs at one time do not know of each other.
@@ -277,6 +286,21 @@ impl Lab {
         PathBuf::from(format!("/proc/{}/root", self.init))
     }
 
+    /// The number by which this process knows one of the lab's.
+    pub fn pid_outside(&self, inside: &str) -> u32 {
+        let space = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let is_it = |pid: &String| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+            line.and_then(|line| line.split_whitespace().last()) == Some(inside)
+                && space(pid) == space(&self.init)
+        };
+        let all = fs::read_dir("/proc").expect("/proc").flatten();
+        let mut pids = all.filter_map(|entry| entry.file_name().into_string().ok());
+        let found = pids.find(is_it).and_then(|pid| pid.parse().ok());
+        found.unwrap_or_else(|| panic!("no process {inside} in the lab"))
+    }
+
     /// The greeting of a server inside, `/opt/serve.py`, at a port or path.
     pub fn ask(&self, address: &str) -> String {
         self.ok(&format!("python3 /opt/ask.py {address}"))
@@ -292,6 +316,21 @@ impl Lab {
         let text = self.ok("systemctl --version");
         let version = text.split_ascii_whitespace().nth(1).and_then(|version| version.parse().ok());
         version.unwrap_or_else(|| panic!("no version of systemd's in {text}"))
+    }
+
+    /// Whether its systemd keeps the sockets of a broker that is stopped, for its next start.
+    pub fn keeps_the_stopped(&self) -> bool {
+        self.systemd() >= 254
+    }
+
+    /// Stops the broker for good, so that nothing of it is kept.
+    pub fn stop_for_good(&self) {
+        if self.keeps_the_stopped() {
+            let drop_in = "/etc/systemd/system/portbroker.service.d/zzz-for-good.conf";
+            self.write(drop_in, "[Service]\nFileDescriptorStorePreserve=no\n");
+            self.ok("systemctl daemon-reload");
+        }
+        self.ok("systemctl stop portbroker.socket portbroker.service");
     }
 
     /// Says what is tested now, so that a failure is seen to belong to it.
