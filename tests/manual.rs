@@ -237,7 +237,7 @@ fn every_member_of_the_interface_is_described_with_its_signature_and_no_other() 
 #[test]
 fn every_option_and_error_of_the_interface_is_described() {
     let page = text("systemd/man/org.portbroker.PortBroker1.5");
-    let wire = text("client/src/wire.rs");
+    let wire = text("client/src/wire/mod.rs");
     let constants = wire.lines().filter_map(|line| {
         let line = line.strip_prefix("pub const ")?;
         let named = line.starts_with("OPTION_") || line.starts_with("DETAIL_");
