@@ -363,7 +363,7 @@ pub(crate) fn measure() -> Vec<Table> {
         }
     };
     // They all come back at once, and ask without pause from then on.
-    let all = row(&format!("until each of {processes} processes has one"), outcome.all_answered);
+    let all = row(format!("until each of {processes} processes has one"), outcome.all_answered);
     vec![
         table("start to READY", outcome.ready, Vec::new()),
         table("start to the first answer", outcome.first_answer, vec![all]),
