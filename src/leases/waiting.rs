@@ -234,7 +234,8 @@ impl Waiting {
         Ok(ticket)
     }
 
-    /// A request waits no more; its line, where somebody else may have the turn now.
+    /// A request waits no more; its line, where somebody may have ports now that had to let it go first: the next one of
+    /// the line, or, where nobody of its owner is left in it, who waits for any destination.
     pub fn leave(&mut self, ticket: Ticket) -> Option<Line> {
         let Waiter { line, owner, until } = self.waiters.remove(&ticket)?;
         self.deadlines.remove(&(until, ticket));
@@ -248,7 +249,8 @@ impl Waiting {
         let standing = queue.standing.get_mut(&owner)?;
         let had_turn = queue.turns.front() == Some(&owner) && standing.tickets.front() == Some(&ticket);
         standing.tickets.retain(|other| *other != ticket);
-        if standing.tickets.is_empty() {
+        let was_last = standing.tickets.is_empty();
+        if was_last {
             queue.standing.remove(&owner);
             queue.turns.retain(|other| *other != owner);
         }
@@ -257,9 +259,8 @@ impl Waiting {
         }
         if queue.turns.is_empty() {
             self.lines.remove(&line);
-            return None;
         }
-        had_turn.then_some(line)
+        (had_turn || was_last).then_some(line)
     }
 
     /// Takes out those whose time is up.

@@ -451,6 +451,24 @@ fn a_big_request_and_small_ones_are_both_served() {
 }
 
 #[test]
+fn whoever_waits_for_any_destination_has_what_the_last_before_it_gave_up() {
+    for gives_up in [true, false] {
+        let mut world = World::new(0);
+        world.run(Command::Ask { owner: 3, to: 0, ports: 20, minimum: 20, wait: 0 });
+        world.run(Command::Ask { owner: 0, to: 0, ports: 7, minimum: 7, wait: 5 });
+        // There are four, and somebody waits who comes first.
+        world.run(Command::Ask { owner: 1, to: 2, ports: 1, minimum: 1, wait: 600 });
+        assert_eq!(world.plain.len(), 2);
+        if gives_up {
+            world.run(Command::GiveUp { waiter: 0 });
+        } else {
+            world.run(Command::Pass { milliseconds: 5000 });
+        }
+        assert!(world.plain.is_empty() && world.served.len() == 1);
+    }
+}
+
+#[test]
 fn who_waits_is_bounded() {
     let (mut waiting, now) = (Waiting::default(), Instant::now());
     let line = |n: u16| {
