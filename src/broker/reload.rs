@@ -242,7 +242,7 @@ impl Broker {
     pub(super) fn see_room(&self) {
         let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         let sockets = number(self.sockets.len());
-        let stored = if self.stored.is_kept() { sockets } else { 0 };
+        let stored = if self.stored.is_active() { sockets } else { 0 };
         self.gate.see_room(Room { descriptors: descriptor_limit(), sockets, stored });
     }
 

@@ -29,7 +29,7 @@ impl Stored {
     }
 
     /// Whether there is a store.
-    pub(super) fn is_kept(&self) -> bool {
+    pub(super) fn is_active(&self) -> bool {
         self.store.is_active()
     }
 

@@ -242,7 +242,7 @@ impl Manager {
                 return self.call_outbound(message, call, who, member).await;
             }
             (Some(OBJECT_MANAGER) | None, "GetManagedObjects") => {
-                return self.long(message, who, properties::LENGTH_OF_ONE, properties::objects).await;
+                return self.about_all(message, who, properties::LENGTH_OF_ONE, properties::objects).await;
             }
             _ => return Err(self.unknown(path, interface, member).await),
         };
@@ -323,7 +323,7 @@ impl Manager {
                 introspect::pool()
             }
             None if introspect::lists_objects(path) => {
-                return self.long(message, who, introspect::LENGTH_OF_ONE, introspect::objects).await;
+                return self.about_all(message, who, introspect::LENGTH_OF_ONE, introspect::objects).await;
             }
             None => introspect::above(path).ok_or_else(|| unknown_object(path))?,
         };
@@ -337,7 +337,7 @@ impl Manager {
 
     /// An answer about all objects, of so many bytes about each. Where it is long it is made beside the one thread that
     /// serves everybody, one at a time, and there is room for it before.
-    async fn long(
+    async fn about_all(
         &self,
         call: &Message,
         who: &impl Identify,
